@@ -1,0 +1,39 @@
+"""The errors that a user of the package can cause, each a sentence that says how to mend it."""
+
+
+class HfldError(Exception):
+    """Base of every error that the package raises on purpose; its text is meant for the user."""
+
+
+class DataError(HfldError):
+    """Data that cannot be used as it is.
+
+    Args:
+        where: the file, and the row or key in it, that is at fault.
+        found: what stands there.
+        expected: what would have been right.
+        mend: what the user can do about it.
+
+    The message is one sentence: ``where: found; expected …; mend.``
+    """
+
+    def __init__(self, where: object, found: str, *, expected: str = "", mend: str = "") -> None:
+        self.where, self.found, self.expected, self.mend = str(where), found, expected, mend
+        parts = [found, f"expected {expected}" if expected else "", mend]
+        super().__init__(f"{where}: " + "; ".join(part for part in parts if part) + ".")
+
+    def __reduce__(self) -> tuple:
+        return (_rebuild, (self.where, self.found, self.expected, self.mend))
+
+
+def _rebuild(where: str, found: str, expected: str, mend: str) -> DataError:
+    """Unpickle a DataError (worker processes send theirs back pickled)."""
+    return DataError(where, found, expected=expected, mend=mend)
+
+
+class RecipeError(HfldError):
+    """A recipe, a preset or a run folder that cannot be followed."""
+
+
+class ArgumentError(HfldError, ValueError):
+    """An argument of a library function that has the wrong value or shape."""
