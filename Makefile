@@ -1,0 +1,44 @@
+# All targets set themselves up: a machine with Python 3.11 or newer and make is enough.
+PYTHON ?= python3
+BIN = .venv/bin
+STAMP = .venv/.installed
+DEMO = runs/demo
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lab bench clean
+
+help:  ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+
+setup: $(STAMP)  ## make .venv and install what constraints.txt pins
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; $(PYTHON) is older or missing. Try: make setup PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -m venv .venv || \
+	  { echo "The virtual environment could not be made; on Debian or Ubuntu install python3-venv."; exit 1; }
+	@echo "installing into .venv (a few minutes)"
+	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(STAMP)  ## train the chain on simulated tiles, about 3 minutes (FRESH=1 to redo it)
+	@if [ -f $(DEMO)/run.json ] && [ -z "$(FRESH)" ]; then \
+	  $(BIN)/hfld info $(DEMO) && \
+	  echo "This run is there already, with its page $(DEMO)/report.html; redo it with: make demo FRESH=1"; \
+	else \
+	  $(BIN)/hfld train --preset demo --out $(DEMO) $(if $(FRESH),--fresh); \
+	fi
+
+test: $(STAMP)  ## check the style and run all tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pytest tests -n 2 --dist loadscope
+
+lab: $(STAMP)  ## open JupyterLab on notebooks/
+	$(BIN)/jupyter lab --notebook-dir=notebooks
+
+bench: $(STAMP)  ## print the benchmarks' ratios
+	@for program in tests/benchmarks/bench_*.py; do $(BIN)/python $$program || exit 1; done
+
+clean:  ## remove .venv and caches; runs/ and data/ stay
+	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis

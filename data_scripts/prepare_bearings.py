@@ -1,0 +1,44 @@
+"""Prepare long bearing recordings, CLASS_loadL.mat, cut into windows within blocks of time."""
+
+from typing import Annotated
+
+from _frame import Folder, Out, Overwrite, prepare, program
+from typer import Option
+
+from hfld_lite.readers import read_long_mat
+
+
+@program(
+    __doc__
+    + " Each class is one physical bearing, so what a network learns from them is to tell known "
+    "bearings.",
+    "python data_scripts/prepare_bearings.py ../shared/data/cwru --out data/bearings",
+)
+def app(
+    folder: Folder,
+    out: Out,
+    variable: Annotated[str, Option(help="Name of the variable in each file.")] = "DE_time",
+    sample_rate: Annotated[int, Option(help="In Hz; the files do not tell it.")] = 12_000,
+    window: Annotated[int, Option(help="Samples of a window.")] = 2048,
+    hop: Annotated[int, Option(help="Samples from window to window.")] = 1024,
+    blocks: Annotated[int, Option(help="Blocks of time to a recording, the groups.")] = 20,
+    leave_out: Annotated[
+        list[str], Option(help="A class to leave out, again for more; '' for none.")
+    ] = ("N",),
+    overwrite: Overwrite = False,
+) -> None:
+    """Read the long recordings, cut them and write a prepared folder."""
+    options = {
+        "variable": variable,
+        "sample_rate": sample_rate,
+        "window": window,
+        "hop": hop,
+        "blocks": blocks,
+        "leave_out": [name for name in leave_out if name],
+        "what": "known bearings",
+    }
+    prepare(lambda: read_long_mat(folder, **options, progress=True), out, overwrite)
+
+
+if __name__ == "__main__":
+    app()

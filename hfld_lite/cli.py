@@ -1,0 +1,254 @@
+"""The `hfld` command: train, evaluate, predict, info."""
+
+import shlex
+import sys
+import time
+import warnings
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import typer
+from rich.console import Console
+from rich.table import Table
+from typer import Argument, Option
+
+from hfld_lite.errors import HfldError, RecipeError
+from hfld_lite.hierarchy import Chain, distill_chain
+from hfld_lite.readers import read_folder, read_signals
+from hfld_lite.recipes import Recipe, preset
+from hfld_lite.recordings import Recordings
+from hfld_lite.report import INTERVAL_NOTE, display_table, write_report
+from hfld_lite.runs import fingerprint, load_run, new_run, save_run
+from hfld_lite.simulate import simulate_tiles
+from hfld_lite.version import __version__
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Train, measure and use small defect detectors by hierarchical knowledge distillation.",
+)
+console = Console(highlight=False)
+
+RunFolder = Annotated[Path, Argument(help="A run folder that `hfld train` wrote.")]
+Role = Annotated[
+    str, Option(help="Which network: teacher, secondary_teacher, student, student_alone.")
+]
+Variable = Annotated[str | None, Option(help="Name of the variable in .mat files.")]
+
+
+@app.command(
+    epilog="Example: hfld train --data data/bearings --preset classroom --out runs/bearings",
+)
+def train(
+    out: Annotated[Path, Option(help="Folder of the run, not there yet.")],
+    data: Annotated[
+        Path | None,
+        Option(
+            help="Folder of recordings: prepared by a data script, tiles in .mat files (AN.mat, "
+            "AD.mat, …), or WAV or FLAC files in a folder a class. Without it: simulated tiles."
+        ),
+    ] = None,
+    preset_name: Annotated[
+        str, Option("--preset", help="The recipe: classroom, demo or paper.")
+    ] = "classroom",
+    recipe_file: Annotated[
+        Path | None, Option("--recipe", help="A recipe as JSON, instead of a preset.")
+    ] = None,
+    seed: Annotated[int | None, Option(help="Seed; by default the recipe's.")] = None,
+    fresh: Annotated[bool, Option("--fresh", help="Replace a run that is there.")] = False,
+    quiet: Annotated[bool, Option("--quiet", help="No progress bars.")] = False,
+    samples: Annotated[
+        int | None, Option(help="Use the first so many samples of each file or row.")
+    ] = None,
+    sample_rate: Annotated[int | None, Option(help="Hz, where files don't tell it.")] = None,
+    variable: Variable = None,
+    window: Annotated[
+        int | None, Option(help="Samples of a window, for long recordings in .mat files.")
+    ] = None,
+    group_pattern: Annotated[
+        str | None,
+        Option(help="Regular expression that finds the tile in a sound file's name, by one group."),
+    ] = None,
+    resample: Annotated[bool, Option("--resample", help="Convert other sample rates.")] = False,
+    pad: Annotated[bool, Option("--pad", help="Fill sound files that are short.")] = False,
+) -> None:
+    """Train teacher → secondary teacher → student, and the student alone, and report.
+
+    The run folder holds the recipe, the weights, the metrics as CSV, the figures and report.html.
+    """
+    recipe = Recipe.load(recipe_file) if recipe_file else preset(preset_name)
+    if seed is not None:
+        recipe = recipe.replace(seed=seed)
+    options = {
+        "samples": samples,
+        "sample_rate": sample_rate,
+        "variable": variable,
+        "window": window,
+        "group_pattern": group_pattern,
+        "resample": resample or None,
+        "pad": pad or None,
+    }
+    options = {name: value for name, value in options.items() if value is not None}
+    if data is None and options:
+        raise RecipeError(f"--{next(iter(options)).replace('_', '-')} needs --data, a folder.")
+    origin: dict[str, Any] = {"folder": str(data), "options": options}
+    if data is None:
+        origin = {"simulated": {"seed": recipe.seed}}
+    began = time.perf_counter()
+    with new_run(out, fresh) as part:
+        recordings = _recordings(origin, progress=not quiet)
+        console.print(recordings.summary())
+        chain = distill_chain(recordings, recipe, progress=not quiet)
+        result = chain.test(recordings)
+        command = shlex.join(["hfld", *sys.argv[1:]])
+        save_run(part, chain, result, recordings, origin)
+        write_report(part, chain, result, recordings, command)
+    _print_table(result.table)
+    _print_notes(chain, recordings.simulated)
+    console.print(f"{time.perf_counter() - began:.0f} s in all; see {out / 'report.html'}")
+
+
+@app.command(epilog="Example: hfld evaluate runs/mine --data other/recordings --role student")
+def evaluate(
+    run: RunFolder,
+    data: Annotated[
+        Path | None,
+        Option(help="Folder of other recordings; without it the run's own test part."),
+    ] = None,
+    role: Annotated[str | None, Option(help="One network only; by default all.")] = None,
+) -> None:
+    """Measure a run's networks on its test part or on other recordings of the same classes."""
+    loaded = load_run(run)
+    if data is None:
+        recordings = _recordings(loaded.facts["data"], progress=False)
+        if fingerprint(recordings) != loaded.facts["fingerprint"]:
+            raise RecipeError(
+                f"The data of {run} have changed since the training, so its test part is lost; "
+                "give recordings by --data."
+            )
+        recordings = recordings.select(loaded.split.test)
+    else:
+        options = loaded.facts["data"].get("options", {})  # read it as the training data were read
+        recordings = _recordings({"folder": str(data), "options": options}, progress=False)
+    detector = loaded.detector.only(role) if role else loaded.detector
+    result = detector.test(recordings)
+    _print_table(result.table)
+    for name, found in result.evaluations.items():
+        counts = pd.DataFrame(found.confusion, detector.class_names, detector.class_names)
+        console.print(f"\n{name.replace('_', ' ')}: rows are true classes, columns predicted ones")
+        console.print(counts.to_string())
+
+
+@app.command(epilog="Example: hfld predict impact.wav --run runs/mine")
+def predict(
+    files: Annotated[list[Path], Argument(help="WAV, FLAC or .mat files.")],
+    run: Annotated[Path, Option(help="A run folder that `hfld train` wrote.")] = Path("runs/demo"),
+    role: Role = "student",
+    variable: Variable = None,
+) -> None:
+    """Classify recordings: class, probability and milliseconds for each."""
+    loaded = load_run(run)
+    detector = loaded.detector
+    window = loaded.facts.get("window")
+    read = [
+        read_signals(
+            file,
+            sample_rate=detector.sample_rate,
+            samples=detector.samples,
+            hop=window[1] if window else None,
+            variable=variable,
+        )
+        for file in files
+    ]
+    table = Table("file", "row", "class", "probability", "ms")
+    for file, signals in zip(files, read, strict=True):
+        for row, signal in enumerate(signals):
+            start = time.perf_counter()
+            probabilities = detector.predict(signal[None], detector.sample_rate, role)[0]
+            milliseconds = 1e3 * (time.perf_counter() - start)
+            best = int(probabilities.argmax())
+            table.add_row(
+                str(file),
+                str(row),
+                detector.class_names[best],
+                f"{probabilities[best]:.3f}",
+                f"{milliseconds:.2f}",
+            )
+    console.print(table)
+
+
+@app.command(epilog="Example: hfld info runs/demo")
+def info(run: RunFolder) -> None:
+    """Say what a run folder holds: data, recipe, networks and their figures."""
+    loaded = load_run(run)
+    facts = loaded.facts
+    try:
+        results = pd.read_csv(loaded.folder / "results.csv")
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{run}/results.csv cannot be read ({error}).") from error
+    parts = {name: len(part) for name, part in loaded.split.parts().items()}
+    console.print(f"{run}: preset {loaded.detector.recipe.name}, hfld_lite {facts['hfld_lite']}")
+    console.print(f"Data: {facts['source']}")
+    console.print(
+        f"Classes: {', '.join(facts['class_names'])}; {facts['samples']} samples at "
+        f"{facts['sample_rate']} Hz; recordings: "
+        + ", ".join(f"{name} {count}" for name, count in parts.items())
+    )
+    for role, stage in facts["stages"].items():
+        console.print(
+            f"{role.replace('_', ' ')}: from {stage['learned_from'].replace('_', ' ')}, best epoch "
+            f"{stage['best_epoch']}, {stage['seconds']:.0f} s"
+        )
+    _print_table(results)
+
+
+def _recordings(origin: dict[str, Any], progress: bool) -> Recordings:
+    """Read or simulate the recordings that ``run.json`` describes under ``data``."""
+    if "simulated" in origin:
+        return simulate_tiles(seed=origin["simulated"]["seed"], progress=progress)
+    return read_folder(origin["folder"], progress=progress, **origin["options"])
+
+
+def _print_table(table: pd.DataFrame) -> None:
+    shown = display_table(table)
+    grid = Table(*shown.columns)
+    for row in shown.itertuples(index=False):
+        grid.add_row(*row)
+    console.print(grid)
+
+
+def _print_notes(chain: Chain, simulated: bool) -> None:
+    if simulated:
+        console.print("The recordings are simulated, not real.")
+    console.print(INTERVAL_NOTE)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        console.print(f"hfld_lite {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, Option("--version", help="Say the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command; a user's mistake gets its sentence and exit status 2."""
+    warnings.showwarning = lambda message, *_args, **_kw: print(f"note: {message}", file=sys.stderr)
+    try:
+        app()
+    except HfldError as error:
+        print(f"hfld: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

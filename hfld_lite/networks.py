@@ -1,0 +1,203 @@
+"""1-D ResNets of any width: teacher, secondary teacher and student.
+
+Source: the networks of the published code (method.md, section 2), after He et al., "Deep residual
+learning for image recognition", 2016, and Hu et al., "Squeeze-and-excitation networks", 2018.
+"""
+
+from itertools import pairwise
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from hfld_lite.errors import ArgumentError
+
+POSITIONS = 9
+"""Positions along the frequency (or time) axis of every network's features."""
+
+MIN_SAMPLES = 257
+"""The shortest input that leaves nine positions after the five halvings of the network."""
+
+STAGE_CHANNELS = (64, 128, 256, 512)
+STUDENT_STAGE_CHANNELS = (64, 192, 384, 512)
+STAGE_BLOCKS = {
+    10: (1, 1, 1, 1),
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+}
+HEADS = ("published", "small")
+
+
+class Output(NamedTuple):
+    """What every network returns: features ``(batch, channels, positions)``, logits."""
+
+    features: Tensor
+    logits: Tensor
+
+
+def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
+    """A convolution that keeps the length (up to the stride), without bias, then batch norm."""
+    return nn.Sequential(
+        nn.Conv1d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
+        nn.BatchNorm1d(outputs),
+    )
+
+
+class SqueezeExcitation(nn.Module):
+    """Scale each channel by a gate that reads the mean of all channels.
+
+    ``y = x · σ(W₂ ReLU(W₁ mean(x)))``, with W as 1x1 convolutions with bias.
+    """
+
+    def __init__(self, channels: int, hidden: int) -> None:
+        super().__init__()
+        self.gate = nn.Sequential(
+            nn.AdaptiveAvgPool1d(1),
+            nn.Conv1d(channels, hidden, 1),
+            nn.ReLU(),
+            nn.Conv1d(hidden, channels, 1),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(batch, channels, positions)`` to the same shape."""
+        return x * self.gate(x)
+
+
+class Block(nn.Module):
+    """A residual block, ``ReLU(body(x) + shortcut(x))``: basic (3-3) or bottleneck (1-3-1)."""
+
+    def __init__(self, inputs: int, channels: int, stride: int, bottleneck: bool) -> None:
+        super().__init__()
+        outputs = channels * 4 if bottleneck else channels
+        if bottleneck:
+            layers = [
+                conv_bn(inputs, channels, 1),
+                nn.ReLU(),
+                conv_bn(channels, channels, 3, stride),
+                nn.ReLU(),
+                conv_bn(channels, outputs, 1),
+            ]
+        else:
+            layers = [
+                conv_bn(inputs, channels, 3, stride),
+                nn.ReLU(),
+                conv_bn(channels, outputs, 3),
+            ]
+        self.body = nn.Sequential(*layers)
+        same = stride == 1 and inputs == outputs
+        self.shortcut = nn.Identity() if same else conv_bn(inputs, outputs, 1, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map ``(batch, inputs, length)`` to ``(batch, outputs, ceil(length / stride))``."""
+        return torch.relu(self.body(x) + self.shortcut(x))
+
+
+class ResNet1d(nn.Module):
+    """A 1-D ResNet; build it with :func:`resnet1d`, which explains the arguments."""
+
+    def __init__(
+        self, depth: int, num_classes: int, width: float, head: str, dropout: float
+    ) -> None:
+        super().__init__()
+        bottleneck = depth >= 50
+        stages = STUDENT_STAGE_CHANNELS if depth == 10 else STAGE_CHANNELS
+        channels = [max(4, round(c * width)) for c in stages]
+        stem = max(4, round(64 * width))
+        self.stem = nn.Sequential(
+            nn.Conv1d(1, stem, 7, 2, 3, bias=False),
+            nn.BatchNorm1d(stem),
+            nn.ReLU(),
+            nn.MaxPool1d(3, 2, 1),
+        )
+        self.stages = nn.Sequential()
+        inputs = stem
+        for stage, (blocks, c) in enumerate(zip(STAGE_BLOCKS[depth], channels, strict=True)):
+            layers = nn.Sequential()
+            for block in range(blocks):
+                stride = 2 if stage > 0 and block == 0 else 1
+                layers.append(Block(inputs, c, stride, bottleneck))
+                inputs = c * 4 if bottleneck else c
+            self.stages.append(layers)
+        self.attention = SqueezeExcitation(inputs, max(1, inputs // (32 if bottleneck else 16)))
+        self.pool = nn.AdaptiveAvgPool1d(POSITIONS)
+        self.head = _head(head, inputs * POSITIONS, num_classes, dropout)
+        self.feature_channels, self.num_classes = inputs, num_classes
+        for module in self.modules():
+            if isinstance(module, nn.Conv1d):
+                nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor) -> Output:
+        """Map inputs ``(batch, length)`` to features ``(batch, C, 9)`` and logits.
+
+        Raises:
+            ArgumentError: if the input has another shape or is shorter than 257 samples.
+        """
+        if x.ndim != 2 or x.shape[1] < MIN_SAMPLES:
+            raise ArgumentError(
+                f"A 1-D ResNet takes inputs of shape (batch, length) with a length of at least "
+                f"{MIN_SAMPLES}, so that {POSITIONS} positions are left; found shape "
+                f"{tuple(x.shape)}."
+            )
+        features = self.pool(self.attention(self.stages(self.stem(x.unsqueeze(1)))))
+        return Output(features, self.head(features.flatten(1)))
+
+
+def _head(kind: str, inputs: int, num_classes: int, dropout: float) -> nn.Sequential:
+    sizes = [inputs, *((2048, 512, 128) if kind == "published" else ())]
+    layers: list[nn.Module] = []
+    for before, after in pairwise(sizes):
+        layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
+    if kind == "small":
+        layers.append(nn.Dropout(dropout))
+    return nn.Sequential(*layers, nn.Linear(sizes[-1], num_classes))
+
+
+def resnet1d(
+    depth: int,
+    num_classes: int,
+    width: float = 1.0,
+    head: str = "published",
+    dropout: float | None = None,
+) -> ResNet1d:
+    """Build a 1-D ResNet for recordings of one channel.
+
+    Args:
+        depth: 10, 18, 34 (basic blocks), 50, 101 or 152 (bottlenecks).
+        num_classes: number of classes, two or more.
+        width: factor on every channel count, from 1/16 to 2 (1 is the published network). At
+            depth 10 the stages have 64, 192, 384, 512 channels times ``width``, else
+            64, 128, 256, 512 (times 4 after a bottleneck).
+        head: ``"published"``, Linear → 2048 → 512 → 128 → classes whatever the width, or
+            ``"small"``, one Linear from the flattened features to the classes.
+        dropout: probability in the head, before its last and between its layers. By default 0.5
+            with the published head, as published, and 0 with the small one. Use 0 in a student
+            that is distilled: with dropout it cannot regress the teacher's logits.
+
+    Returns:
+        A network that maps ``(batch, length)``, length at least 257, to an :class:`Output`.
+
+    Raises:
+        ArgumentError: if an argument is outside these values.
+    """
+    if depth not in STAGE_BLOCKS:
+        raise ArgumentError(f"depth is {depth!r}; choose one of {sorted(STAGE_BLOCKS)}.")
+    if not isinstance(num_classes, int) or num_classes < 2:
+        raise ArgumentError(f"num_classes is {num_classes!r}; at least 2 are needed.")
+    if not 1 / 16 <= width <= 2:
+        raise ArgumentError(f"width is {width!r}; choose a number from 1/16 to 2.")
+    if head not in HEADS:
+        raise ArgumentError(f"head is {head!r}; choose one of {', '.join(HEADS)}.")
+    if dropout is None:
+        dropout = 0.5 if head == "published" else 0.0
+    if not 0 <= dropout < 1:
+        raise ArgumentError(f"dropout is {dropout!r}; choose a probability from 0 to below 1.")
+    return ResNet1d(depth, num_classes, width, head, dropout)
+
+
+def count_parameters(network: nn.Module) -> int:
+    """Number of trainable and frozen parameters, without buffers."""
+    return sum(p.numel() for p in network.parameters())

@@ -1,0 +1,173 @@
+"""Figures, each a function of plain data: one style, units on the axes, safe for colour-blind eyes.
+
+Every function returns a matplotlib Figure that belongs to no window; `png` turns it into bytes.
+"""
+
+from collections.abc import Mapping, Sequence
+from io import BytesIO
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+"""Okabe and Ito's palette, without black and yellow (too pale on white)."""
+
+MARKERS = "osD^vP"
+TERM_LABELS = {
+    "feature": "feature matching",
+    "tckd": "TCKD",
+    "nckd": "NCKD",
+    "cross_entropy": "cross-entropy",
+}
+
+
+def png(figure: Figure, dpi: int = 110) -> bytes:
+    """The figure as the bytes of a PNG file."""
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=dpi)
+    return buffer.getvalue()
+
+
+def spectra(
+    inputs: np.ndarray, labels: np.ndarray, class_names: Sequence[str], bin_width: float
+) -> Figure:
+    """What the networks read: the mean spectrum of each class and the middle 80 % of recordings.
+
+    Args:
+        inputs: spectra ``(n, bins)``, scaled to [0, 1].
+        labels: classes ``(n,)``.
+        class_names: one panel each.
+        bin_width: Hz.
+    """
+    rows = int(np.ceil(len(class_names) / 2))
+    figure = Figure(figsize=(10, 1.7 * rows + 0.6), layout="constrained")
+    axes = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False).ravel()
+    khz = np.arange(inputs.shape[1]) * bin_width / 1000
+    for axis, label in zip(axes, range(len(class_names)), strict=False):
+        chosen = np.asarray(inputs)[np.asarray(labels) == label]
+        if len(chosen):
+            low, high = np.quantile(chosen, (0.1, 0.9), axis=0)
+            axis.fill_between(khz, low, high, color=COLOURS[4], label="middle 80 %")
+            axis.plot(khz, chosen.mean(0), color=COLOURS[0], linewidth=0.8, label="mean")
+        axis.set_title(class_names[label], fontsize=10)
+    for axis in axes[len(class_names) :]:
+        axis.remove()
+    axes[0].legend(fontsize=8)
+    figure.supxlabel("frequency in kHz")
+    figure.supylabel("magnitude, scaled to [0, 1]")
+    return figure
+
+
+def curves(history: pd.DataFrame) -> Figure:
+    """Loss terms of each role over the epochs, and the validation accuracy of all.
+
+    Args:
+        history: rows of epochs with ``role``, the terms, ``validation_accuracy``.
+    """
+    roles = list(history["role"].unique())
+    figure = Figure(figsize=(4 * len(roles), 6.4), layout="constrained")
+    grid = figure.add_gridspec(2, len(roles))
+    for column, role in enumerate(roles):
+        axis = figure.add_subplot(grid[0, column])
+        mine = history[history["role"] == role]
+        for name, colour, marker in zip(TERM_LABELS, COLOURS, MARKERS, strict=False):
+            if name in mine and mine[name].notna().any():
+                axis.plot(
+                    mine["epoch"],
+                    mine[name],
+                    color=colour,
+                    marker=marker,
+                    markersize=4,
+                    label=TERM_LABELS[name],
+                )
+        axis.set(title=_words(role), xlabel="epoch", ylabel="training loss (log)", yscale="log")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    axis = figure.add_subplot(grid[1, :])
+    for role, colour, marker in zip(roles, COLOURS, MARKERS, strict=False):
+        mine = history[history["role"] == role]
+        share = mine["epoch"] / mine["epoch"].max()
+        axis.plot(
+            share,
+            mine["validation_accuracy"],
+            color=colour,
+            marker=marker,
+            markersize=4,
+            label=_words(role),
+        )
+    axis.set(xlabel="share of the training", ylabel="validation accuracy")
+    axis.xaxis.set_major_formatter(PercentFormatter(1))
+    axis.yaxis.set_major_formatter(PercentFormatter(1))
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=9)
+    return figure
+
+
+def confusions(matrices: Mapping[str, np.ndarray], class_names: Sequence[str]) -> Figure:
+    """Confusion matrices side by side: rows are true classes, columns predicted ones.
+
+    Args:
+        matrices: counts ``(classes, classes)`` by role.
+        class_names: names of rows and columns.
+    """
+    side = 1.6 + 0.34 * len(class_names)
+    figure = Figure(figsize=(side * len(matrices), side + 0.6), layout="constrained")
+    axes = figure.subplots(1, len(matrices), squeeze=False)[0]
+    ticks = np.arange(len(class_names))
+    for axis, (role, counts) in zip(axes, matrices.items(), strict=True):
+        shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+        axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        for true, predicted in np.argwhere(counts):
+            axis.text(
+                predicted,
+                true,
+                str(counts[true, predicted]),
+                ha="center",
+                va="center",
+                fontsize=8,
+                color="white" if shares[true, predicted] > 0.5 else "black",
+            )
+        errors = counts.sum() - np.trace(counts)
+        axis.set_title(f"{_words(role)}\n{errors} of {counts.sum()} wrong", fontsize=10)
+        axis.set_xticks(ticks, class_names, rotation=90, fontsize=8)
+        axis.set_yticks(ticks, class_names, fontsize=8)
+        axis.set_xlabel("predicted class")
+    axes[0].set_ylabel("true class")
+    return figure
+
+
+def size_against_accuracy(table: pd.DataFrame) -> Figure:
+    """Test accuracy with its 95 % interval over the number of parameters, a point for each role.
+
+    Args:
+        table: rows with ``role``, ``parameters``, ``accuracy``, ``low``, ``high``.
+    """
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axis = figure.subplots()
+    seen: dict[int, int] = {}
+    for row, colour, marker in zip(table.itertuples(), COLOURS, MARKERS, strict=False):
+        # Student and student alone have the same size; moved apart, both can be seen.
+        shift = 1.12 ** seen.setdefault(row.parameters, 0)
+        seen[row.parameters] += 1
+        axis.errorbar(
+            row.parameters * shift,
+            row.accuracy,
+            yerr=[[row.accuracy - row.low], [row.high - row.accuracy]],
+            color=colour,
+            marker=marker,
+            markersize=8,
+            capsize=4,
+            linestyle="none",
+            label=_words(row.role),
+        )
+    axis.set(xscale="log", xlabel="parameters", ylabel="test accuracy, 95 % interval")
+    axis.yaxis.set_major_formatter(PercentFormatter(1))
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=9)
+    return figure
+
+
+def _words(role: str) -> str:
+    return role.replace("_", " ")

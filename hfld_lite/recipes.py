@@ -1,0 +1,226 @@
+"""A recipe: every choice of a training run in one frozen value, saved as JSON beside the run."""
+
+import difflib
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+from hfld_lite.errors import RecipeError
+
+ROLES = ("teacher", "secondary_teacher", "student")
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
+
+@dataclass(frozen=True)
+class Network:
+    """The arguments of :func:`hfld_lite.networks.resnet1d`, but for the classes.
+
+    ``dropout`` is None for the head's default when a network learns from labels; a distilled
+    network has none unless it is given here.
+    """
+
+    depth: int
+    width: float = 1.0
+    head: str = "small"
+    dropout: float | None = None
+    epochs: int = 20
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Every choice of a run of the chain teacher → secondary teacher → student.
+
+    Attributes:
+        name: of the preset it began as.
+        teacher, secondary_teacher, student: networks and their epochs.
+        view: what networks read, ``"spectrum"`` or ``"time"``.
+        samples: samples used of each recording, from the first; None for all.
+        bins: bins kept of the spectrum; None for half the samples.
+        optimizer: ``"sgd"`` or ``"adamw"``.
+        learning_rate, momentum (SGD's), weight_decay: of the optimiser.
+        schedule: ``"one-cycle"`` (up for a tenth of the steps, then cosine down to nearly 0) or
+            ``"drops"`` (× 0.1 at each epoch of ``drops``, counted from the end, as published).
+        drops: epochs before the end at which the rate drops.
+        batch_size: recordings a step.
+        temperature: T of the logit terms, no unit.
+        heads: h of one-to-all matching; lowered to a divisor of the teacher's channels by an
+            error, never silently.
+        alpha, mu, nu, beta: weights of feature matching, TCKD, NCKD and cross-entropy.
+        validation, test: shares of the recordings (of their groups).
+        precision: lightning-fabric's name, ``"32-true"``, ``"bf16-mixed"`` or ``"16-mixed"``.
+        seed: of split, initial weights and order; each stage derives its own from it.
+    """
+
+    name: str = "custom"
+    teacher: Network = field(default_factory=lambda: Network(18, 1 / 4))
+    secondary_teacher: Network = field(default_factory=lambda: Network(18, 1 / 8))
+    student: Network = field(default_factory=lambda: Network(10, 1 / 16))
+    view: str = "spectrum"
+    samples: int | None = None
+    bins: int | None = None
+    optimizer: str = "adamw"
+    learning_rate: float = 3e-3
+    momentum: float = 0.9
+    weight_decay: float = 1e-2
+    schedule: str = "one-cycle"
+    drops: tuple[int, ...] = ()
+    batch_size: int = 32
+    temperature: float = 5.0
+    heads: int = 8
+    alpha: float = 1.0
+    mu: float = 1.0
+    nu: float = 1.0
+    beta: float = 1.0
+    validation: float = 0.2
+    test: float = 0.2
+    precision: str = "32-true"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for role in ROLES:
+            value = getattr(self, role)
+            if isinstance(value, dict):
+                object.__setattr__(self, role, _build(Network, value, role))
+        object.__setattr__(self, "drops", tuple(self.drops))
+        _check(self)
+
+    def replace(self, **changes: Any) -> "Recipe":
+        """A copy with some attributes changed; an unknown one is a RecipeError."""
+        _known(type(self), changes, "recipe")
+        return replace(self, **changes)
+
+    def network(self, role: str) -> Network:
+        """The network of ``role``: teacher, secondary_teacher or student."""
+        return getattr(self, role)
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weights of the four terms, by the term's name."""
+        return {
+            "feature": self.alpha,
+            "tckd": self.mu,
+            "nckd": self.nu,
+            "cross_entropy": self.beta,
+        }
+
+    def to_json(self) -> str:
+        """The recipe as indented JSON."""
+        return json.dumps(asdict(self), indent=2)
+
+    def save(self, path: str | Path) -> None:
+        """Write the recipe as a JSON file."""
+        Path(path).write_text(self.to_json() + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> "Recipe":
+        """Read a recipe that :meth:`save` wrote or a person edited.
+
+        Raises:
+            RecipeError: if the file cannot be read, is no JSON object, or holds an unknown key or
+                an impossible value; the message names it.
+        """
+        try:
+            values = json.loads(Path(path).read_text())
+        except (OSError, ValueError) as error:
+            raise RecipeError(f"{path}: the recipe cannot be read ({error}).") from error
+        if not isinstance(values, dict):
+            raise RecipeError(
+                f"{path}: a recipe is a JSON object; found a {type(values).__name__}."
+            )
+        try:
+            return _build(cls, values, "recipe")
+        except RecipeError as error:
+            raise RecipeError(f"{path}: {error}") from error
+
+
+def preset(name: str) -> Recipe:
+    """The preset of this name; an unknown one is a RecipeError that offers the nearest.
+
+    ``classroom``: small networks, a minute or two on two cores for any small data set.
+    ``demo``: what ``make demo`` trains; the simulator was calibrated on its networks.
+    ``paper``: the published sizes, optimiser and schedule; hours without a GPU.
+    """
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise RecipeError(f"Preset {name!r} is unknown; {hint}There are {', '.join(PRESETS)}.")
+    return PRESETS[name]
+
+
+def _build(kind: type, values: dict[str, Any], where: str) -> Any:
+    _known(kind, values, where)
+    try:
+        return kind(**values)
+    except TypeError as error:
+        raise RecipeError(f"The {where} has a value of the wrong kind ({error}).") from error
+
+
+def _known(kind: type, values: dict[str, Any], where: str) -> None:
+    names = [f.name for f in fields(kind)]
+    for key in values:
+        if key not in names:
+            near = difflib.get_close_matches(key, names, 1)
+            hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(names)}."
+            raise RecipeError(f"The {where} has no entry {key!r}{hint}")
+
+
+def _check(recipe: Recipe) -> None:
+    """Refuse values that would fail, or quietly do nothing, hours later."""
+
+    def need(valid: bool, name: str, rule: str) -> None:
+        if not valid:
+            raise RecipeError(
+                f"The recipe's {name} is {getattr(recipe, name)!r}; it must be {rule}."
+            )
+
+    def number(name: str, low: float, rule: str, whole: bool = False, above: bool = False) -> None:
+        value = getattr(recipe, name)
+        kind = int if whole else (int, float)
+        valid = isinstance(value, kind) and not isinstance(value, bool)
+        need(valid and (value > low if above else value >= low), name, rule)
+
+    need(recipe.view in ("spectrum", "time"), "view", "'spectrum' or 'time'")
+    need(recipe.optimizer in ("sgd", "adamw"), "optimizer", "'sgd' or 'adamw'")
+    need(recipe.schedule in ("one-cycle", "drops"), "schedule", "'one-cycle' or 'drops'")
+    need(recipe.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}")
+    number("learning_rate", 0, "above 0", above=True)
+    number("temperature", 0, "above 0", above=True)
+    number("batch_size", 2, "a whole number, 2 or more (batch norm needs two)", whole=True)
+    number("heads", 1, "a whole number, 1 or more", whole=True)
+    number("seed", 0, "a whole number, 0 or more", whole=True)
+    for name in ("alpha", "mu", "nu", "beta", "momentum", "weight_decay"):
+        number(name, 0, "0 or more")
+    for name in ("validation", "test"):
+        number(name, 0, "a share above 0 and below 0.5", above=True)
+        need(getattr(recipe, name) < 0.5, name, "a share above 0 and below 0.5")
+    for name in ("samples", "bins"):
+        if getattr(recipe, name) is not None:
+            number(name, 257, "a whole number, 257 or more, or null for the default", whole=True)
+    for role in ROLES:
+        network = recipe.network(role)
+        valid = isinstance(network, Network) and isinstance(network.epochs, int)
+        need(valid and network.epochs >= 1, role, "a network with epochs of 1 or more")
+
+
+PRESETS: dict[str, Recipe] = {
+    "classroom": Recipe(name="classroom"),
+    "demo": Recipe(
+        name="demo",
+        teacher=Network(18, 1 / 4, epochs=8),
+        secondary_teacher=Network(18, 1 / 8, epochs=10),
+        student=Network(10, 1 / 16, epochs=16),
+    ),
+    "paper": Recipe(
+        name="paper",
+        teacher=Network(50, 1.0, "published", None, 200),
+        secondary_teacher=Network(18, 1.0, "published", None, 200),
+        student=Network(10, 1.0, "published", None, 200),
+        optimizer="sgd",
+        learning_rate=0.01,
+        weight_decay=1e-5,
+        schedule="drops",
+        drops=(40, 20),
+        batch_size=24,
+    ),
+}

@@ -1,0 +1,209 @@
+"""One training loop for every objective, and prediction."""
+
+import copy
+import math
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from tqdm.auto import tqdm
+
+from hfld_lite.distillation import Batch
+from hfld_lite.errors import ArgumentError
+from hfld_lite.recipes import Recipe
+
+
+class Samples(NamedTuple):
+    """Network inputs ``(n, length)`` and their classes, int64 ``(n,)``."""
+
+    inputs: Tensor
+    target: Tensor
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What a training run left behind, besides the network's weights.
+
+    ``history`` has a row an epoch: ``epoch``, each loss term (mean over the epoch's steps),
+    ``total``, ``learning_rate``, ``validation_accuracy``, ``validation_loss``, ``seconds``.
+    ``best_epoch`` is the one whose weights the network now holds.
+    """
+
+    history: pd.DataFrame
+    best_epoch: int
+    seconds: float
+
+
+def make_fabric(recipe: Recipe) -> Fabric:
+    """The device and precision to train with: one GPU where there is one, else the CPU."""
+    return Fabric(accelerator="auto", devices=1, precision=recipe.precision)
+
+
+def derive_seed(seed: int, purpose: str) -> int:
+    """A seed of its own for each purpose, the same on every machine."""
+    state = np.random.SeedSequence([seed, zlib.crc32(purpose.encode())]).generate_state(1)
+    return int(state[0])
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Run a block with torch's generators seeded, and give the caller's back afterwards."""
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        yield
+
+
+def fit(
+    objective: nn.Module,
+    train: Samples,
+    validation: Samples,
+    recipe: Recipe,
+    epochs: int,
+    *,
+    seed: int,
+    title: str = "",
+    progress: bool = True,
+    fabric: Fabric | None = None,
+    on_epoch: Callable[[dict[str, float]], None] | None = None,
+) -> Fit:
+    """Minimise an objective, and leave its student with the weights of the best epoch.
+
+    The best epoch has the highest validation accuracy, and of those the lowest validation loss.
+    Each epoch visits the training set in a new order; the last, incomplete batch of an epoch is
+    left out unless it is the only one (batch norm would be estimated from few samples, and the
+    order changes what is left out).
+
+    Args:
+        objective: ``objective(batch) -> dict`` of loss terms, ``objective.total(terms)``, and
+            the network that is validated, ``objective.student``.
+        train, validation: samples; moved to the device once, at the start.
+        recipe: optimiser, schedule, batch size, precision.
+        epochs: passes over the training set.
+        seed: of the order and of dropout.
+        title: what the progress bar says first.
+        progress: show a progress bar with epoch, terms, validation accuracy and time left.
+        fabric: device and precision; by default :func:`make_fabric`.
+        on_epoch: called with each new row of the history.
+
+    Returns:
+        The history and the best epoch.
+
+    Raises:
+        ArgumentError: if training or validation set is empty, or epochs is below 1.
+    """
+    if len(train.inputs) < 2 or not len(validation.inputs) or epochs < 1:
+        raise ArgumentError(
+            f"fit needs 2 training samples, a validation sample and 1 epoch at least; found "
+            f"{len(train.inputs)}, {len(validation.inputs)} and {epochs}."
+        )
+    fabric = fabric or make_fabric(recipe)
+    # Moved before the optimiser looks at the parameters, and without a wrapper to peel off later.
+    fabric.to_device(objective)
+    steps = max(1, len(train.inputs) // recipe.batch_size)
+    optimizer = _optimizer(objective, recipe)
+    schedule = LambdaLR(optimizer, _schedule(recipe, epochs, steps))
+    model, optimizer = fabric.setup(objective, optimizer)
+    train = Samples(*(fabric.to_device(t) for t in train))
+    validation = Samples(*(fabric.to_device(t) for t in validation))
+
+    order = torch.Generator().manual_seed(derive_seed(seed, "order"))
+    best, best_state, rows, began = (-1.0, -math.inf), None, [], time.perf_counter()
+    bar = tqdm(total=epochs * steps, desc=title, unit="step", disable=not progress)
+    with seeded(derive_seed(seed, "dropout")):
+        for epoch in range(1, epochs + 1):
+            model.train()
+            start, sums = time.perf_counter(), {}
+            shuffled = torch.randperm(len(train.inputs), generator=order).to(fabric.device)
+            for step in range(steps):
+                rows_of_batch = shuffled[step * recipe.batch_size : (step + 1) * recipe.batch_size]
+                batch = Batch(
+                    train.inputs[rows_of_batch], train.target[rows_of_batch], rows_of_batch
+                )
+                terms = model(batch)
+                total = objective.total(terms)
+                optimizer.zero_grad(set_to_none=True)
+                fabric.backward(total)
+                optimizer.step()
+                schedule.step()
+                for name, value in (*terms.items(), ("total", total)):
+                    sums[name] = sums.get(name, 0) + value.detach()
+                bar.update()
+            row = {"epoch": epoch, **{name: float(v) / steps for name, v in sums.items()}}
+            row["learning_rate"] = schedule.get_last_lr()[0]
+            logits = predict_logits(objective.student, validation.inputs, fabric=fabric)
+            row["validation_accuracy"] = float(
+                (logits.argmax(1) == validation.target).float().mean()
+            )
+            row["validation_loss"] = float(F.cross_entropy(logits, validation.target))
+            row["seconds"] = time.perf_counter() - start
+            rows.append(row)
+            score = (row["validation_accuracy"], -row["validation_loss"])
+            if score > best:
+                best, best_epoch = score, epoch
+                best_state = copy.deepcopy(objective.student.state_dict())
+            bar.set_postfix_str(_postfix(row, epochs))
+            if on_epoch:
+                on_epoch(row)
+    bar.close()
+    objective.student.load_state_dict(best_state)
+    objective.student.eval()
+    return Fit(pd.DataFrame(rows), best_epoch, time.perf_counter() - began)
+
+
+def predict_logits(
+    network: nn.Module, inputs: Tensor, batch_size: int = 256, fabric: Fabric | None = None
+) -> Tensor:
+    """Logits ``(n, classes)`` in float32, in eval mode; the network's mode is given back after."""
+    was_training, device = network.training, next(network.parameters()).device
+    network.eval()
+    with torch.inference_mode(), fabric.autocast() if fabric else torch.no_grad():
+        parts = [network(chunk.to(device)).logits.float() for chunk in inputs.split(batch_size)]
+    network.train(was_training)
+    return torch.cat(parts)
+
+
+def _postfix(row: dict[str, float], epochs: int) -> str:
+    hidden = (
+        "epoch",
+        "learning_rate",
+        "validation_accuracy",
+        "validation_loss",
+        "seconds",
+        "total",
+    )
+    terms = " ".join(f"{name} {value:.3f}" for name, value in row.items() if name not in hidden)
+    accuracy = row["validation_accuracy"]
+    return f"epoch {row['epoch']}/{epochs} | {terms} | validation {accuracy:.1%}"
+
+
+def _optimizer(objective: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    parameters = [p for p in objective.parameters() if p.requires_grad]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(
+            parameters, recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay
+        )
+    return torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay)
+
+
+def _schedule(recipe: Recipe, epochs: int, steps: int) -> Callable[[int], float]:
+    """The factor on the learning rate at each step."""
+    if recipe.schedule == "drops":
+        return lambda step: 0.1 ** sum(step // steps >= epochs - drop for drop in recipe.drops)
+    total, warm = epochs * steps, max(1, epochs * steps // 10)
+
+    def one_cycle(step: int) -> float:
+        if step < warm:
+            return (step + 1) / warm
+        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
+
+    return one_cycle

@@ -1,0 +1,139 @@
+"""From recordings to what a network reads: spectrum or time view, scaled recording by recording.
+
+Everything is done once, before training, in batches, with torch's FFT. Source: method.md, section
+1 (the published code's preprocessing).
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hfld_lite.errors import ArgumentError, DataError
+
+CHUNK = 256
+"""Recordings transformed at once: bounds memory, and is long enough to keep the FFT busy."""
+
+
+def spectrum(signals: np.ndarray | Tensor, bins: int | None = None) -> Tensor:
+    """Magnitude spectrum of each recording, scaled to [0, 1].
+
+    x_k = (|X_k| − min_j |X_j|) / (max_j |X_j| − min_j |X_j|), over the kept bins, with X the
+    discrete Fourier transform. At 40 kHz and 7000 samples, 3500 bins reach from 0 to 20 kHz and
+    one is 5.71 Hz wide (bin width = sample rate / samples).
+
+    Args:
+        signals: ``(n, samples)``, any unit.
+        bins: how many bins to keep, from 0 Hz on; by default half the samples.
+
+    Returns:
+        float32 ``(n, bins)`` on the CPU.
+
+    Raises:
+        ArgumentError: if ``signals`` has another shape, or more bins are asked for than exist.
+        DataError: if a recording is constant or not finite (row named).
+    """
+    samples = _samples(signals)
+    bins = samples // 2 if bins is None else bins
+    if not 2 <= bins <= samples // 2 + 1:
+        raise ArgumentError(
+            f"bins is {bins}; recordings of {samples} samples have 2 to {samples // 2 + 1} bins."
+        )
+    return _in_chunks(signals, bins, lambda x: torch.fft.rfft(x)[:, :bins].abs())
+
+
+def time_view(signals: np.ndarray | Tensor, samples: int | None = None) -> Tensor:
+    """The first samples of each recording themselves, scaled to [0, 1].
+
+    Args, returns and raises as in :func:`spectrum`, with ``samples`` (default: all) for bins.
+    """
+    available = _samples(signals)
+    samples = available if samples is None else samples
+    if not 2 <= samples <= available:
+        raise ArgumentError(f"samples is {samples}; the recordings have {available}.")
+    return _in_chunks(signals, samples, lambda x: x[:, :samples])
+
+
+def spectrogram(
+    signals: np.ndarray | Tensor, sample_rate: int, window: float = 0.025
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Short-time spectrum in dB, for looking at: Hann window, one third overlap.
+
+    Args:
+        signals: ``(n, samples)``.
+        sample_rate: Hz.
+        window: length of the window, s.
+
+    Returns:
+        Levels ``(n, frequencies, times)`` in dB below each recording's maximum, at least −80;
+        the frequencies in Hz; the windows' middles in s.
+
+    Raises:
+        ArgumentError: if the window is shorter than 3 samples or longer than a recording.
+        DataError: if a recording is constant or not finite (row named).
+    """
+    samples, size = _samples(signals), round(window * sample_rate)
+    if not 3 <= size <= samples:
+        raise ArgumentError(
+            f"window is {window} s, {size} samples at {sample_rate} Hz; choose 3 samples to the "
+            f"recording's {samples}."
+        )
+    x = torch.as_tensor(signals, dtype=torch.float32)
+    _check(x, x, 0)
+    hop = size - size // 3
+    power = torch.stft(
+        x, size, hop, window=torch.hann_window(size), center=False, return_complex=True
+    ).abs()
+    levels = 20 * torch.log10((power / power.amax((1, 2), keepdim=True)).clamp_min(1e-12))
+    frequencies = torch.arange(power.shape[1]) * (sample_rate / size)
+    times = (torch.arange(power.shape[2]) * hop + size / 2) / sample_rate
+    return levels.clamp_min(-80.0), frequencies, times
+
+
+VIEWS: dict[str, Callable[[np.ndarray | Tensor, int | None], Tensor]] = {
+    "spectrum": spectrum,
+    "time": time_view,
+}
+"""The views that networks read, by the name that a recipe gives."""
+
+
+def _samples(signals: np.ndarray | Tensor) -> int:
+    if signals.ndim != 2 or signals.shape[1] < 3:
+        raise ArgumentError(
+            f"signals has shape {tuple(signals.shape)}; it must be (recordings, samples), with at "
+            "least 3 samples. For one recording use signal[None]."
+        )
+    return signals.shape[1]
+
+
+def _in_chunks(
+    signals: np.ndarray | Tensor, length: int, view: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Apply ``view`` and min-max scaling, a chunk at a time, so that memory stays bounded."""
+    result = torch.empty(len(signals), length)
+    for start in range(0, len(signals), CHUNK):
+        chunk = signals[start : start + CHUNK]
+        if isinstance(chunk, np.ndarray) and not chunk.flags.writeable:
+            chunk = chunk.copy()  # torch warns of read-only memory maps
+        x = torch.as_tensor(chunk, dtype=torch.float32)
+        seen = view(x)
+        low, high = seen.amin(1, keepdim=True), seen.amax(1, keepdim=True)
+        _check(x, seen, start)
+        result[start : start + CHUNK] = (seen - low) / (high - low)
+    return result
+
+
+def _check(x: Tensor, seen: Tensor, start: int) -> None:
+    """Refuse recordings that would turn into NaN, and name the first."""
+    mend = "leave this recording out or record it again"
+    finite = torch.isfinite(seen).all(1)
+    if not finite.all():
+        row = start + int((~finite).nonzero()[0])
+        raise DataError(f"recording {row}", "its values are not all finite", mend=mend)
+    constant = (x.amax(1) == x.amin(1)) | (seen.amax(1) == seen.amin(1))
+    if constant.any():
+        row = start + int(constant.nonzero()[0])
+        raise DataError(
+            f"recording {row}", "the signal is constant, so it cannot be scaled", mend=mend
+        )

@@ -1,0 +1,273 @@
+"""From recordings to network inputs: against NumPy, one recording at a time."""
+
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from hfld_lite.errors import ArgumentError, DataError
+from hfld_lite.transforms import CHUNK, VIEWS, spectrogram, spectrum, time_view
+
+RATE, SAMPLES = 40_000, 7000
+
+
+def signals(count=5, samples=200, seed=0):
+    return np.random.default_rng(seed).standard_normal((count, samples)).astype(np.float32)
+
+
+def tone(frequency, count=1, samples=SAMPLES):
+    wave = np.sin(2 * np.pi * frequency * np.arange(samples) / RATE)
+    return np.repeat(wave[None], count, 0).astype(np.float32)
+
+
+def by_numpy(signal, bins):
+    magnitude = np.abs(np.fft.rfft(signal.astype(np.float64)))[:bins]
+    return (magnitude - magnitude.min()) / (magnitude.max() - magnitude.min())
+
+
+@pytest.mark.parametrize(("samples", "bins"), [(200, None), (201, None), (200, 101), (200, 17)])
+def test_spectrum_equals_numpy_one_by_one(samples, bins):
+    x = signals(samples=samples) + 0.3
+    found = spectrum(x, bins)
+    expected = np.stack([by_numpy(row, bins or samples // 2) for row in x])
+    assert found.dtype == torch.float32
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert found.amin(1).tolist() == [0.0] * 5
+    assert found.amax(1).tolist() == [1.0] * 5
+
+
+def test_default_bins_are_half_the_samples():
+    assert spectrum(signals(1, SAMPLES)).shape == (1, 3500)
+    assert spectrum(signals(1, 201)).shape == (1, 100)
+
+
+@pytest.mark.parametrize("bin_", [1, 175, 875, 3499])
+def test_a_pure_tone_lands_in_its_bin(bin_):
+    width = RATE / SAMPLES
+    assert width == pytest.approx(5.71, abs=0.005)
+    found = spectrum(tone(bin_ * width))[0]
+    assert found.argmax() == bin_
+    assert found[bin_] == 1
+    others = torch.arange(3500) != bin_
+    assert found[others].max() < 1e-3
+
+
+def test_a_thousand_hertz():
+    assert spectrum(tone(1000.0))[0].argmax() == 175
+
+
+def test_scaling_forgets_the_unit_but_keeps_the_shape():
+    x = signals()
+    torch.testing.assert_close(spectrum(1000 * x), spectrum(x))
+    torch.testing.assert_close(time_view(x * 7 + 2), time_view(x), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("view", [spectrum, time_view])
+@pytest.mark.parametrize("count", [CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 3])
+def test_chunks_do_not_show(view, count):
+    x = signals(count, 32)
+    together, rows = view(x), [0, CHUNK - 2, count - 2, count - 1]
+    assert len(together) == count
+    alone = torch.cat([view(x[row : row + 1]) for row in rows])
+    torch.testing.assert_close(together[rows], alone, rtol=0, atol=1e-6)
+
+
+def test_time_view_is_the_scaled_signal():
+    x = signals()
+    expected = np.stack([(r - r.min()) / (r.max() - r.min()) for r in x.astype(np.float64)])
+    np.testing.assert_allclose(time_view(x), expected, atol=1e-6)
+    first = x[:, :50].astype(np.float64)
+    expected = np.stack([(r - r.min()) / (r.max() - r.min()) for r in first])
+    np.testing.assert_allclose(time_view(x, 50), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["float64", "int16", "tensor", "fortran"])
+def test_kinds_of_input(kind):
+    x = np.round(1000 * signals())
+    given = {
+        "float64": x.astype(np.float64),
+        "int16": x.astype(np.int16),
+        "tensor": torch.from_numpy(x.copy()),
+        "fortran": np.asfortranarray(x),
+    }[kind]
+    for view in VIEWS.values():
+        torch.testing.assert_close(view(given, None), view(x, None))
+
+
+def test_inputs_are_left_alone():
+    x = signals()
+    before = x.copy()
+    for view in VIEWS.values():
+        view(x, None)
+    spectrogram(x, 200, 0.1)
+    assert np.array_equal(x, before)
+
+
+def test_the_views_that_recipes_name():
+    assert {"spectrum": spectrum, "time": time_view} == VIEWS
+
+
+@pytest.mark.parametrize("view", [spectrum, time_view])
+@pytest.mark.parametrize("row", [0, 7, CHUNK - 1, CHUNK, 2 * CHUNK + 5])
+@pytest.mark.parametrize(
+    ("value", "message"), [("constant", "constant"), (np.nan, "finite"), (np.inf, "finite")]
+)
+def test_bad_rows_are_named(view, row, value, message):
+    x = signals(2 * CHUNK + 10, 32)
+    if value == "constant":
+        x[row] = 0.25
+    else:
+        x[row, 3] = value
+    with pytest.raises(DataError, match=f"^recording {row}: .*{message}"):
+        view(x)
+
+
+def test_silence_is_refused_by_every_view():
+    x = signals(3)
+    x[1] = 0
+    for view in (spectrum, time_view, lambda s: spectrogram(s, 200, 0.1)):
+        with pytest.raises(DataError, match=r"^recording 1: .*constant"):
+            view(x)
+
+
+def test_the_first_of_several_bad_rows_is_named():
+    x = signals(600, 32)
+    x[[300, 400], 2] = np.nan
+    with pytest.raises(DataError, match=r"^recording 300:"):
+        spectrum(x)
+
+
+def test_a_signal_that_is_constant_where_it_is_looked_at():
+    x = signals(3, 100)
+    x[2, :50] = 1.0
+    time_view(x)
+    with pytest.raises(DataError, match=r"^recording 2: .*constant"):
+        time_view(x, 50)
+
+
+@pytest.mark.parametrize("bins", [1, 0, -5, 102])
+def test_bins_that_do_not_exist(bins):
+    with pytest.raises(ArgumentError, match=f"bins is {bins}; .* 200 samples have 2 to 101"):
+        spectrum(signals(), bins)
+
+
+@pytest.mark.parametrize("samples", [1, 0, 201])
+def test_samples_that_do_not_exist(samples):
+    with pytest.raises(ArgumentError, match=f"samples is {samples}; the recordings have 200"):
+        time_view(signals(), samples)
+
+
+@pytest.mark.parametrize("shape", [(200,), (2, 3, 200), (5, 2), (0,)])
+def test_wrong_shapes_are_named(shape):
+    for view in (spectrum, time_view, lambda s: spectrogram(s, RATE)):
+        with pytest.raises(ArgumentError, match="recordings, samples") as error:
+            view(np.zeros(shape, np.float32))
+        assert str(shape) in str(error.value)
+
+
+# The spectrogram
+
+
+def test_spectrogram_axes_in_hertz_and_seconds():
+    levels, frequencies, times = spectrogram(signals(2, SAMPLES), RATE)
+    size, hop = 1000, 667  # 25 ms, one third overlap
+    assert levels.shape == (2, len(frequencies), len(times))
+    np.testing.assert_allclose(frequencies, np.arange(size // 2 + 1) * RATE / size)
+    middles = (np.arange((SAMPLES - size) // hop + 1) * hop + size / 2) / RATE
+    np.testing.assert_allclose(times, middles, rtol=1e-6)
+    assert frequencies[-1] == RATE / 2
+    assert times[-1] < SAMPLES / RATE
+
+
+def test_spectrogram_shows_a_tone_at_its_frequency_and_time():
+    x = np.zeros((1, SAMPLES), np.float32)
+    begin, end = 3000, 4600
+    x[0, begin:end] = tone(5000.0)[0, begin:end]
+    levels, frequencies, times = spectrogram(x, RATE)
+    at = levels[0].amax(0).argmax()
+    assert begin / RATE <= times[at] <= end / RATE
+    assert frequencies[levels[0, :, at].argmax()] == 5000
+    assert levels.max() == 0
+    assert levels.min() == -80
+    assert (levels[0, :, 0] == -80).all()  # nothing sounded yet
+
+
+def test_spectrogram_levels_are_amplitudes_in_decibel():
+    # A tone ten times as weak lies 20 dB lower.
+    x = tone(2000.0) + 0.1 * tone(10_000.0)
+    levels, frequencies, _ = spectrogram(x, RATE)
+    weak = levels[0, int((frequencies == 10_000).nonzero()), 3]
+    assert weak.item() == pytest.approx(-20, abs=0.05)
+
+
+@pytest.mark.parametrize("where", [slice(0, 1), slice(3000, 3001), slice(-1, None)])
+def test_spectrogram_is_finite_on_a_click_in_silence(where):
+    x = np.zeros((1, SAMPLES), np.float32)
+    x[0, where] = 1
+    assert spectrogram(x, RATE)[0].isfinite().all()
+
+
+def test_spectrogram_is_finite_on_padded_recordings():
+    x = signals(3, SAMPLES)
+    x[0, 2000:] = 0
+    x[1, :5000] = 0
+    levels = spectrogram(x, RATE)[0]
+    assert levels.isfinite().all()
+    assert levels.amax((1, 2)).tolist() == [0.0] * 3
+    assert levels.min() >= -80
+
+
+@pytest.mark.parametrize("window", [0.0, 2 / RATE, -1.0, 0.2])
+def test_windows_that_do_not_fit(window):
+    with pytest.raises(ArgumentError, match="choose 3 samples to the recording's 7000"):
+        spectrogram(signals(1, SAMPLES), RATE, window)
+
+
+def test_spectrogram_names_a_bad_row():
+    x = signals(3, SAMPLES)
+    x[1, 5] = np.nan
+    with pytest.raises(DataError, match=r"^recording 1: .*finite"):
+        spectrogram(x, RATE)
+
+
+# Memory
+
+
+@pytest.mark.parametrize("name", ["spectrum", "time_view", "spectrogram"])
+def test_a_read_only_memory_map_is_read_without_a_warning(name, tmp_path):
+    np.save(tmp_path / "signals.npy", signals(CHUNK + 5, 64))
+    mapped = np.load(tmp_path / "signals.npy", mmap_mode="r")
+    view = {
+        "spectrum": spectrum,
+        "time_view": time_view,
+        "spectrogram": lambda x: spectrogram(x, 64, 0.5)[0],
+    }[name]
+    torch.set_warn_always(True)  # else torch warns of it once a process
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = view(mapped)
+    finally:
+        torch.set_warn_always(False)
+    torch.testing.assert_close(found, view(np.array(mapped)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux only")
+def test_memory_beside_input_and_result_is_bounded():
+    # 3000 recordings of 7000 samples: all at once the complex spectrum alone takes 84 MB.
+    program = """
+import resource, numpy as np, torch
+from hfld_lite.transforms import spectrum
+torch.set_num_threads(1)
+x = np.random.default_rng(0).standard_normal((3000, 7000), dtype=np.float32)
+spectrum(x[:256])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+y = spectrum(x)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before - y.nbytes // 1024)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) < 40 * 1024
