@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import pandas as pd
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from typer import Argument, Option
@@ -212,10 +213,11 @@ def _recordings(origin: dict[str, Any], progress: bool) -> Recordings:
 
 
 def _print_table(table: pd.DataFrame) -> None:
+    """Print the networks side by side: so the table fits a terminal of 80 columns."""
     shown = display_table(table)
-    grid = Table(*shown.columns)
-    for row in shown.itertuples(index=False):
-        grid.add_row(*row)
+    grid = Table("", *shown["role"], box=box.SIMPLE_HEAD)
+    for name in shown.columns[1:]:
+        grid.add_row(name, *shown[name])
     console.print(grid)
 
 

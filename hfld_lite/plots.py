@@ -67,10 +67,11 @@ def curves(history: pd.DataFrame) -> Figure:
         history: rows of epochs with ``role``, the terms, ``validation_accuracy``.
     """
     roles = list(history["role"].unique())
-    figure = Figure(figsize=(4 * len(roles), 6.4), layout="constrained")
-    grid = figure.add_gridspec(2, len(roles))
-    for column, role in enumerate(roles):
-        axis = figure.add_subplot(grid[0, column])
+    rows = (len(roles) + 1) // 2
+    figure = Figure(figsize=(10, 2.9 * (rows + 1)), layout="constrained")
+    grid = figure.add_gridspec(rows + 1, 2)
+    for place, role in enumerate(roles):
+        axis = figure.add_subplot(grid[divmod(place, 2)])
         mine = history[history["role"] == role]
         for name, colour, marker in zip(TERM_LABELS, COLOURS, MARKERS, strict=False):
             if name in mine and mine[name].notna().any():
@@ -85,7 +86,7 @@ def curves(history: pd.DataFrame) -> Figure:
         axis.set(title=_words(role), xlabel="epoch", ylabel="training loss (log)", yscale="log")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)
-    axis = figure.add_subplot(grid[1, :])
+    axis = figure.add_subplot(grid[rows, :])
     for role, colour, marker in zip(roles, COLOURS, MARKERS, strict=False):
         mine = history[history["role"] == role]
         share = mine["epoch"] / mine["epoch"].max()
@@ -106,15 +107,19 @@ def curves(history: pd.DataFrame) -> Figure:
 
 
 def confusions(matrices: Mapping[str, np.ndarray], class_names: Sequence[str]) -> Figure:
-    """Confusion matrices side by side: rows are true classes, columns predicted ones.
+    """Confusion matrices, two in a row: rows are true classes, columns predicted ones.
 
     Args:
         matrices: counts ``(classes, classes)`` by role.
         class_names: names of rows and columns.
     """
-    side = 1.6 + 0.34 * len(class_names)
-    figure = Figure(figsize=(side * len(matrices), side + 0.6), layout="constrained")
-    axes = figure.subplots(1, len(matrices), squeeze=False)[0]
+    side, rows = 1.9 + 0.34 * len(class_names), (len(matrices) + 1) // 2
+    columns = min(2, len(matrices))
+    figure = Figure(figsize=(side * columns, (side + 0.5) * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    axes = grid.ravel()[: len(matrices)]
+    for axis in grid.ravel()[len(matrices) :]:
+        axis.remove()
     ticks = np.arange(len(class_names))
     for axis, (role, counts) in zip(axes, matrices.items(), strict=True):
         shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -133,8 +138,8 @@ def confusions(matrices: Mapping[str, np.ndarray], class_names: Sequence[str]) -
         axis.set_title(f"{_words(role)}\n{errors} of {counts.sum()} wrong", fontsize=10)
         axis.set_xticks(ticks, class_names, rotation=90, fontsize=8)
         axis.set_yticks(ticks, class_names, fontsize=8)
-        axis.set_xlabel("predicted class")
-    axes[0].set_ylabel("true class")
+    figure.supxlabel("predicted class")
+    figure.supylabel("true class")
     return figure
 
 

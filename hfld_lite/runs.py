@@ -99,7 +99,9 @@ def save_run(
     detector = chain.detector
     detector.recipe.save(folder / "recipe.json")
     for role, network in detector.networks.items():
-        save_file(network.state_dict(), folder / f"{role}.safetensors")
+        path = folder / f"{role}.safetensors"
+        save_file(network.state_dict(), path)
+        path.chmod(0o644)  # safetensors makes private files; the others are not
     facts = {
         "format": FORMAT,
         "hfld_lite": __version__,

@@ -118,7 +118,9 @@ def fit(
 
     order = torch.Generator().manual_seed(derive_seed(seed, "order"))
     best, best_state, rows, began = (-1.0, -math.inf), None, [], time.perf_counter()
-    bar = tqdm(total=epochs * steps, desc=title, unit="step", disable=not progress)
+    bar = tqdm(
+        total=epochs * steps, desc=title, unit="step", disable=not progress, mininterval=0.5
+    )
     with seeded(derive_seed(seed, "dropout")):
         for epoch in range(1, epochs + 1):
             model.train()

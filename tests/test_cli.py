@@ -1,0 +1,234 @@
+import json
+import re
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.io
+import soundfile
+
+from hfld_lite import Recipe, cli
+from hfld_lite.networks import count_parameters
+from hfld_lite.runs import load_run
+
+
+def hfld(*arguments, code=0):
+    """Run the command as a user does, and give what it printed on both streams."""
+    done = subprocess.run(
+        [sys.executable, "-m", "hfld_lite.cli", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture
+def mistake(monkeypatch, capsys):
+    """The command in this process: what it says when the user has made a mistake."""
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["hfld", *map(str, arguments)])
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # main replaces it
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        said = capsys.readouterr().err.strip()
+        assert stop.value.code == 2, said
+        return said
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory, tiny_recordings, tiny_recipe):
+    """A folder with prepared data, a recipe and a run trained from them by the command."""
+    folder = tmp_path_factory.mktemp("cli")
+    tiny_recordings.save(folder / "data")
+    tiny_recipe.save(folder / "tiny.json")
+    said = hfld(
+        *("train", "--data", folder / "data", "--recipe", folder / "tiny.json"),
+        *("--out", folder / "run"),
+    )
+    (folder / "said.txt").write_text(said)
+    return folder
+
+
+def test_train_shows_progress_of_each_stage_and_ends_with_the_table(place):
+    said = (place / "said.txt").read_text()
+    for stage in (
+        "teacher ← labels",
+        "secondary teacher ← labels and teacher",
+        "student ← labels and secondary teacher",
+        "student alone ← labels",
+    ):
+        assert stage in said
+    last = re.findall(r"epoch 2/2 \| feature [\d.]+ tckd [\d.]+ nckd [\d.]+ cross_entropy", said)
+    assert last, "the bar tells epoch and terms"
+    assert re.search(r"validation \d+\.\d%", said)
+    assert re.search(r"\[\d\d:\d\d<\d\d:\d\d", said), "the bar tells the time left"
+    for word in ("parameters", "MACs", "size in kB", "test accuracy", "miss rate", "latency in ms"):
+        assert word in said
+    assert "simulated" in said
+
+
+def test_run_folder_holds_what_was_promised(place):
+    run = place / "run"
+    names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    assert names >= {
+        "recipe.json",
+        "run.json",
+        "split.json",
+        "history.csv",
+        "results.csv",
+        "predictions.csv",
+        "report.html",
+        "teacher.safetensors",
+        "secondary_teacher.safetensors",
+        "student.safetensors",
+        "student_alone.safetensors",
+        "figures/curves.png",
+        "figures/confusions.png",
+    }
+    assert Recipe.load(run / "recipe.json") == Recipe.load(place / "tiny.json")
+    assert len(pd.read_csv(run / "history.csv")) == 8
+    assert [path.name for path in place.glob(".run*")] == [], "no temporary folder is left"
+
+
+def test_loaded_networks_give_the_predictions_of_the_training(place, tiny_recordings):
+    run = load_run(place / "run")
+    rows = pd.read_csv(place / "run" / "predictions.csv")
+    test = tiny_recordings.select(run.split.test)
+    for role in run.detector.networks:
+        found = run.detector.predict(test.signals, 40_000, role)
+        assert list(np.array(run.detector.class_names)[found.argmax(1)]) == list(rows[role])
+        np.testing.assert_allclose(found.max(1), rows[f"{role}_probability"], rtol=1e-5)
+
+
+def test_evaluate_repeats_the_results(place):
+    said = hfld("evaluate", place / "run", "--role", "student")
+    accuracy = pd.read_csv(place / "run" / "results.csv").set_index("role")["accuracy"]["student"]
+    assert f"{100 * accuracy:.1f} %" in said
+    assert "rows are true classes" in said
+    assert "teacher" not in said.replace("secondary teacher", "")
+
+
+def test_evaluate_on_other_recordings(place, tiny_recordings):
+    tiny_recordings.select(np.arange(0, 80, 2)).save(place / "other", overwrite=True)
+    assert "student alone" in hfld("evaluate", place / "run", "--data", place / "other")
+
+
+def test_evaluate_refuses_data_that_changed(place, tiny_recordings):
+    run = place / "moved"
+    subprocess.run(["cp", "-r", place / "run", run], check=True)
+    facts = json.loads((run / "run.json").read_text())
+    tiny_recordings.select(np.arange(79)).save(place / "changed", overwrite=True)
+    facts["data"]["folder"] = str(place / "changed")
+    (run / "run.json").write_text(json.dumps(facts))
+    assert "changed since the training" in hfld("evaluate", run, code=2)
+
+
+def test_predict_wav_and_mat(place, tiny_recordings):
+    signal = tiny_recordings.signals[0]
+    soundfile.write(place / "one.wav", signal, 40_000, subtype="FLOAT")
+    scipy.io.savemat(place / "two.mat", {"data": tiny_recordings.signals[:2]})
+    said = hfld("predict", place / "one.wav", place / "two.mat", "--run", place / "run")
+    probabilities = load_run(place / "run").detector.predict(signal[None], 40_000)[0]
+    assert said.count(f"{probabilities.max():.3f}") >= 2, said  # from the WAV and from row 0
+    assert tiny_recordings.class_names[probabilities.argmax()] in said
+    assert "ms" in said
+
+
+def test_info_tells_data_recipe_and_figures(place):
+    said = hfld("info", place / "run")
+    for word in ("preset tiny", "simulated tiles", "AN, AD, BN, BD", "best epoch", "miss rate"):
+        assert word in said
+    network = load_run(place / "run").detector.networks["student"]
+    assert f"{count_parameters(network):,}" in said
+
+
+def test_training_on_a_folder_of_wav_files_directly(place, tiny_recordings):
+    for row in range(len(tiny_recordings)):
+        name = tiny_recordings.class_names[tiny_recordings.labels[row]]
+        (place / "wav" / name).mkdir(parents=True, exist_ok=True)
+        path = place / "wav" / name / f"{tiny_recordings.groups[row]}_{row}.wav"
+        soundfile.write(path, tiny_recordings.signals[row], 40_000)
+    said = hfld(
+        *("train", "--data", place / "wav", "--recipe", place / "tiny.json", "--quiet"),
+        *("--group-pattern", "(.+)_", "--out", place / "from-wav"),
+    )
+    assert "false-alarm" in said
+    assert "%|" not in said, "--quiet shows no bars"
+    assert hfld("evaluate", place / "from-wav", "--role", "teacher")
+
+
+def test_training_on_the_published_mat_layout_directly(place, tiny_recordings):
+    (place / "mat").mkdir()
+    for label, name in enumerate(tiny_recordings.class_names):
+        rows = tiny_recordings.signals[tiny_recordings.labels == label]
+        scipy.io.savemat(place / "mat" / f"{name}.mat", {"sounds": rows})
+    hfld(
+        *("train", "--data", place / "mat", "--variable", "sounds", "--quiet"),
+        *("--recipe", place / "tiny.json", "--out", place / "from-mat"),
+    )
+    assert load_run(place / "from-mat").detector.class_names == ("AN", "AD", "BN", "BD")
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "info"])
+def test_help_has_an_example(command):
+    assert f"hfld {command}" in hfld(command, "--help")
+
+
+def test_a_run_is_not_overwritten_unless_asked(place):
+    recipe = ("--recipe", place / "tiny.json", "--data", place / "data", "--quiet")
+    before = (place / "run" / "run.json").stat().st_mtime_ns
+    said = hfld("train", *recipe, "--out", place / "run", code=2)
+    assert "holds a run already" in said
+    assert "--fresh" in said
+    assert (place / "run" / "run.json").stat().st_mtime_ns == before
+    subprocess.run(["cp", "-r", place / "run", place / "again"], check=True)
+    hfld("train", *recipe, "--out", place / "again", "--fresh")
+    assert (place / "again" / "report.html").is_file()
+
+
+def test_users_mistakes_end_in_one_sentence_and_status_2(place, mistake):
+    (place / "file").write_text("x")
+    (place / "full").mkdir()
+    (place / "full" / "letter.txt").write_text("x")
+    new = place / "new"
+    for arguments, words in (
+        (("train", "--out", new, "--preset", "demoo"), "did you mean demo?"),
+        (("train", "--out", new, "--data", place / "nowhere"), "nowhere"),
+        (("train", "--out", new, "--data", place / "full"), "letter.txt"),
+        (("train", "--out", place / "file" / "run"), "cannot be written"),
+        (("train", "--out", place / "file"), "is a file"),
+        (("train", "--out", place / "full"), "holds other files"),
+        (("train", "--out", new, "--recipe", place / "no.json"), "no.json"),
+        (("train", "--out", new, "--window", "2048"), "--window needs --data"),
+        (("info", place / "full"), "holds no run"),
+        (("predict", place / "no.wav", "--run", place / "run"), "no.wav"),
+        (("evaluate", place / "run", "--role", "pupil"), "'pupil'"),
+    ):
+        said = mistake(*arguments)
+        assert words in said, said
+        assert len(said.splitlines()) == 1, said
+        assert not new.exists()
+    assert "No such option" in mistake("train", "--nonsense")
+    assert "holds no run" in hfld("info", place / "full", code=2)  # and as a program of its own
+
+
+def test_predict_refuses_what_training_did_not_see(place, tiny_recordings, mistake):
+    for name, signal, rate, words in (
+        ("rate.wav", tiny_recordings.signals[0], 44_100, "44100 Hz; expected 40000 Hz"),
+        ("short.wav", tiny_recordings.signals[0, :500], 40_000, "500 samples"),
+        ("silent.wav", np.zeros(7000), 40_000, "constant"),
+    ):
+        soundfile.write(place / name, signal, rate)
+        said = mistake("predict", place / name, "--run", place / "run")
+        assert words in said
+        assert name in said

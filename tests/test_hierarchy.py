@@ -1,0 +1,177 @@
+import numpy as np
+import pytest
+import torch
+
+from hfld_lite import (
+    DataError,
+    HfldError,
+    Network,
+    Recipe,
+    distill_chain,
+    preset,
+    simulate_tiles,
+    spectrum,
+)
+from hfld_lite.hierarchy import ALONE, _check_terms
+from hfld_lite.networks import count_parameters, resnet1d
+from hfld_lite.simulate import Bench
+from hfld_lite.training import Fit, predict_logits
+from hfld_lite.weighting import TERMS
+
+ROLES = ["teacher", "secondary_teacher", "student", ALONE]
+
+
+def test_roles_learn_from_the_one_before(tiny_chain):
+    learned = {role: stage.learned_from for role, stage in tiny_chain.stages.items()}
+    assert learned == {
+        "teacher": "labels",
+        "secondary_teacher": "labels and teacher",
+        "student": "labels and secondary_teacher",
+        ALONE: "labels",
+    }
+
+
+def test_all_four_terms_are_at_work_in_distilled_stages_only(tiny_chain):
+    history = tiny_chain.history().set_index("role")
+    for role in ("secondary_teacher", "student"):
+        assert (history.loc[role, list(TERMS)] > 0).all(axis=None)
+    for role in ("teacher", ALONE):
+        assert history.loc[role, ["feature", "tckd", "nckd"]].isna().all(axis=None)
+
+
+def test_student_and_control_begin_equal_and_see_the_same_batches(
+    tiny_recordings, tiny_recipe, monkeypatch
+):
+    import hfld_lite.hierarchy as hierarchy
+
+    begun = {}
+    real = hierarchy.fit
+
+    def spy(objective, train, validation, recipe, epochs, **options):
+        weights = {k: v.clone() for k, v in objective.student.state_dict().items()}
+        begun[options["title"]] = (weights, options["seed"], epochs)
+        return real(objective, train, validation, recipe, epochs, **options)
+
+    monkeypatch.setattr(hierarchy, "fit", spy)
+    distill_chain(tiny_recordings, tiny_recipe, progress=False)
+    student = begun["student ← labels and secondary teacher"]
+    alone = begun["student alone ← labels"]
+    assert student[1:] == alone[1:]
+    assert all(torch.equal(student[0][name], alone[0][name]) for name in student[0])
+
+
+def test_same_seed_same_bits_and_another_seed_others(tiny_recordings, tiny_recipe, tiny_chain):
+    again = distill_chain(tiny_recordings, tiny_recipe, progress=False)
+    other = distill_chain(tiny_recordings, tiny_recipe.replace(seed=1), progress=False)
+    for role in ROLES:
+        mine, same, changed = (
+            c.detector.networks[role].state_dict() for c in (tiny_chain, again, other)
+        )
+        assert all(torch.equal(mine[name], same[name]) for name in mine)
+        assert not torch.equal(mine["stem.0.weight"], changed["stem.0.weight"])
+
+
+def test_test_part_is_disjoint_by_tile_and_measured_as_a_live_pass_says(
+    tiny_chain, tiny_recordings
+):
+    parts = tiny_chain.split.parts()
+    groups = {name: set(tiny_recordings.groups[rows]) for name, rows in parts.items()}
+    assert not groups["train"] & groups["test"]
+    assert not groups["validation"] & groups["test"]
+    assert not groups["train"] & groups["validation"]
+    result = tiny_chain.test(tiny_recordings)
+    assert list(result.table["role"]) == ROLES
+    for row in result.table.itertuples():
+        network = tiny_chain.detector.networks[row.role]
+        inputs = spectrum(tiny_recordings.signals[parts["test"]], 600)
+        labels = tiny_recordings.labels[parts["test"]]
+        right = predict_logits(network, inputs).argmax(1).numpy() == labels
+        assert row.accuracy == pytest.approx(right.mean())
+        assert row.low <= row.accuracy <= row.high
+        assert row.parameters == count_parameters(network)
+        assert row.size_kb * 1000 >= 4 * row.parameters
+        assert row.macs > row.parameters
+        assert row.latency_ms > 0
+    assert len(result.predictions) == len(parts["test"])
+    assert (result.predictions["class"] == result.predictions["student"]).mean() == (
+        pytest.approx(result.evaluations["student"].accuracy)
+    )
+
+
+def test_networks_end_in_eval_mode_with_the_best_epochs_weights(tiny_chain, tiny_recordings):
+    rows = tiny_chain.split.validation
+    inputs = spectrum(tiny_recordings.signals[rows], 600)
+    for stage in tiny_chain.stages.values():
+        assert not stage.network.training
+        reached = predict_logits(stage.network, inputs).argmax(1).numpy()
+        history = stage.fit.history.set_index("epoch")["validation_accuracy"]
+        assert (reached == tiny_recordings.labels[rows]).mean() == pytest.approx(
+            history[stage.fit.best_epoch]
+        )
+        assert history[stage.fit.best_epoch] == history.max()
+
+
+def test_probabilities_and_refusal_of_other_recordings(tiny_chain, tiny_recordings):
+    signals = tiny_recordings.signals[:3]
+    probabilities = tiny_chain.predict(signals, 40_000)
+    assert probabilities.shape == (3, 4)
+    np.testing.assert_allclose(probabilities.sum(1), 1, rtol=1e-5)
+    with pytest.raises(DataError, match=r"44100 Hz; expected 40000 Hz"):
+        tiny_chain.predict(signals, 44_100)
+    with pytest.raises(DataError, match=r"6999 samples; expected 7000"):
+        tiny_chain.predict(signals[:, 1:], 40_000)
+    with pytest.raises(HfldError, match=r"'pupil'.*student"):
+        tiny_chain.predict(signals, 40_000, role="pupil")
+    with pytest.raises(DataError, match="classes are AN, AD; expected AN, AD, BN, BD"):
+        tiny_chain.detector.test(simulate_tiles("A", 1, 1))
+
+
+def test_recordings_shorter_than_the_recipe_asks_for(tiny_recordings, tiny_recipe):
+    with pytest.raises(DataError, match="7000 samples; expected 9000 or more"):
+        distill_chain(tiny_recordings, tiny_recipe.replace(samples=9000), progress=False)
+
+
+def test_a_term_that_does_nothing_is_refused_except_nckd_of_two_classes(tiny_chain):
+    stage = tiny_chain.stages["student"]
+    idle = stage.fit.history.assign(nckd=0.0)
+    stage = type(stage)("student", stage.network, "x", Fit(idle, 1, 0.0))
+    with pytest.raises(HfldError, match="nckd of the student was zero"):
+        _check_terms(stage, Recipe(), classes=6)
+    _check_terms(stage, Recipe(), classes=2)
+    _check_terms(stage, Recipe(nu=0.0), classes=6)
+
+
+def test_on_epoch_reports_every_stage(tiny_recordings, tiny_recipe):
+    seen = []
+    recipe = tiny_recipe.replace(student=tiny_recipe.secondary_teacher)
+    distill_chain(
+        tiny_recordings,
+        recipe,
+        alone=False,
+        progress=False,
+        on_epoch=lambda role, row: seen.append((role, row["epoch"])),
+    )
+    assert seen == [(role, epoch) for role in ROLES[:3] for epoch in (1, 2)]
+
+
+def test_demo_preset_spans_a_factor_of_twenty():
+    recipe = preset("demo")
+    size = {
+        role: count_parameters(resnet1d(n.depth, 6, n.width, n.head))
+        for role, n in ((role, recipe.network(role)) for role in ROLES[:3])
+    }
+    assert size["teacher"] >= 20 * size["student"]
+    assert size["teacher"] > size["secondary_teacher"] > size["student"]
+    assert all(weight > 0 for weight in recipe.weights.values())
+
+
+def test_a_whole_chain_learns_coarse_defects():
+    """Large defects, so that few tiles are enough: far above the chance of a quarter."""
+    bench = Bench(severity_low=0.2, severity_high=0.3)
+    recordings = simulate_tiles("AB", tiles_per_class=50, drops=2, seed=5, bench=bench)
+    small, smaller = Network(10, 1 / 8, epochs=12), Network(10, 1 / 16, epochs=12)
+    recipe = Recipe(
+        teacher=small, secondary_teacher=smaller, student=smaller, bins=2000, batch_size=16
+    )
+    table = distill_chain(recordings, recipe, progress=False).test(recordings).table
+    assert (table["accuracy"] > 0.7).all(), table[["role", "accuracy"]]

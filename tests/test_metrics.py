@@ -1,0 +1,164 @@
+"""Figures of a detector: by hand, and against scipy."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest, norm
+
+from hfld_lite.errors import ArgumentError
+from hfld_lite.metrics import Z95, accuracy_interval, evaluate
+
+NAMES = ("AN", "AD", "BN", "BD")
+NORMAL = ("AN", "BN")
+
+
+def test_a_case_by_hand():
+    labels = np.array([0, 0, 0, 1, 1, 2, 2, 3, 3, 3])
+    # One AN called AD (a false alarm), one AN called BN (wrong, but no alarm), one AD called BN
+    # (a miss), one BD called AD (wrong, but no miss).
+    predicted = np.array([0, 1, 2, 1, 2, 2, 2, 3, 3, 1])
+    result = evaluate(predicted, labels, np.arange(10), NAMES, NORMAL)
+    assert result.count == 10
+    assert result.accuracy == pytest.approx(6 / 10)
+    assert result.false_alarm_rate == pytest.approx(1 / 5)
+    assert result.miss_rate == pytest.approx(1 / 5)
+    assert result.macro_recall == pytest.approx((1 / 3 + 1 / 2 + 1 + 2 / 3) / 4)
+    expected = [[1, 1, 1, 0], [0, 1, 1, 0], [0, 0, 2, 0], [0, 1, 0, 2]]
+    assert result.confusion.tolist() == expected
+    assert (result.low, result.high) == accuracy_interval(labels == predicted, np.arange(10))
+
+
+def test_two_classes():
+    labels, predicted = np.array([0, 0, 0, 0, 1, 1]), np.array([0, 0, 1, 0, 0, 0])
+    result = evaluate(predicted, labels, np.arange(6), ("N", "D"), ("N",))
+    assert result.miss_rate == 1.0
+    assert result.false_alarm_rate == 1 / 4
+    assert result.confusion.tolist() == [[3, 1], [2, 0]]
+
+
+def test_without_normal_classes_there_are_no_misses():
+    result = evaluate([0, 1, 2], [0, 1, 1], [0, 1, 2], ("ball", "inner", "outer"))
+    assert result.miss_rate is None
+    assert result.false_alarm_rate is None
+    assert result.macro_recall == pytest.approx((1 + 1 / 2) / 2)  # no recording of the third class
+    assert result.confusion.shape == (3, 3)
+
+
+@pytest.mark.parametrize(("label", "miss", "alarm"), [(0, None, 0.5), (1, 0.5, None)])
+def test_a_rate_of_nothing_is_none(label, miss, alarm):
+    result = evaluate([0, 1], [label, label], [0, 1], ("N", "D"), ("N",))
+    assert (result.miss_rate, result.false_alarm_rate) == (miss, alarm)
+
+
+def test_the_figures_are_plain_numbers():
+    result = evaluate([0, 1], [0, 1], [0, 1], ("N", "D"), ("N",))
+    for name in ("accuracy", "low", "high", "macro_recall", "miss_rate", "false_alarm_rate"):
+        assert isinstance(getattr(result, name), float)
+
+
+@pytest.mark.parametrize(
+    ("predicted", "labels", "groups", "found"),
+    [
+        ([], [], [], "0, 0 and 0"),
+        ([0], [0, 1], [0, 1], "1, 2 and 2"),
+        ([0, 1], [0], [0, 1], "2, 1 and 2"),
+        ([0, 1], [0, 1], [0], "2, 2 and 1"),
+    ],
+)
+def test_lengths_that_differ_and_nothing_at_all(predicted, labels, groups, found):
+    with pytest.raises(ArgumentError, match=f"at least one; found {found}"):
+        evaluate(predicted, labels, groups, ("N", "D"))
+
+
+# The interval
+
+
+def correct(right: int, count: int) -> np.ndarray:
+    return np.arange(count) < right
+
+
+def test_the_quantile():
+    assert pytest.approx(norm.ppf(0.975), rel=1e-12) == Z95
+
+
+@pytest.mark.parametrize(("right", "count"), [(40, 50), (1, 30), (29, 30), (248, 250), (5, 7)])
+def test_wilsons_interval_where_every_recording_is_its_own_group(right, count):
+    expected = binomtest(right, count).proportion_ci(method="wilson")
+    found = accuracy_interval(correct(right, count), np.arange(count))
+    assert found == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+@pytest.mark.parametrize(("right", "count"), [(20, 20), (0, 20)])
+def test_all_right_or_all_wrong(right, count):
+    expected = binomtest(right, count).proportion_ci(method="wilson")
+    found = accuracy_interval(correct(right, count), np.arange(count))
+    assert found == pytest.approx((expected.low, expected.high), abs=1e-9)
+    # Five drops a tile, all right: as sure as 20 tiles let us be.
+    many = accuracy_interval(np.repeat(correct(right, count), 5), np.repeat(np.arange(count), 5))
+    assert many == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_alike_groups_widen_the_interval():
+    outcome = np.repeat(correct(40, 50), 5)
+    tiles = np.repeat(np.arange(50), 5)  # right or wrong as a whole
+    alone = accuracy_interval(outcome, np.arange(250))
+    grouped = accuracy_interval(outcome, tiles)
+    assert grouped[0] < alone[0]
+    assert grouped[1] > alone[1]
+    # Nothing but the 50 tiles counts then, up to Kish's G / (G - 1).
+    expected = accuracy_interval(correct(40, 50), np.arange(50))
+    assert grouped == pytest.approx(expected, abs=3e-3)
+
+
+def test_the_effective_number_by_hand():
+    # 4 tiles of 300 drops, 300, 300, 200 and 100 right: p = 3/4 and
+    # Σ (y − p n)² = 75² + 75² + 25² + 125².
+    right = np.array([300, 300, 200, 100])
+    outcome = (np.arange(300) < right[:, None]).ravel()
+    spread = 4 / 3 * (2 * 75**2 + 25**2 + 125**2) / 1200**2
+    effective = 3 / 16 / spread
+    low, high = accuracy_interval(outcome, np.repeat(list("abcd"), 300))
+    # Wilson's ends solve (p − x)² = z² x (1 − x) / n*.
+    for end in (low, high):
+        assert (0.75 - end) ** 2 == pytest.approx(Z95**2 * end * (1 - end) / effective, rel=2e-3)
+
+
+def test_spread_out_errors_do_not_narrow_the_interval():
+    # Every tile exactly 4 of 5 right: less spread than chance, but never more than n recordings.
+    outcome = np.tile([True, True, True, True, False], 20)
+    grouped = accuracy_interval(outcome, np.repeat(np.arange(20), 5))
+    expected = binomtest(80, 100).proportion_ci(method="wilson")
+    assert grouped == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+def test_one_group_counts_as_one_recording():
+    low, high = accuracy_interval(correct(9, 10), np.zeros(10))
+    expected = (0.9 + Z95**2 / 2) / (1 + Z95**2)
+    half = Z95 / (1 + Z95**2) * math.sqrt(0.09 + Z95**2 / 4)
+    assert (low, high) == pytest.approx((expected - half, min(1, expected + half)))
+
+
+def test_groups_may_be_named_and_in_any_order():
+    rng = np.random.default_rng(0)
+    outcome, groups = rng.random(60) < 0.8, rng.integers(12, size=60)
+    order = rng.permutation(60)
+    named = np.array([f"tile{g}" for g in groups])
+    expected = accuracy_interval(outcome, groups)
+    assert accuracy_interval(outcome[order], named[order]) == pytest.approx(expected)
+
+
+def test_the_interval_covers_the_true_accuracy_of_correlated_drops():
+    # 60 tiles of 5 drops; a tile's drops share half of their luck. A plain Wilson interval on 300
+    # recordings would miss too often.
+    rng = np.random.default_rng(1)
+    groups, hits, plain = np.repeat(np.arange(60), 5), 0, 0
+    for _ in range(400):
+        tile = rng.beta(3.6, 0.4, 60)  # mean 0.9, intra-class correlation 1 / 5
+        outcome = rng.random(300) < np.repeat(tile, 5)
+        low, high = accuracy_interval(outcome, groups)
+        hits += low <= 0.9 <= high
+        low, high = accuracy_interval(outcome, np.arange(300))
+        plain += low <= 0.9 <= high
+    assert hits / 400 > 0.92
+    assert plain / 400 < 0.9

@@ -1,0 +1,94 @@
+"""What holds the repository together: README, environments, the order of modules."""
+
+import ast
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+import hfld_lite
+
+ROOT = Path(hfld_lite.__file__).parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_the_readmes_python_runs_and_prints_a_table_and_probabilities():
+    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    for word in ("student_alone", "12", "AN", "BD", "simulated"):
+        assert word in done.stdout
+
+
+def test_the_readme_names_files_that_are_there():
+    text = (ROOT / "README.md").read_text() + (ROOT / "CONTRIBUTING.md").read_text()
+    for name in re.findall(r"\b((?:data_scripts|hfld_lite|notebooks|tests)/[\w/.]*\w)", text):
+        assert (ROOT / name).exists(), name
+    targets = set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.M))
+    assert set(re.findall(r"`make ([a-z]+)", text)) <= targets
+    assert targets >= {"setup", "demo", "test", "lab", "help", "bench"}
+
+
+def test_conda_environment_holds_to_pyproject():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    (python,) = (d for d in environment["dependencies"] if str(d).startswith("python"))
+    wanted = SpecifierSet(PROJECT["requires-python"])
+    offered = SpecifierSet(python.removeprefix("python"))
+    for minor in range(8, 14):
+        if offered.contains(f"3.{minor}.0"):
+            assert wanted.contains(f"3.{minor}.0")
+    assert offered.contains("3.11.0")
+    (pip,) = (d["pip"] for d in environment["dependencies"] if isinstance(d, dict))
+    assert pip == ["--constraint constraints.txt", "--editable .[dev]"]
+    assert "dev" in PROJECT["optional-dependencies"]
+
+
+def test_constraints_pin_every_dependency_within_its_range():
+    pins = dict(
+        line.split("==")
+        for line in (ROOT / "constraints.txt").read_text().lower().splitlines()
+        if line and not line.startswith("#")
+    )
+    pins = {name.replace("_", "-"): version for name, version in pins.items()}
+    extras = [r for extra in PROJECT["optional-dependencies"].values() for r in extra]
+    for text in PROJECT["dependencies"] + extras:
+        wanted = Requirement(text)
+        assert wanted.specifier.contains(pins[wanted.name.lower()]), text
+    assert pins["torch"] == "2.13.0"
+
+
+ORDER = re.search(
+    r"modules above it in this list: (.*?)\.", (ROOT / "CONTRIBUTING.md").read_text(), re.S
+)
+MODULES = re.findall(r"\w+", ORDER[1])
+
+
+def test_every_module_stands_in_the_order():
+    there = {path.stem for path in (ROOT / "hfld_lite").glob("*.py")} - {"__init__", "version"}
+    assert there == set(MODULES)
+    assert len(MODULES) == len(set(MODULES))
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_modules_import_only_from_modules_above(module):
+    tree = ast.parse((ROOT / "hfld_lite" / f"{module}.py").read_text())
+    above = {*MODULES[: MODULES.index(module)], "version"}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("hfld_lite"):
+            inside = node.module.removeprefix("hfld_lite").strip(".")
+            names = [inside] if inside else [alias.name for alias in node.names]
+            assert set(names) <= above, f"{module} imports {names}"
+
+
+def test_every_public_function_has_a_docstring_and_the_package_its_names():
+    for name in hfld_lite.__all__:
+        assert getattr(hfld_lite, name).__doc__, name

@@ -1,0 +1,215 @@
+"""Recipes: saved and read as they are, and refused where they would fail later."""
+
+import json
+from dataclasses import FrozenInstanceError, fields, replace
+
+import pytest
+
+from hfld_lite.errors import RecipeError
+from hfld_lite.recipes import PRECISIONS, PRESETS, ROLES, Network, Recipe, preset
+
+CHANGED = Recipe(
+    name="mine",
+    teacher=Network(50, 0.5, "published", 0.3, 7),
+    student=Network(10, 1 / 16, "small", None, 9),
+    view="time",
+    samples=4096,
+    bins=2048,
+    optimizer="sgd",
+    schedule="drops",
+    drops=(4, 2),
+    heads=4,
+    nu=0.0,
+    precision="bf16-mixed",
+    seed=11,
+)
+
+
+@pytest.mark.parametrize("recipe", [*PRESETS.values(), CHANGED], ids=lambda r: r.name)
+def test_json_round_trip(recipe, tmp_path):
+    recipe.save(tmp_path / "recipe.json")
+    loaded = Recipe.load(tmp_path / "recipe.json")
+    assert loaded == recipe
+    assert isinstance(loaded.teacher, Network)
+    assert isinstance(loaded.drops, tuple)
+
+
+def test_the_file_holds_every_choice_in_plain_json(tmp_path):
+    CHANGED.save(tmp_path / "recipe.json")
+    values = json.loads((tmp_path / "recipe.json").read_text())
+    assert set(values) == {f.name for f in fields(Recipe)}
+    assert set(values["student"]) == {f.name for f in fields(Network)}
+
+
+def test_a_partial_file_takes_the_defaults(tmp_path):
+    (tmp_path / "recipe.json").write_text('{"seed": 3, "student": {"depth": 18}}')
+    assert Recipe.load(tmp_path / "recipe.json") == Recipe(seed=3, student=Network(18))
+
+
+def test_a_recipe_cannot_be_changed_but_replaced():
+    with pytest.raises(FrozenInstanceError):
+        CHANGED.seed = 5
+    other = CHANGED.replace(seed=5, teacher={"depth": 34})
+    assert (other.seed, other.teacher, other.heads) == (5, Network(34), 4)
+    assert CHANGED.seed == 11
+
+
+def test_weights_by_the_names_of_the_terms():
+    recipe = Recipe(alpha=1, mu=2, nu=3, beta=4)
+    assert recipe.weights == {"feature": 1, "tckd": 2, "nckd": 3, "cross_entropy": 4}
+
+
+def test_networks_by_role():
+    assert [CHANGED.network(role) for role in ROLES] == [
+        CHANGED.teacher,
+        CHANGED.secondary_teacher,
+        CHANGED.student,
+    ]
+
+
+# What cannot be
+
+
+def write(path, **values):
+    (path / "recipe.json").write_text(json.dumps(values))
+    return path / "recipe.json"
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"temprature": 4.0}, "no entry 'temprature'; did you mean temperature"),
+        ({"batchsize": 4}, "no entry 'batchsize'; did you mean batch_size"),
+        ({"zzz": 4}, "no entry 'zzz'; known are name, teacher"),
+        (
+            {"student": {"depth": 10, "widht": 1}},
+            "student has no entry 'widht'; did you mean width",
+        ),
+        ({"student": {"width": 1}}, "student has a value of the wrong kind .*depth"),
+        ({"student": 10}, "student is 10; it must be a network"),
+        ({"drops": 40}, "drops|wrong kind"),
+    ],
+)
+def test_entries_that_do_not_exist_name_the_nearest(values, message, tmp_path):
+    path = write(tmp_path, **values)
+    with pytest.raises(RecipeError, match=message) as error:
+        Recipe.load(path)
+    assert str(path) in str(error.value)
+
+
+def test_replace_names_the_nearest():
+    with pytest.raises(RecipeError, match="did you mean learning_rate"):
+        Recipe().replace(learning_rat=0.1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(None, "cannot be read"), ("{", "cannot be read"), ("[1]", "a JSON object; found a list")],
+)
+def test_files_that_are_no_recipe(text, message, tmp_path):
+    path = tmp_path / "recipe.json"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(RecipeError, match=message) as error:
+        Recipe.load(path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["clasroom", "Paper", "demos"])
+def test_unknown_presets_name_the_nearest(name):
+    near = {"clasroom": "classroom", "Paper": "paper", "demos": "demo"}[name]
+    with pytest.raises(RecipeError, match=f"{name!r} is unknown; did you mean {near}"):
+        preset(name)
+
+
+def test_an_unknown_preset_that_is_near_to_none_lists_them():
+    with pytest.raises(RecipeError, match="'xyz' is unknown; There are classroom, demo, paper"):
+        preset("xyz")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("view", "picture"),
+        ("view", None),
+        ("optimizer", "adam"),
+        ("schedule", "cosine"),
+        ("precision", "16"),
+        ("learning_rate", 0),
+        ("learning_rate", -0.1),
+        ("learning_rate", "fast"),
+        ("learning_rate", float("nan")),
+        ("temperature", 0.0),
+        ("temperature", None),
+        ("batch_size", 1),
+        ("batch_size", 24.0),
+        ("batch_size", True),
+        ("heads", 0),
+        ("heads", 2.0),
+        ("seed", -1),
+        ("seed", 1.5),
+        ("alpha", -1),
+        ("mu", -0.5),
+        ("nu", float("nan")),
+        ("beta", "1"),
+        ("momentum", -0.9),
+        ("weight_decay", -1e-5),
+        ("validation", 0),
+        ("validation", 0.5),
+        ("test", 0.0),
+        ("test", 1),
+        ("samples", 256),
+        ("samples", 7000.0),
+        ("bins", 100),
+        ("bins", "all"),
+        ("teacher", Network(18, epochs=0)),
+        ("student", Network(10, epochs=2.5)),
+        ("secondary_teacher", None),
+    ],
+)
+def test_bad_values_are_named(name, value):
+    with pytest.raises(RecipeError, match=f"recipe's {name} is .*it must be"):
+        Recipe(**{name: value})
+    with pytest.raises(RecipeError, match=name):
+        replace(Recipe(), **{name: value})
+
+
+@pytest.mark.parametrize("drops", [("a",), (1.5,), (-1,), "40", 40])
+def test_drops_that_would_fail_in_training(drops):
+    with pytest.raises(RecipeError, match="drops"):
+        Recipe(schedule="drops", drops=drops)
+
+
+def test_weights_that_are_all_zero():
+    # `Fixed` refuses them, but only once the teacher is trained.
+    with pytest.raises(RecipeError, match=r"alpha|weight"):
+        Recipe(alpha=0, mu=0, nu=0, beta=0)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_precisions(precision):
+    assert Recipe(precision=precision).precision == precision
+
+
+# Presets
+
+
+def test_presets_know_their_names():
+    assert {name: preset(name).name for name in PRESETS} == {name: name for name in PRESETS}
+
+
+def test_paper_holds_the_published_settings():
+    paper = preset("paper")
+    networks = [paper.network(role) for role in ROLES]
+    assert [n.depth for n in networks] == [50, 18, 10]
+    assert {(n.width, n.head, n.epochs) for n in networks} == {(1.0, "published", 200)}
+    assert (paper.optimizer, paper.learning_rate, paper.momentum) == ("sgd", 0.01, 0.9)
+    assert (paper.weight_decay, paper.batch_size) == (1e-5, 24)
+    assert (paper.schedule, paper.drops) == ("drops", (40, 20))
+    assert (paper.temperature, paper.heads, paper.view) == (5.0, 8, "spectrum")
+
+
+def test_classroom_is_small():
+    recipe = preset("classroom")
+    assert all(recipe.network(role).width <= 1 / 4 for role in ROLES)
+    assert all(recipe.network(role).head == "small" for role in ROLES)

@@ -1,0 +1,97 @@
+import base64
+import re
+from io import BytesIO
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.image import imread
+
+from hfld_lite import plots
+from hfld_lite.report import display_table, write_report
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory, tiny_chain, tiny_recordings):
+    folder = tmp_path_factory.mktemp("report")
+    result = tiny_chain.test(tiny_recordings)
+    write_report(folder, tiny_chain, result, tiny_recordings, "hfld train --out '<x>'")
+    return folder, (folder / "report.html").read_text(), result
+
+
+def test_page_is_self_contained_and_says_simulated(page):
+    _, text, _ = page
+    assert not re.search(r"(src|href)=[\"'](?!data:)", text), "nothing is fetched"
+    assert "<script" not in text
+    assert "Simulated data." in text
+    assert "&lt;x&gt;" in text, "what users give is escaped"
+
+
+def test_page_holds_every_cell_of_the_table(page):
+    _, text, result = page
+    cells = display_table(result.table).to_numpy().ravel()
+    assert len(cells) == 4 * 9
+    for cell in cells:
+        assert f"<td>{cell}</td>" in text
+
+
+def test_pictures_are_the_files_have_alternative_text_and_show_something(page):
+    folder, text, _ = page
+    found = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="([^"]*)"', text)
+    files = {path.read_bytes() for path in (folder / "figures").iterdir()}
+    assert {base64.b64decode(data) for data, _ in found} == files
+    assert len(found) == 4
+    for data, alt in found:
+        assert len(alt) > 40
+        pixels = imread(BytesIO(base64.b64decode(data)))
+        assert len(np.unique(pixels.reshape(-1, pixels.shape[-1]), axis=0)) > 20
+
+
+def test_display_table_formats_units_and_falls_back_to_recall():
+    row = {
+        "role": "secondary_teacher",
+        "network": "n",
+        "parameters": 12100,
+        "macs": 1_714_728,
+        "size_kb": 50.1,
+        "latency_ms": 0.678,
+        "accuracy": 0.9583,
+        "low": 0.937,
+        "high": 0.973,
+        "miss_rate": 0.021,
+        "false_alarm_rate": 0.032,
+        "macro_recall": 0.95,
+    }
+    cells = display_table(pd.DataFrame([row])).iloc[0]
+    assert list(cells) == [
+        "secondary teacher",
+        "n",
+        "12,100",
+        "1.71 M",
+        "50",
+        "95.8 % (93.7 to 97.3)",
+        "2.1 %",
+        "3.2 %",
+        "0.68",
+    ]
+    bearings = display_table(pd.DataFrame([row | {"miss_rate": None, "false_alarm_rate": None}]))
+    assert bearings["macro recall"][0] == "95.0 %"
+    assert "miss rate" not in bearings
+
+
+def test_confusions_print_every_count_once():
+    counts = np.array([[7, 2], [0, 11]])
+    figure = plots.confusions({"student": counts, "teacher": counts, "x": counts}, ["N", "D"])
+    assert len(figure.axes) == 3
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert sorted(texts) == ["11", "2", "7"]
+    assert "2 of 20 wrong" in figure.axes[0].get_title()
+
+
+def test_spectra_axis_is_in_khz():
+    inputs, labels = np.random.default_rng(0).random((6, 350)), np.array([0, 0, 1, 1, 2, 2])
+    figure = plots.spectra(inputs, labels, ["a", "b", "c"], bin_width=57.1)
+    assert len(figure.axes) == 3
+    line = figure.axes[0].lines[0]
+    assert line.get_xdata()[-1] == pytest.approx(349 * 57.1 / 1000)
+    np.testing.assert_allclose(line.get_ydata(), inputs[:2].mean(0))

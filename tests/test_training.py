@@ -1,0 +1,542 @@
+"""One loop for every objective: what is trained, what is not, what is kept, and repeatability."""
+
+import copy
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+import torch.nn.functional as F
+from lightning_fabric import Fabric
+from torch import nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from hfld_lite.distillation import Batch, Distiller, Supervised, teacher_targets
+from hfld_lite.errors import ArgumentError
+from hfld_lite.losses import one_to_all_matching, separated_logit_loss
+from hfld_lite.networks import resnet1d
+from hfld_lite.recipes import Recipe
+from hfld_lite.training import (
+    Samples,
+    _schedule,
+    derive_seed,
+    fit,
+    make_fabric,
+    predict_logits,
+    seeded,
+)
+from hfld_lite.weighting import TERMS, Fixed
+
+CLASSES = 3
+RECIPE = Recipe(batch_size=8, learning_rate=3e-3)
+WEIGHTS = {"feature": 0.5, "tckd": 1.0, "nckd": 2.0, "cross_entropy": 0.25}
+
+
+def samples(count: int, seed: int = 0) -> Samples:
+    """Spectra with a broad peak whose place is the class."""
+    rng = torch.Generator().manual_seed(seed)
+    target = torch.arange(count) % CLASSES
+    place = 60.0 + 65 * target[:, None] + 4 * torch.randn(count, 1, generator=rng)
+    peak = torch.exp(-(((torch.arange(257) - place) / 12) ** 2))
+    return Samples(peak + 0.1 * torch.rand(count, 257, generator=rng), target)
+
+
+TRAIN, VALIDATION = samples(36, 1), samples(18, 2)
+
+
+def network(seed: int = 0, **options) -> nn.Module:
+    options = {"width": 1 / 16, "head": "small", "dropout": 0.2} | options
+    with seeded(seed):
+        return resnet1d(10, CLASSES, **options)
+
+
+def run(objective, recipe=RECIPE, epochs=2, train=TRAIN, validation=VALIDATION, seed=0, **options):
+    fabric = Fabric(accelerator="cpu", devices=1, precision=recipe.precision)
+    options = {"progress": False, "fabric": fabric} | options
+    return fit(objective, train, validation, recipe, epochs, seed=seed, **options)
+
+
+def state(module: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def same(first: dict, second: dict) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[n], second[n]) for n in first)
+
+
+class Watched(Supervised):
+    """An objective that keeps the batches that it saw."""
+
+    def __init__(self, student: nn.Module) -> None:
+        super().__init__(student)
+        self.batches: list[Batch] = []
+
+    def forward(self, batch):
+        self.batches.append(batch)
+        return super().forward(batch)
+
+
+@pytest.fixture(scope="module")
+def taught():
+    """A teacher (with dropout, in training mode) and its targets."""
+    teacher = network(7, width=1 / 8, dropout=0.5)
+    run(Supervised(teacher), epochs=3)
+    teacher.train()
+    return teacher, teacher_targets(teacher, TRAIN.inputs)
+
+
+def distiller(targets, seed: int = 0) -> Distiller:
+    student = network(seed)
+    with seeded(seed + 100):
+        return Distiller(student, targets, WEIGHTS)
+
+
+# Learning
+
+
+def test_fit_learns_and_says_how():
+    rows = []
+    objective = Supervised(network())
+    result = run(objective, epochs=12, on_epoch=rows.append)
+    history = result.history
+    assert list(history.columns) == [
+        "epoch",
+        "cross_entropy",
+        "total",
+        "learning_rate",
+        "validation_accuracy",
+        "validation_loss",
+        "seconds",
+    ]
+    assert history["epoch"].tolist() == list(range(1, 13))
+    assert history["cross_entropy"].iloc[-1] < 0.5 * history["cross_entropy"].iloc[0]
+    assert history["validation_accuracy"].max() > 0.9
+    assert rows == history.to_dict("records")
+    assert result.seconds >= history["seconds"].sum() * 0.99
+    fresh = predict_logits(objective.student, samples(60, 9).inputs).argmax(1)
+    assert (fresh == samples(60, 9).target).float().mean() > 0.8
+
+
+def test_the_history_holds_means_over_the_epochs_steps():
+    seen = []
+
+    class Counting(Supervised):
+        def forward(self, batch):
+            terms = super().forward(batch)
+            seen.append(terms["cross_entropy"].item())
+            return terms
+
+    history = run(Counting(network())).history
+    assert len(seen) == 2 * (36 // 8)
+    expected = torch.tensor(seen).view(2, -1).mean(1)
+    torch.testing.assert_close(torch.tensor(history["cross_entropy"].to_numpy()).float(), expected)
+
+
+def test_distillation_minimises_the_weighted_sum(taught):
+    history = run(distiller(taught[1]), epochs=3).history
+    total = sum(weight * history[name] for name, weight in WEIGHTS.items())
+    assert history["total"].tolist() == pytest.approx(total.tolist(), rel=1e-5)
+    assert (history[list(TERMS)] > 0).all(axis=None)
+    assert history["total"].iloc[-1] < history["total"].iloc[0]
+
+
+def test_modes_in_training_and_validation_and_after():
+    objective, seen = Supervised(network()), []
+    objective.student.register_forward_hook(
+        lambda module, *_: seen.append(
+            (module.training, module.head[0].training, torch.is_grad_enabled())
+        )
+    )
+    run(objective, epochs=3)
+    step, check = (True, True, True), (False, False, False)
+    assert seen == ([step] * (36 // 8) + [check]) * 3
+    assert not objective.student.training
+    assert all(not module.training for module in objective.student.modules())
+
+
+def test_the_best_epochs_weights_are_the_ones_returned():
+    objective, kept = Supervised(network()), {}
+
+    def spoil(row):
+        kept[row["epoch"]] = state(objective.student)
+        if row["epoch"] == 3:  # a network that guesses from now on
+            for parameter in objective.student.parameters():
+                parameter.data.mul_(torch.randn(parameter.shape))
+
+    recipe = replace(RECIPE, optimizer="sgd", learning_rate=0.02, weight_decay=0, schedule="drops")
+    result = run(objective, recipe, epochs=4, on_epoch=spoil)
+    history = result.history.set_index("epoch")
+    order = history.sort_values(
+        ["validation_accuracy", "validation_loss"], ascending=[False, True]
+    ).index
+    assert result.best_epoch == order[0] < 4
+    assert same(state(objective.student), kept[result.best_epoch])
+    logits = predict_logits(objective.student, VALIDATION.inputs)
+    best = history.loc[result.best_epoch]
+    accuracy = (logits.argmax(1) == VALIDATION.target).float().mean().item()
+    assert accuracy == pytest.approx(best["validation_accuracy"])
+    loss = F.cross_entropy(logits, VALIDATION.target).item()
+    assert loss == pytest.approx(best["validation_loss"], rel=1e-5)
+
+
+def test_of_equal_accuracies_the_lowest_validation_loss_wins(monkeypatch):
+    # Always right, with growing, then shrinking, then growing confidence.
+    sure = iter([1.0, 3.0, 2.0, 3.0])
+
+    def logits(*_, **__):
+        return next(sure) * F.one_hot(VALIDATION.target, CLASSES).float()
+
+    monkeypatch.setattr("hfld_lite.training.predict_logits", logits)
+    assert run(Supervised(network()), epochs=4).best_epoch == 2
+
+
+def test_validation_has_no_part_in_training():
+    first, second = Supervised(network()), Supervised(network())
+    run(first, epochs=1)
+    run(second, epochs=1, validation=samples(9, 77))
+    assert same(state(first), state(second))
+
+
+def test_frozen_parameters_stay():
+    objective = Supervised(network())
+    objective.student.stem.requires_grad_(False)
+    before = objective.student.stem[0].weight.clone()
+    run(objective)
+    assert torch.equal(objective.student.stem[0].weight, before)
+
+
+# Batches
+
+
+def test_every_epoch_has_its_own_order_and_leaves_out_the_incomplete_batch():
+    objective = Watched(network())
+    run(objective, epochs=4, train=samples(20))
+    assert [len(batch.rows) for batch in objective.batches] == [8, 8] * 4
+    epochs = [torch.cat([b.rows for b in objective.batches[i : i + 2]]) for i in range(0, 8, 2)]
+    assert all(len(set(rows.tolist())) == 16 for rows in epochs)
+    assert len({tuple(rows.tolist()) for rows in epochs}) == 4
+    assert len(set(torch.cat(epochs).tolist())) == 20  # what is left out changes
+    for batch in objective.batches:
+        assert torch.equal(batch.inputs, samples(20).inputs[batch.rows])
+        assert torch.equal(batch.target, samples(20).target[batch.rows])
+
+
+def test_an_incomplete_batch_is_used_if_it_is_the_only_one():
+    objective = Watched(network())
+    run(objective, train=samples(5))
+    assert [sorted(batch.rows.tolist()) for batch in objective.batches] == [list(range(5))] * 2
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"validation": samples(0)}, "36, 0 and 2"),
+        ({"train": samples(0)}, "0, 18 and 2"),
+        ({"train": samples(1)}, "1, 18 and 2"),
+        ({"epochs": 0}, "36, 18 and 0"),
+    ],
+)
+def test_too_little_to_train_on(change, found):
+    objective = Supervised(network())
+    before = state(objective)
+    with pytest.raises(ArgumentError, match=f"found {found}"):
+        run(objective, **change)
+    assert same(state(objective), before)
+
+
+# Schedules and optimisers
+
+
+def test_one_cycle_rises_for_a_tenth_of_the_steps_and_falls_to_nearly_nothing():
+    factor = _schedule(Recipe(schedule="one-cycle"), 10, 20)
+    factors = [factor(step) for step in range(200)]
+    assert factors[:20] == pytest.approx([(step + 1) / 20 for step in range(20)])
+    assert factors[20] == 1
+    assert factors[110] == pytest.approx(0.5)
+    assert factors[20:] == sorted(factors[20:], reverse=True)
+    assert 0 < factors[-1] < 1e-3
+
+
+@pytest.mark.parametrize(("epochs", "steps"), [(1, 1), (1, 2), (2, 3), (1, 9)])
+def test_one_cycle_of_a_few_steps_never_stands_still(epochs, steps):
+    factor = _schedule(Recipe(schedule="one-cycle"), epochs, steps)
+    assert all(0 < factor(step) <= 1 for step in range(epochs * steps))
+
+
+def test_drops_count_from_the_end():
+    factor = _schedule(Recipe(schedule="drops", drops=(40, 20)), 200, 3)
+    factors = [factor(step) for step in range(600)]
+    assert factors == pytest.approx([1.0] * 160 * 3 + [0.1] * 20 * 3 + [0.01] * 20 * 3)
+
+
+def rates(recipe: Recipe, **options) -> tuple[list[float], list[object], object]:
+    """The learning rates that the optimiser really used, its kinds, and the fit."""
+    used, optimizers = [], []
+
+    def note(optimizer, *_):
+        used.append(optimizer.param_groups[0]["lr"])
+        if not any(optimizer is known for known in optimizers):
+            optimizers.append(optimizer)
+
+    handle = register_optimizer_step_pre_hook(note)
+    try:
+        result = run(Supervised(network()), recipe, **options)
+    finally:
+        handle.remove()
+    return used, optimizers, result
+
+
+def test_the_optimiser_follows_the_schedule_and_stays_one():
+    recipe = replace(
+        RECIPE,
+        optimizer="sgd",
+        learning_rate=0.5,
+        momentum=0.7,
+        weight_decay=1e-3,
+        schedule="drops",
+        drops=(2, 1),
+    )
+    used, optimizers, _ = rates(recipe, epochs=4, train=samples(24))
+    assert used == pytest.approx([0.5] * 6 + [0.05] * 3 + [0.005] * 3)
+    assert [type(optimizer) for optimizer in optimizers] == [torch.optim.SGD]  # momentum is kept
+    group = optimizers[0].param_groups[0]
+    assert (group["momentum"], group["weight_decay"]) == (0.7, 1e-3)
+
+
+def test_the_history_holds_a_rate_that_its_epoch_used():
+    recipe = replace(RECIPE, optimizer="sgd", learning_rate=0.5, schedule="drops", drops=(2, 1))
+    history = rates(recipe, epochs=4, train=samples(24))[2].history
+    assert history["learning_rate"].tolist() == pytest.approx([0.5, 0.5, 0.05, 0.005])
+
+
+def test_adamw_takes_the_recipes_values():
+    recipe = replace(RECIPE, learning_rate=2e-3, weight_decay=0.03)
+    used, optimizers, _ = rates(recipe, epochs=2, train=samples(80))
+    assert type(optimizers[0]) is torch.optim.AdamW
+    assert optimizers[0].param_groups[0]["weight_decay"] == 0.03
+    factor = _schedule(recipe, 2, 10)
+    assert used == pytest.approx([2e-3 * factor(step) for step in range(20)])
+
+
+# Teacher and student
+
+
+def test_the_teacher_is_left_as_it_was(taught):
+    teacher, targets = taught
+    teacher.zero_grad(set_to_none=True)
+    before = state(teacher)
+    for training in (False, True):
+        teacher.train(training)
+        teacher_targets(teacher, TRAIN.inputs)
+        assert teacher.training is training
+        assert same(state(teacher), before)
+    calls = []
+    handle = teacher.register_forward_hook(lambda *_: calls.append(1))
+    run(distiller(targets))
+    handle.remove()
+    assert not calls  # it was run before, once
+    assert same(state(teacher), before)
+    assert all(p.requires_grad and p.grad is None for p in teacher.parameters())
+
+
+def test_targets_are_left_as_they_were(taught):
+    before = [t.clone() for t in taught[1]]
+    run(distiller(taught[1]))
+    assert all(torch.equal(x, y) for x, y in zip(before, taught[1], strict=True))
+
+
+def test_targets_are_standardised_and_can_be_used_in_autograd(taught):
+    targets = taught[1]
+    assert targets.features.shape == (36, 64, 9)
+    assert targets.logits.shape == (36, CLASSES)
+    assert not targets.features.is_inference()
+    assert not targets.logits.requires_grad
+    alive = targets.deviation > 1e-5
+    mean, deviation = targets.features.mean((0, 2)), targets.features.std((0, 2))
+    torch.testing.assert_close(mean, torch.zeros(64), rtol=0, atol=1e-4)
+    torch.testing.assert_close(deviation[alive], torch.ones(int(alive.sum())), rtol=0, atol=1e-4)
+    assert alive.sum() > 32
+    assert targets.features.isfinite().all()
+
+
+def test_targets_do_not_depend_on_the_batches(taught):
+    for expected, found in zip(taught[1], teacher_targets(taught[0], TRAIN.inputs, 5), strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_targets_equal_a_live_pass_row_by_row_under_shuffling(taught):
+    teacher, targets = taught
+    alive = copy.deepcopy(teacher).eval()
+    checked = []
+
+    class Checking(Distiller):
+        def forward(self, batch):
+            with torch.no_grad():
+                live = alive(batch.inputs)
+            features = (live.features - targets.mean[:, None]) / targets.deviation[:, None]
+            torch.testing.assert_close(
+                self.targets.features[batch.rows], features, rtol=1e-4, atol=1e-4
+            )
+            torch.testing.assert_close(
+                self.targets.logits[batch.rows], live.logits, rtol=1e-4, atol=1e-5
+            )
+            checked.append(batch.rows)
+            return super().forward(batch)
+
+    run(Checking(network(), targets, WEIGHTS), epochs=2)
+    assert len(checked) == 8
+    assert not torch.equal(checked[0], checked[0].sort().values)  # shuffled, that is
+
+
+def test_the_terms_are_the_losses_of_the_projected_student(taught):
+    objective, rows = distiller(taught[1]).eval(), torch.tensor([5, 0, 17, 3])
+    targets = taught[1]
+    batch = Batch(TRAIN.inputs[rows], TRAIN.target[rows], rows)
+    with torch.no_grad():
+        terms, output = objective(batch), objective.student(batch.inputs)
+        tckd, nckd = separated_logit_loss(output.logits, targets.logits[rows], batch.target, 5.0)
+        projected = objective.project(output.features)
+        feature = one_to_all_matching(projected, targets.features[rows], 8)
+    assert tuple(terms) == TERMS
+    expected = (feature, tckd, nckd, F.cross_entropy(output.logits, batch.target))
+    torch.testing.assert_close(tuple(terms.values()), expected)
+    total = sum(WEIGHTS[name] * value for name, value in terms.items())
+    torch.testing.assert_close(objective.total(terms), total)
+
+
+def test_the_projector_is_trained_and_no_part_of_the_student(taught):
+    objective = distiller(taught[1])
+    before = state(objective.project)
+    assert objective.project[0].weight.shape == (64, 32, 1)
+    optimizers = []
+    handle = register_optimizer_step_pre_hook(lambda optimizer, *_: optimizers.append(optimizer))
+    try:
+        run(objective)
+    finally:
+        handle.remove()
+    trained = {id(p) for group in optimizers[0].param_groups for p in group["params"]}
+    assert trained == {id(p) for p in objective.parameters()}
+    assert not torch.equal(objective.project[0].weight, before["0.weight"])
+    assert not torch.equal(objective.project[1].running_mean, before["1.running_mean"])
+    assert not any(name.startswith("project") for name in objective.student.state_dict())
+    assert not any("targets" in name for name in objective.state_dict())
+
+
+def test_the_student_in_a_distiller_changes(taught):
+    objective = distiller(taught[1])
+    before = state(objective.student)
+    run(objective, epochs=1)
+    after = state(objective.student)
+    assert all(not torch.equal(before[n], after[n]) for n in before if n.endswith("weight"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"student": resnet1d(10, 5, 1 / 16, "small")}, "knows 3 classes and the student 5"),
+        ({"heads": 7}, "heads is 7, which does not divide the teacher's 64 channels"),
+        ({"weights": {"feature": 1.0}}, "weights names .'feature'.; it must name"),
+        ({"weights": dict.fromkeys(TERMS, 0.0)}, "one above 0"),
+    ],
+)
+def test_a_distiller_that_is_wired_wrongly_fails_when_it_is_built(taught, change, message):
+    arguments = {"student": network(), "targets": taught[1], "weights": WEIGHTS} | change
+    with pytest.raises(ArgumentError, match=message):
+        Distiller(**arguments)
+
+
+def test_fixed_weights_give_the_weighted_sum():
+    weigh = Fixed({"b": 2.0, "a": 0.5})
+    terms = {"a": torch.tensor(3.0), "b": torch.tensor(5.0, requires_grad=True)}
+    total = weigh(terms)
+    assert total.item() == 11.5
+    assert torch.autograd.grad(total, terms["b"])[0] == 2
+    assert not list(weigh.parameters())
+
+
+@pytest.mark.parametrize("weights", [{"a": -1.0}, {"a": 0.0, "b": 0.0}, {"a": math.nan, "b": 1.0}])
+def test_bad_weights(weights):
+    with pytest.raises(ArgumentError, match="each must be 0 or more and one above 0"):
+        Fixed(weights)
+
+
+# Repeatability
+
+
+def trained(seed=0, disturb=0, targets=None):
+    torch.manual_seed(disturb)
+    torch.rand(disturb + 1)
+    objective = distiller(targets) if targets else Supervised(network())
+    history = run(objective, seed=seed, epochs=2).history
+    return state(objective), history.drop(columns="seconds")
+
+
+@pytest.mark.parametrize("distilled", [False, True])
+def test_the_same_seed_gives_the_same_bits(taught, distilled):
+    targets = taught[1] if distilled else None
+    first, second, other = (trained(*seeds, targets=targets) for seeds in ((0, 0), (0, 5), (1, 0)))
+    assert same(first[0], second[0])
+    assert first[1].equals(second[1])
+    assert not same(first[0], other[0])
+
+
+def test_the_callers_random_numbers_are_untouched(taught):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    run(distiller(taught[1]))
+    with seeded(9):
+        torch.rand(5)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_seeded_gives_the_generator_back_after_an_error():
+    before = torch.get_rng_state()
+    with pytest.raises(KeyError), seeded(1):
+        raise KeyError(torch.rand(5))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_derived_seeds_differ_by_purpose_and_are_the_same_everywhere():
+    seeds = {derive_seed(seed, purpose) for seed in range(50) for purpose in ("order", "dropout")}
+    assert len(seeds) == 100
+    assert derive_seed(0, "order") == 1_428_798_525
+
+
+# Precision, prediction, progress
+
+
+def test_bf16_trains_with_a_finite_loss_and_keeps_float32_weights(taught):
+    recipe = replace(RECIPE, precision="bf16-mixed")
+    objective, kinds = distiller(taught[1]), set()
+    objective.student.stem[0].register_forward_hook(lambda m, i, output: kinds.add(output.dtype))
+    history = run(objective, recipe).history
+    assert torch.isfinite(torch.tensor(history.to_numpy())).all()
+    assert kinds == {torch.bfloat16}  # in training and in validation
+    assert {p.dtype for p in objective.parameters()} == {torch.float32}
+
+
+def test_make_fabric_takes_the_recipes_precision():
+    assert make_fabric(RECIPE)._precision.precision == "32-true"
+    assert make_fabric(replace(RECIPE, precision="bf16-mixed"))._precision.precision == "bf16-mixed"
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_prediction_is_an_eval_pass_in_batches(training):
+    student = network(dropout=0.5).train(training)
+    before = state(student)
+    found = predict_logits(student, TRAIN.inputs, batch_size=7)
+    assert student.training is training
+    assert same(state(student), before)
+    assert found.dtype == torch.float32
+    with torch.no_grad():
+        expected = copy.deepcopy(student).eval()(TRAIN.inputs).logits
+    torch.testing.assert_close(found, expected)
+
+
+def test_progress_shows_title_terms_and_validation(capsys):
+    run(Supervised(network()), progress=True, title="teacher from labels")
+    shown = capsys.readouterr().err
+    for part in ("teacher from labels", "epoch 2/2", "cross_entropy", "validation", "%"):
+        assert part in shown
+    run(Supervised(network()))
+    assert capsys.readouterr().err == ""
