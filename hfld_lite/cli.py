@@ -34,7 +34,7 @@ console = Console(highlight=False)
 
 RunFolder = Annotated[Path, Argument(help="A run folder that `hfld train` wrote.")]
 Role = Annotated[
-    str, Option(help="Which network: teacher, secondary_teacher, student, student_alone.")
+    str, Option(help="A network of the run: teacher, secondary_teacher, student, student_alone.")
 ]
 Variable = Annotated[str | None, Option(help="Name of the variable in .mat files.")]
 

@@ -1,6 +1,6 @@
 """What is minimised: learning from labels, and learning from a frozen teacher as well."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from hfld_lite.errors import ArgumentError
 from hfld_lite.losses import one_to_all_matching, separated_logit_loss
-from hfld_lite.weighting import TERMS, Fixed
+from hfld_lite.rivals import densely_guided_kd_loss
+from hfld_lite.weighting import TERMS, Fixed, Weighting, collapse
 
 
 class Batch(NamedTuple):
@@ -20,21 +21,39 @@ class Batch(NamedTuple):
     rows: Tensor
 
 
-class Supervised(nn.Module):
-    """Learn from labels alone: the cross-entropy of ``student``."""
+class Objective(nn.Module):
+    """What is minimised to train ``student``, one class for each method.
+
+    ``objective(batch)`` gives the unweighted terms of the loss by name, as scalars;
+    ``objective.total(terms)`` the scalar to minimise; ``objective.monitor()`` other figures to
+    keep, averaged over an epoch; ``objective.verdict(row)`` a sentence where an epoch's figures
+    show that something is wrong, else "".
+    """
 
     def __init__(self, student: nn.Module) -> None:
         super().__init__()
         self.student = student
 
+    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """The sum of the terms, unless the method weighs them."""
+        return torch.stack(list(terms.values())).sum()
+
+    def monitor(self) -> dict[str, Tensor]:
+        """Nothing more than the terms, unless the method has it."""
+        return {}
+
+    def verdict(self, row: Mapping[str, float]) -> str:
+        """No verdict, unless the method has one."""
+        return ""
+
+
+class Supervised(Objective):
+    """Learn from labels alone: the cross-entropy of ``student``."""
+
     def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The unweighted terms of the loss by name, scalars."""
+        """The one term, ``cross_entropy``."""
         logits = self.student(batch.inputs).logits
         return {"cross_entropy": F.cross_entropy(logits.float(), batch.target)}
-
-    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """The loss to minimise."""
-        return terms["cross_entropy"]
 
 
 class TeacherTargets(NamedTuple):
@@ -76,7 +95,7 @@ def teacher_targets(teacher: nn.Module, inputs: Tensor, batch_size: int = 128) -
     return TeacherTargets(features, logits, mean, deviation)
 
 
-class Distiller(nn.Module):
+class Distiller(Objective):
     """Learn from labels and from a teacher's features and logits (HFLKD, one step of the chain).
 
     The student's features are projected to the teacher's channels (1x1 convolution, batch norm);
@@ -86,7 +105,7 @@ class Distiller(nn.Module):
         student: the network to train; it has ``feature_channels`` and ``num_classes``.
         targets: of the training set that the batches' ``rows`` refer to. Kept outside the
             module's state: they are data, not parameters.
-        weights: α, μ, ν, β by the names in ``weighting.TERMS``.
+        weighting: α, μ, ν, β by the names in ``weighting.TERMS``, or a strategy that sets them.
         temperature: T of the logit terms.
         heads: h of one-to-all matching.
 
@@ -99,34 +118,34 @@ class Distiller(nn.Module):
         self,
         student: nn.Module,
         targets: TeacherTargets,
-        weights: Mapping[str, float],
+        weighting: Mapping[str, float] | Weighting,
         temperature: float = 5.0,
         heads: int = 8,
     ) -> None:
-        super().__init__()
-        classes, channels = targets.logits.shape[1], targets.features.shape[1]
-        if classes != student.num_classes:
-            raise ArgumentError(
-                f"The teacher knows {classes} classes and the student {student.num_classes}; both "
-                "must be made for the same classes."
-            )
+        super().__init__(student)
+        channels = targets.features.shape[1]
+        _check_classes(student, targets)
         if channels % heads:
             raise ArgumentError(
                 f"heads is {heads}, which does not divide the teacher's {channels} channels; "
                 "choose a divisor."
             )
-        if set(weights) != set(TERMS):
-            raise ArgumentError(f"weights names {sorted(weights)}; it must name {sorted(TERMS)}.")
-        self.student = student
+        if isinstance(weighting, Mapping):
+            if set(weighting) != set(TERMS):
+                raise ArgumentError(
+                    f"weighting names {sorted(weighting)}; it must name {sorted(TERMS)}."
+                )
+            weighting = Fixed(weighting)
         self.project = nn.Sequential(
             nn.Conv1d(student.feature_channels, channels, 1, bias=False), nn.BatchNorm1d(channels)
         )
-        self.weigh = Fixed(weights)
+        self.weigh = weighting
         self.targets, self.temperature, self.heads = targets, temperature, heads
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The unweighted terms by the names in ``weighting.TERMS``, scalars."""
         output = self.student(batch.inputs)
+        self._features = output.features  # for the PVPN, when the terms are weighed
         logits = self.targets.logits[batch.rows]
         tckd, nckd = separated_logit_loss(output.logits, logits, batch.target, self.temperature)
         projected = self.project(output.features)
@@ -140,5 +159,55 @@ class Distiller(nn.Module):
         }
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """The loss to minimise, the weighted sum of the terms."""
-        return self.weigh(terms)
+        """The weighted sum of the terms; with some strategies its gradient trains the PVPN too."""
+        return self.weigh(terms, self._features)
+
+    def monitor(self) -> dict[str, Tensor]:
+        """The weights of the last step: ``weight_feature`` and so on."""
+        return {f"weight_{name}": value for name, value in self.weigh.weights.items()}
+
+    def verdict(self, row: Mapping[str, float]) -> str:
+        """Name a collapse of the weights."""
+        weights = {name: row[f"weight_{name}"] for name in TERMS}
+        return collapse(weights, sigmoid=self.weigh.sigmoid)
+
+
+class DenselyGuided(Objective):
+    """Learn from labels and from the logits of all larger networks of the chain at once.
+
+    Args:
+        student: the network to train.
+        targets: of each larger network.
+        temperature: T.
+
+    Raises:
+        ArgumentError: if there is no target, or one has other classes than the student.
+    """
+
+    def __init__(
+        self, student: nn.Module, targets: Sequence[TeacherTargets], temperature: float = 5.0
+    ) -> None:
+        super().__init__(student)
+        if not targets:
+            raise ArgumentError("Dense guidance needs one larger network at least.")
+        for target in targets:
+            _check_classes(student, target)
+        self.targets, self.temperature = tuple(targets), temperature
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The terms ``dense`` and ``cross_entropy``."""
+        logits = self.student(batch.inputs).logits
+        teachers = [target.logits[batch.rows] for target in self.targets]
+        return {
+            "dense": densely_guided_kd_loss(logits, teachers, self.temperature),
+            "cross_entropy": F.cross_entropy(logits.float(), batch.target),
+        }
+
+
+def _check_classes(student: nn.Module, targets: TeacherTargets) -> None:
+    classes = targets.logits.shape[1]
+    if classes != student.num_classes:
+        raise ArgumentError(
+            f"The teacher knows {classes} classes and the student {student.num_classes}; both "
+            "must be made for the same classes."
+        )

@@ -1,27 +1,38 @@
 """The chain: a teacher learns from labels, a secondary teacher from it, a student from that."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from hfld_lite.distillation import Distiller, Supervised, teacher_targets
+from hfld_lite.distillation import (
+    DenselyGuided,
+    Distiller,
+    Objective,
+    Supervised,
+    TeacherTargets,
+    teacher_targets,
+)
 from hfld_lite.edge import count_macs, median_latency, size_bytes
-from hfld_lite.errors import DataError, HfldError
+from hfld_lite.errors import ArgumentError, DataError, HfldError, RecipeError
 from hfld_lite.metrics import Evaluation, evaluate
-from hfld_lite.networks import ResNet1d, count_parameters, resnet1d
-from hfld_lite.recipes import ROLES, Recipe
+from hfld_lite.networks import MIN_SAMPLES, POSITIONS, ResNet1d, count_parameters, resnet1d
+from hfld_lite.recipes import Network, Recipe
 from hfld_lite.recordings import Recordings
 from hfld_lite.splits import Split, check_split, split
 from hfld_lite.training import Fit, Samples, derive_seed, fit, make_fabric, predict_logits, seeded
 from hfld_lite.transforms import VIEWS
+from hfld_lite.weighting import make_weighting
 
-ALONE = "student_alone"
-"""The role of the control: the student's network and initial weights, without a teacher."""
+ALONE, DIRECT, DENSE = "student_alone", "student_direct", "student_dense"
+CONTROLS = {"alone": ALONE, "direct": DIRECT, "dense": DENSE}
+"""Roles of the controls, all with the student's network, initial weights, batches and steps: from
+labels alone, from the teacher without the secondary ones, from the logits of all larger ones."""
 
 
 @dataclass(frozen=True)
@@ -229,9 +240,17 @@ def network_inputs(signals: np.ndarray, recipe: Recipe) -> Tensor:
     return VIEWS[recipe.view](signals, recipe.bins)
 
 
+def network_of(recipe: Recipe, role: str) -> Network:
+    """The network of a role of the chain or of its control, or an HfldError that lists them."""
+    known = recipe.chain | dict.fromkeys(CONTROLS.values(), recipe.student)
+    if role not in known:
+        raise HfldError(f"{role!r} is no role here; there are {', '.join(known)}.")
+    return known[role]
+
+
 def describe(recipe: Recipe, role: str) -> str:
     """A network in a few words, such as "ResNet18-1D, width 1/4, small head"."""
-    network = recipe.network("student" if role == ALONE else role)
+    network = network_of(recipe, role)
     width = f"1/{1 / network.width:g}" if network.width < 1 else f"{network.width:g}"
     return f"ResNet{network.depth}-1D, width {width}, {network.head} head"
 
@@ -241,30 +260,34 @@ def distill_chain(
     recipe: Recipe,
     parts: Split | None = None,
     *,
-    alone: bool = True,
+    controls: Sequence[str] = ("alone",),
     progress: bool = True,
     on_epoch: Callable[[str, dict[str, float]], None] | None = None,
 ) -> Chain:
-    """Train teacher → secondary teacher → student, and the student alone as a control.
+    """Train teacher → secondary teachers → student, and the student in other ways as controls.
 
-    The teacher learns from labels. Frozen, it is run once over the training set, and the secondary
-    teacher learns from labels and from what it said; likewise the student from the secondary
-    teacher. The control starts from the student's initial weights, sees the same batches in the
-    same order for as many steps, and learns from labels alone. Validation chooses each network's
-    epoch; the test part is not touched.
+    The teacher learns from labels. Frozen, it is run once over the training set, and the next
+    network learns from labels and from what it said; so on down to the student. The controls start
+    from the student's initial weights and see the same batches in the same order for as many
+    steps. Validation chooses each network's epoch; the test part is not
+    touched.
 
     Args:
         recordings: of three classes or more if separated logits are to mean something.
         recipe: every choice.
         parts: by default, drawn by group with the recipe's shares and seed.
-        alone: train the control too.
+        controls: any of "alone", "direct" and "dense"; see CONTROLS.
         progress: a progress bar for each stage.
         on_epoch: called with a role and a new row of its history.
 
     Raises:
         DataError: if the recordings cannot be split, or are too short for the networks.
+        RecipeError: if the heads do not divide a teacher's channels.
         HfldError: if a term of the loss that has a weight stays zero for no good reason.
     """
+    for control in controls:
+        if control not in CONTROLS:
+            raise ArgumentError(f"Control {control!r} is unknown; choose of {', '.join(CONTROLS)}.")
     if parts is None:
         parts = split(recordings, validation=recipe.validation, test=recipe.test, seed=recipe.seed)
     else:
@@ -272,49 +295,60 @@ def distill_chain(
     fabric = make_fabric(recipe)
     inputs = network_inputs(recordings.signals, recipe)
     labels = torch.from_numpy(np.array(recordings.labels))
-    train, validation = (
-        fabric.to_device(Samples(inputs[rows], labels[rows]))
-        for rows in (parts.train, parts.validation)
+    rows, meta_rows = _meta_part(recordings, parts.train, recipe)
+    train, validation, meta = (
+        fabric.to_device(Samples(inputs[part], labels[part]))
+        for part in (rows, parts.validation, meta_rows)
     )
-    classes = len(recordings.class_names)
+    # Everything that can be wrong with the wiring shows now, not after the teacher's hours.
+    networks = _build(recipe, recordings, inputs.shape[1])
     stages: dict[str, Stage] = {}
+    targets: dict[str, TeacherTargets] = {}
 
-    def build(role: str, distilled: bool) -> ResNet1d:
-        spec = recipe.network(role)
-        # With dropout a student cannot regress the teacher's logits; see Network.dropout.
-        dropout = 0.0 if distilled and spec.dropout is None else spec.dropout
-        with seeded(derive_seed(recipe.seed, f"{role} weights")):
-            return resnet1d(spec.depth, classes, spec.width, spec.head, dropout).to(fabric.device)
-
-    def train_stage(role: str, spec_role: str, objective: nn.Module, learned_from: str) -> None:
+    def train_stage(role: str, objective: Objective, learned_from: str) -> None:
         result = fit(
             objective,
             train,
             validation,
             recipe,
-            recipe.network(spec_role).epochs,
-            seed=derive_seed(recipe.seed, f"{spec_role} order"),
-            title=f"{role.replace('_', ' ')} ← {learned_from.replace('_', ' ')}",
+            network_of(recipe, role).epochs,
+            seed=derive_seed(recipe.seed, f"{_same(role)} order"),
+            title=f"{role} ← {learned_from}".replace("_", " "),
             progress=progress,
             fabric=fabric,
             on_epoch=(lambda row: on_epoch(role, row)) if on_epoch else None,
         )
         stages[role] = Stage(role, objective.student, learned_from, result)
 
-    train_stage("teacher", "teacher", Supervised(build("teacher", False)), "labels")
-    for teacher, role in pairwise(ROLES):
-        targets = teacher_targets(stages[teacher].network, train.inputs)
-        student = build(role, True)
-        # The projector's initial weights follow a seed of their own.
-        with seeded(derive_seed(recipe.seed, f"{role} projector")):
-            objective = Distiller(
-                student, targets, recipe.weights, recipe.temperature, recipe.heads
+    def distil(role: str, teacher: str) -> None:
+        student = fabric.to_device(networks[role])
+        with seeded(derive_seed(recipe.seed, f"{_same(role)} projector")):
+            weighting = make_weighting(
+                recipe.weighting,
+                channels=student.feature_channels,
+                positions=POSITIONS,
+                weights=recipe.weights,
+                **_meta_options(recipe, student, meta),
             )
-        train_stage(role, role, objective, f"labels and {teacher}")
-        _check_terms(stages[role], recipe, classes)
-    if alone:
-        # The control keeps the distilled student's dropout, so that only the teacher differs.
-        train_stage(ALONE, "student", Supervised(build("student", True)), "labels")
+            objective = Distiller(
+                student, targets[teacher], weighting, recipe.temperature, recipe.heads
+            )
+        train_stage(role, objective, f"labels and {teacher}")
+        _check_terms(stages[role], recipe, len(recordings.class_names))
+
+    train_stage("teacher", Supervised(networks["teacher"]), "labels")
+    for teacher, role in pairwise(recipe.chain):
+        targets[teacher] = teacher_targets(stages[teacher].network, train.inputs)
+        distil(role, teacher)
+    for control in controls:
+        student = networks[CONTROLS[control]]
+        if control == "alone":
+            train_stage(ALONE, Supervised(student), "labels")
+        elif control == "direct":
+            distil(DIRECT, "teacher")
+        else:
+            objective = DenselyGuided(student, list(targets.values()), recipe.temperature)
+            train_stage(DENSE, objective, f"labels and {', '.join(targets)}")
 
     detector = Detector(
         recipe,
@@ -327,9 +361,73 @@ def distill_chain(
     return Chain(detector, stages, parts, recordings.source)
 
 
+def _build(recipe: Recipe, recordings: Recordings, length: int) -> dict[str, ResNet1d]:
+    """All networks of a run with their initial weights; controls begin as the student does."""
+    if length < MIN_SAMPLES:
+        raise DataError(
+            recordings.source or "recordings",
+            f"the networks would read {length} values of each recording",
+            expected=f"{MIN_SAMPLES} or more",
+            mend="use longer recordings" + " or more bins" * (recipe.view == "spectrum"),
+        )
+    networks = {}
+    for role in (*recipe.chain, *CONTROLS.values()):
+        spec = network_of(recipe, role)
+        # With dropout a student cannot regress the teacher's logits (see Network.dropout); the
+        # controls do without it too, so that only the teaching differs.
+        dropout = 0.0 if role != "teacher" and spec.dropout is None else spec.dropout
+        with seeded(derive_seed(recipe.seed, f"{_same(role)} weights")):
+            networks[role] = resnet1d(
+                spec.depth, len(recordings.class_names), spec.width, spec.head, dropout
+            )
+    for teacher in list(recipe.chain)[:-1]:
+        channels = networks[teacher].feature_channels
+        if channels % recipe.heads:
+            raise RecipeError(
+                f"The recipe's heads is {recipe.heads}, which does not divide the {channels} "
+                f"channels of the {teacher.replace('_', ' ')}; choose a divisor."
+            )
+    return networks
+
+
+def _same(role: str) -> str:
+    """The role whose initial weights and batches a role shares."""
+    return "student" if role in CONTROLS.values() else role
+
+
+def _meta_part(
+    recordings: Recordings, train: np.ndarray, recipe: Recipe
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut the meta batches' tiles off the training part, whatever the strategy, if asked to."""
+    if not recipe.meta_share:
+        return train, train[:0]
+    cut = split(recordings.select(train), validation=0, test=recipe.meta_share, seed=recipe.seed)
+    return train[cut.train], train[cut.test]
+
+
+def _meta_options(recipe: Recipe, student: ResNet1d, meta: Samples) -> dict[str, Any]:
+    """What the weighting "meta" needs besides: the student, η and a stream of meta batches."""
+    if recipe.weighting != "meta":
+        return {}
+    order = torch.Generator().manual_seed(derive_seed(recipe.seed, "meta batches"))
+
+    def next_batch() -> Samples:
+        rows = torch.randint(len(meta.inputs), (recipe.batch_size,), generator=order)
+        rows = rows.to(meta.inputs.device)
+        return Samples(meta.inputs[rows], meta.target[rows])
+
+    return {
+        "student": student,
+        "next_batch": next_batch,
+        "learning_rate": recipe.learning_rate,
+        "every": recipe.meta_every,
+    }
+
+
 def _check_terms(stage: Stage, recipe: Recipe, classes: int) -> None:
     """Refuse a chain in which a term that has a weight did nothing (NCKD of two classes may)."""
-    for name, weight in recipe.weights.items():
+    weights = recipe.weights if recipe.weighting == "fixed" else dict.fromkeys(recipe.weights, 1.0)
+    for name, weight in weights.items():
         idle = weight > 0 and not (stage.fit.history[name] > 0).all()
         if idle and not (name == "nckd" and classes == 2):
             raise HfldError(

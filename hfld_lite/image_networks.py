@@ -35,9 +35,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(batch, inputs, H, W)`` to ``(batch, outputs, ceil(H/stride), ceil(W/stride))``."""
-        shortcut = F.pad(
-            x[:, :, :: self.stride, :: self.stride], (0, 0, 0, 0) + (self.padding,) * 2
-        )
+        pixels = x[:, :, :: self.stride, :: self.stride]
+        shortcut = F.pad(pixels, (0, 0, 0, 0, self.padding, self.padding))
         body = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
         return torch.relu(body + shortcut)
 

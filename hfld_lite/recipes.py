@@ -2,13 +2,13 @@
 
 import difflib
 import json
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from hfld_lite.errors import RecipeError
 
-ROLES = ("teacher", "secondary_teacher", "student")
+STRATEGIES = ("fixed", "published", "naive", "uncertainty", "meta")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
@@ -33,7 +33,9 @@ class Recipe:
 
     Attributes:
         name: of the preset it began as.
-        teacher, secondary_teacher, student: networks and their epochs.
+        teacher, student: the first and the last network of the chain, and their epochs.
+        secondary_teachers: the networks between them, from the largest to the smallest; none for a
+            student that learns from the teacher directly.
         view: what networks read, ``"spectrum"`` or ``"time"``.
         samples: samples used of each recording, from the first; None for all.
         bins: bins kept of the spectrum; None for half the samples.
@@ -46,16 +48,21 @@ class Recipe:
         temperature: T of the logit terms, no unit.
         heads: h of one-to-all matching; lowered to a divisor of the teacher's channels by an
             error, never silently.
-        alpha, mu, nu, beta: weights of feature matching, TCKD, NCKD and cross-entropy.
+        weighting: how the four terms are balanced: ``"fixed"``, ``"published"``, ``"naive"``,
+            ``"uncertainty"`` or ``"meta"``; see `weighting`.
+        alpha, mu, nu, beta: fixed weights of feature matching, TCKD, NCKD and cross-entropy.
+        meta_share: share of the training part that is kept from training for meta batches. To
+            compare strategies fairly, give all of them the same.
+        meta_every: steps from one update of the PVPN to the next, with ``"meta"``.
         validation, test: shares of the recordings (of their groups).
         precision: lightning-fabric's name, ``"32-true"``, ``"bf16-mixed"`` or ``"16-mixed"``.
         seed: of split, initial weights and order; each stage derives its own from it.
     """
 
     name: str = "custom"
-    teacher: Network = field(default_factory=lambda: Network(18, 1 / 4))
-    secondary_teacher: Network = field(default_factory=lambda: Network(18, 1 / 8))
-    student: Network = field(default_factory=lambda: Network(10, 1 / 16))
+    teacher: Network = Network(18, 1 / 4)
+    secondary_teachers: tuple[Network, ...] = (Network(18, 1 / 8),)
+    student: Network = Network(10, 1 / 16)
     view: str = "spectrum"
     samples: int | None = None
     bins: int | None = None
@@ -68,21 +75,33 @@ class Recipe:
     batch_size: int = 32
     temperature: float = 5.0
     heads: int = 8
+    weighting: str = "fixed"
     alpha: float = 1.0
     mu: float = 1.0
     nu: float = 1.0
     beta: float = 1.0
+    meta_share: float = 0.0
+    meta_every: int = 10
     validation: float = 0.2
     test: float = 0.2
     precision: str = "32-true"
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for role in ROLES:
-            value = getattr(self, role)
-            if isinstance(value, dict):
-                object.__setattr__(self, role, _build(Network, value, role))
-        object.__setattr__(self, "drops", tuple(self.drops))
+        def network(value: Any, where: str) -> Any:
+            return _build(Network, value, where) if isinstance(value, dict) else value
+
+        between = self.secondary_teachers
+        if not isinstance(between, list | tuple):
+            raise RecipeError("The recipe's secondary_teachers must be a list of networks.")
+        fields_ = {
+            "teacher": network(self.teacher, "teacher"),
+            "secondary_teachers": tuple(network(n, "secondary_teachers") for n in between),
+            "student": network(self.student, "student"),
+            "drops": tuple(self.drops) if isinstance(self.drops, list) else self.drops,
+        }
+        for name, value in fields_.items():
+            object.__setattr__(self, name, value)
         _check(self)
 
     def replace(self, **changes: Any) -> "Recipe":
@@ -90,9 +109,18 @@ class Recipe:
         _known(type(self), changes, "recipe")
         return replace(self, **changes)
 
-    def network(self, role: str) -> Network:
-        """The network of ``role``: teacher, secondary_teacher or student."""
-        return getattr(self, role)
+    @property
+    def chain(self) -> dict[str, Network]:
+        """The networks by role, in the order of training.
+
+        The roles are teacher, secondary_teacher (secondary_teacher_1, … where there are several)
+        and student.
+        """
+        numbers = range(1, len(self.secondary_teachers) + 1)
+        one = len(self.secondary_teachers) == 1
+        names = ["secondary_teacher" if one else f"secondary_teacher_{i}" for i in numbers]
+        between = dict(zip(names, self.secondary_teachers, strict=True))
+        return {"teacher": self.teacher, **between, "student": self.student}
 
     @property
     def weights(self) -> dict[str, float]:
@@ -183,6 +211,15 @@ def _check(recipe: Recipe) -> None:
     need(recipe.view in ("spectrum", "time"), "view", "'spectrum' or 'time'")
     need(recipe.optimizer in ("sgd", "adamw"), "optimizer", "'sgd' or 'adamw'")
     need(recipe.schedule in ("one-cycle", "drops"), "schedule", "'one-cycle' or 'drops'")
+    need(recipe.weighting in STRATEGIES, "weighting", f"one of {', '.join(STRATEGIES)}")
+    need(
+        isinstance(recipe.meta_share, int | float) and 0 <= recipe.meta_share < 0.5,
+        "meta_share",
+        "a share from 0 to below 0.5",
+    )
+    if recipe.weighting == "meta":
+        need(recipe.meta_share > 0, "meta_share", "above 0, since weighting 'meta' needs it")
+    number("meta_every", 1, "a whole number, 1 or more", whole=True)
     need(recipe.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}")
     number("learning_rate", 0, "above 0", above=True)
     number("temperature", 0, "above 0", above=True)
@@ -191,16 +228,33 @@ def _check(recipe: Recipe) -> None:
     number("seed", 0, "a whole number, 0 or more", whole=True)
     for name in ("alpha", "mu", "nu", "beta", "momentum", "weight_decay"):
         number(name, 0, "0 or more")
+    need(
+        isinstance(recipe.drops, tuple)
+        and all(isinstance(drop, int) and drop >= 0 for drop in recipe.drops),
+        "drops",
+        "a list of whole numbers, epochs before the end",
+    )
+    if not any(recipe.weights.values()):
+        raise RecipeError("The recipe's alpha, mu, nu and beta are all 0; one must be above 0.")
     for name in ("validation", "test"):
         number(name, 0, "a share above 0 and below 0.5", above=True)
         need(getattr(recipe, name) < 0.5, name, "a share above 0 and below 0.5")
     for name in ("samples", "bins"):
         if getattr(recipe, name) is not None:
             number(name, 257, "a whole number, 257 or more, or null for the default", whole=True)
-    for role in ROLES:
-        network = recipe.network(role)
-        valid = isinstance(network, Network) and isinstance(network.epochs, int)
-        need(valid and network.epochs >= 1, role, "a network with epochs of 1 or more")
+    for role, network in recipe.chain.items():
+        if not isinstance(network, Network):
+            raise RecipeError(f"The recipe's {role} is {network!r}; it must be a network.")
+        if not isinstance(network.epochs, int) or network.epochs < 1:
+            raise RecipeError(
+                f"The recipe's {role} is to train for {network.epochs!r} epochs; it must be a "
+                "whole number, 1 or more."
+            )
+        if recipe.schedule == "drops" and any(drop >= network.epochs for drop in recipe.drops):
+            raise RecipeError(
+                f"The recipe's drops are {recipe.drops}, epochs before the end; the {role} trains "
+                f"for {network.epochs}, so each drop must be smaller than that."
+            )
 
 
 PRESETS: dict[str, Recipe] = {
@@ -208,13 +262,13 @@ PRESETS: dict[str, Recipe] = {
     "demo": Recipe(
         name="demo",
         teacher=Network(18, 1 / 4, epochs=8),
-        secondary_teacher=Network(18, 1 / 8, epochs=10),
+        secondary_teachers=(Network(18, 1 / 8, epochs=10),),
         student=Network(10, 1 / 16, epochs=16),
     ),
     "paper": Recipe(
         name="paper",
         teacher=Network(50, 1.0, "published", None, 200),
-        secondary_teacher=Network(18, 1.0, "published", None, 200),
+        secondary_teachers=(Network(18, 1.0, "published", None, 200),),
         student=Network(10, 1.0, "published", None, 200),
         optimizer="sgd",
         learning_rate=0.01,

@@ -16,8 +16,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from hfld_lite.errors import RecipeError
-from hfld_lite.hierarchy import ALONE, Chain, Detector, TestResult
+from hfld_lite.errors import HfldError, RecipeError
+from hfld_lite.hierarchy import Chain, Detector, TestResult, network_of
 from hfld_lite.networks import resnet1d
 from hfld_lite.recipes import Recipe
 from hfld_lite.recordings import Recordings
@@ -158,7 +158,9 @@ def load_run(folder: str | Path) -> Run:
             int(facts["samples"]),
         )
         split = Split.from_dict(_json(folder / "split.json"))
-    except (KeyError, TypeError, ValueError) as error:
+    except RecipeError:
+        raise
+    except (KeyError, TypeError, ValueError, HfldError) as error:
         raise RecipeError(
             f"{folder}: the run is damaged ({error}); train it again or copy it again."
         ) from error
@@ -166,9 +168,7 @@ def load_run(folder: str | Path) -> Run:
 
 
 def _network(folder: Path, role: str, recipe: Recipe, classes: int) -> torch.nn.Module:
-    if role not in ("teacher", "secondary_teacher", "student", ALONE):
-        raise RecipeError(f"{folder / FACTS}: {role!r} is no role of a run.")
-    spec = recipe.network("student" if role == ALONE else role)
+    spec = network_of(recipe, role)
     network = resnet1d(spec.depth, classes, spec.width, spec.head, spec.dropout)
     path = folder / f"{role}.safetensors"
     try:

@@ -83,15 +83,15 @@ class Bench:
         neighbour_level: its loudness, dB; neighbour_deviation: dB.
     """
 
-    thickness_deviation: float = 0.010
+    thickness_deviation: float = 0.012
     side_deviation: float = 0.003
     modulus_deviation: float = 0.012
-    mode_deviation: float = 0.002
+    mode_deviation: float = 0.001
     loss_factor: float = 2.5e-3
-    loss_deviation: float = 0.20
-    severity_low: float = 0.04
-    severity_high: float = 0.13
-    crack_loss: float = 0.04
+    loss_deviation: float = 0.25
+    severity_low: float = 0.045
+    severity_high: float = 0.14
+    crack_loss: float = 0.03
     drop_height: float = 0.05
     drop_deviation: float = 0.05
     corner_radius: float = 0.002
@@ -99,10 +99,10 @@ class Bench:
     restitution_deviation: float = 0.08
     first_impact: float = 0.008
     block_level: float = -12.0
-    pickup_deviation: float = 0.4
+    pickup_deviation: float = 0.3
     resonance: float = 15_000.0
     gain_deviation: float = 1.0
-    snr: float = 15.0
+    snr: float = 18.0
     snr_deviation: float = 5.0
     hum: float = -25.0
     neighbour_share: float = 0.3

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
 
-from hfld_lite.distillation import Batch
+from hfld_lite.distillation import Batch, Objective
 from hfld_lite.errors import ArgumentError
 from hfld_lite.recipes import Recipe
+from hfld_lite.weighting import TERMS
 
 
 class Samples(NamedTuple):
@@ -35,7 +36,9 @@ class Fit:
     """What a training run left behind, besides the network's weights.
 
     ``history`` has a row an epoch: ``epoch``, each loss term (mean over the epoch's steps),
-    ``total``, ``learning_rate``, ``validation_accuracy``, ``validation_loss``, ``seconds``.
+    ``total``, the terms' weights as ``weight_…`` where there are any, ``learning_rate`` (of the
+    last step), ``validation_accuracy``, ``validation_loss``, ``seconds`` and ``verdict``, a
+    sentence where the weights have collapsed.
     ``best_epoch`` is the one whose weights the network now holds.
     """
 
@@ -64,7 +67,7 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 def fit(
-    objective: nn.Module,
+    objective: Objective,
     train: Samples,
     validation: Samples,
     recipe: Recipe,
@@ -84,8 +87,7 @@ def fit(
     order changes what is left out).
 
     Args:
-        objective: ``objective(batch) -> dict`` of loss terms, ``objective.total(terms)``, and
-            the network that is validated, ``objective.student``.
+        objective: what is minimised; ``objective.student`` is validated.
         train, validation: samples; moved to the device once, at the start.
         recipe: optimiser, schedule, batch size, precision.
         epochs: passes over the training set.
@@ -118,9 +120,7 @@ def fit(
 
     order = torch.Generator().manual_seed(derive_seed(seed, "order"))
     best, best_state, rows, began = (-1.0, -math.inf), None, [], time.perf_counter()
-    bar = tqdm(
-        total=epochs * steps, desc=title, unit="step", disable=not progress, mininterval=0.5
-    )
+    bar = tqdm(total=epochs * steps, desc=title, unit="step", disable=not progress, mininterval=0.5)
     with seeded(derive_seed(seed, "dropout")):
         for epoch in range(1, epochs + 1):
             model.train()
@@ -136,18 +136,20 @@ def fit(
                 optimizer.zero_grad(set_to_none=True)
                 fabric.backward(total)
                 optimizer.step()
+                rate = optimizer.param_groups[0]["lr"]
                 schedule.step()
-                for name, value in (*terms.items(), ("total", total)):
+                for name, value in (terms | {"total": total} | objective.monitor()).items():
                     sums[name] = sums.get(name, 0) + value.detach()
                 bar.update()
             row = {"epoch": epoch, **{name: float(v) / steps for name, v in sums.items()}}
-            row["learning_rate"] = schedule.get_last_lr()[0]
+            row["learning_rate"] = rate
             logits = predict_logits(objective.student, validation.inputs, fabric=fabric)
             row["validation_accuracy"] = float(
                 (logits.argmax(1) == validation.target).float().mean()
             )
             row["validation_loss"] = float(F.cross_entropy(logits, validation.target))
             row["seconds"] = time.perf_counter() - start
+            row["verdict"] = objective.verdict(row)
             rows.append(row)
             score = (row["validation_accuracy"], -row["validation_loss"])
             if score > best:
@@ -175,17 +177,12 @@ def predict_logits(
 
 
 def _postfix(row: dict[str, float], epochs: int) -> str:
-    hidden = (
-        "epoch",
-        "learning_rate",
-        "validation_accuracy",
-        "validation_loss",
-        "seconds",
-        "total",
-    )
-    terms = " ".join(f"{name} {value:.3f}" for name, value in row.items() if name not in hidden)
+    """Epoch, loss terms, validation accuracy, and what is wrong if anything is."""
+    names = [name for name in (*TERMS, "dense") if name in row]
+    terms = " ".join(f"{name} {row[name]:.3f}" for name in names)
     accuracy = row["validation_accuracy"]
-    return f"epoch {row['epoch']}/{epochs} | {terms} | validation {accuracy:.1%}"
+    wrong = f" | {row['verdict']}" if row["verdict"] else ""
+    return f"epoch {row['epoch']}/{epochs} | {terms} | validation {accuracy:.1%}{wrong}"
 
 
 def _optimizer(objective: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:

@@ -25,7 +25,7 @@ def tiny_recipe():
     return Recipe(
         name="tiny",
         teacher=Network(10, 1 / 8, epochs=2),
-        secondary_teacher=Network(10, 1 / 16, epochs=2),
+        secondary_teachers=(Network(10, 1 / 16, epochs=2),),
         student=Network(10, 1 / 16, epochs=2),
         bins=600,
         batch_size=8,

@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,9 @@ from hfld_lite import (
     HfldError,
     Network,
     Recipe,
+    RecipeError,
     distill_chain,
+    hierarchy,
     preset,
     simulate_tiles,
     spectrum,
@@ -42,8 +46,6 @@ def test_all_four_terms_are_at_work_in_distilled_stages_only(tiny_chain):
 def test_student_and_control_begin_equal_and_see_the_same_batches(
     tiny_recordings, tiny_recipe, monkeypatch
 ):
-    import hfld_lite.hierarchy as hierarchy
-
     begun = {}
     real = hierarchy.fit
 
@@ -141,13 +143,35 @@ def test_a_term_that_does_nothing_is_refused_except_nckd_of_two_classes(tiny_cha
     _check_terms(stage, Recipe(nu=0.0), classes=6)
 
 
+def test_wiring_faults_show_before_any_training(tiny_recordings, tiny_recipe, monkeypatch):
+    monkeypatch.setattr(hierarchy, "fit", lambda *_, **__: pytest.fail("training began"))
+    with pytest.raises(RecipeError, match="heads is 7, which does not divide the 64 channels"):
+        distill_chain(tiny_recordings, tiny_recipe.replace(heads=7), progress=False)
+    short = tiny_recipe.replace(samples=400, bins=None)
+    with pytest.raises(DataError, match=r"would read 200 values .* expected 257 or more"):
+        distill_chain(tiny_recordings, short, progress=False)
+
+
+def test_chains_of_two_and_of_four_networks(tiny_recordings, tiny_recipe):
+    one = tiny_recipe.secondary_teachers[0]
+    for between, roles in (
+        ((), ["teacher", "student"]),
+        ((one, one), ["teacher", "secondary_teacher_1", "secondary_teacher_2", "student"]),
+    ):
+        recipe = tiny_recipe.replace(secondary_teachers=between)
+        stages = distill_chain(tiny_recordings, recipe, controls=(), progress=False).stages
+        assert list(stages) == roles
+        for before, role in pairwise(roles):
+            assert stages[role].learned_from == f"labels and {before}"
+
+
 def test_on_epoch_reports_every_stage(tiny_recordings, tiny_recipe):
     seen = []
-    recipe = tiny_recipe.replace(student=tiny_recipe.secondary_teacher)
+    recipe = tiny_recipe.replace(student=tiny_recipe.secondary_teachers[0])
     distill_chain(
         tiny_recordings,
         recipe,
-        alone=False,
+        controls=(),
         progress=False,
         on_epoch=lambda role, row: seen.append((role, row["epoch"])),
     )
@@ -158,7 +182,7 @@ def test_demo_preset_spans_a_factor_of_twenty():
     recipe = preset("demo")
     size = {
         role: count_parameters(resnet1d(n.depth, 6, n.width, n.head))
-        for role, n in ((role, recipe.network(role)) for role in ROLES[:3])
+        for role, n in recipe.chain.items()
     }
     assert size["teacher"] >= 20 * size["student"]
     assert size["teacher"] > size["secondary_teacher"] > size["student"]
@@ -171,7 +195,7 @@ def test_a_whole_chain_learns_coarse_defects():
     recordings = simulate_tiles("AB", tiles_per_class=50, drops=2, seed=5, bench=bench)
     small, smaller = Network(10, 1 / 8, epochs=12), Network(10, 1 / 16, epochs=12)
     recipe = Recipe(
-        teacher=small, secondary_teacher=smaller, student=smaller, bins=2000, batch_size=16
+        teacher=small, secondary_teachers=(smaller,), student=smaller, bins=2000, batch_size=16
     )
     table = distill_chain(recordings, recipe, progress=False).test(recordings).table
     assert (table["accuracy"] > 0.7).all(), table[["role", "accuracy"]]

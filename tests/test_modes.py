@@ -8,6 +8,7 @@ import pytest
 from hfld_lite.modes import (
     MODES,
     Shell,
+    _warburton,
     beam_shape,
     mode_numbers,
     mode_values,
@@ -178,6 +179,15 @@ def test_mass_and_plate_factor():
     assert TILE.mass == pytest.approx(4900 * 0.07 * 0.1 * 0.006)
     d = TILE.youngs_modulus * TILE.thickness**3 / (12 * (1 - TILE.poisson**2))
     assert plate_factor(TILE) == pytest.approx(d / (TILE.density * TILE.thickness))
+
+
+def test_warburtons_constants_are_integrals_of_the_beam_functions():
+    orders, x = np.arange(7), midpoints()
+    shapes = [np.stack([beam_shape(k, x, d) for k in orders]) for d in range(3)]
+    g, h, j = _warburton(orders)
+    np.testing.assert_allclose((g * np.pi) ** 4, (shapes[2] ** 2).mean(1), rtol=2e-3, atol=1e-6)
+    np.testing.assert_allclose(h * np.pi**2, -(shapes[0] * shapes[2]).mean(1), rtol=6e-3, atol=1e-6)
+    np.testing.assert_allclose(j * np.pi**2, (shapes[1] ** 2).mean(1), rtol=6e-3, atol=1e-6)
 
 
 # Shapes and energy on the plate

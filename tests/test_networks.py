@@ -142,6 +142,8 @@ def test_squeeze_and_excitation_has_the_published_hidden_size(depth, hidden):
 def test_block_is_residual(bottleneck):
     channels = 2 if bottleneck else 8
     block = Block(8, channels, 1, bottleneck).eval()
+    kinds = [type(layer) for layer in block.body]
+    assert kinds == [nn.Sequential] + [nn.ReLU, nn.Sequential] * (2 if bottleneck else 1)
     assert isinstance(block.shortcut, nn.Identity)
     nn.init.zeros_(block.body[-1][1].weight)  # the last batch norm: leaves the shortcut alone
     x = torch.randn(2, 8, 10)

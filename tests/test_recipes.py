@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError, fields, replace
 import pytest
 
 from hfld_lite.errors import RecipeError
-from hfld_lite.recipes import PRECISIONS, PRESETS, ROLES, Network, Recipe, preset
+from hfld_lite.recipes import PRECISIONS, PRESETS, Network, Recipe, preset
 
 CHANGED = Recipe(
     name="mine",
@@ -59,12 +59,35 @@ def test_weights_by_the_names_of_the_terms():
     assert recipe.weights == {"feature": 1, "tckd": 2, "nckd": 3, "cross_entropy": 4}
 
 
-def test_networks_by_role():
-    assert [CHANGED.network(role) for role in ROLES] == [
-        CHANGED.teacher,
-        CHANGED.secondary_teacher,
-        CHANGED.student,
+def test_networks_by_role_in_the_order_of_training():
+    assert list(CHANGED.chain.items()) == [
+        ("teacher", CHANGED.teacher),
+        ("secondary_teacher", *CHANGED.secondary_teachers),
+        ("student", CHANGED.student),
     ]
+    assert list(CHANGED.replace(secondary_teachers=[]).chain) == ["teacher", "student"]
+    two = CHANGED.replace(secondary_teachers=[{"depth": 34}, {"depth": 18}])
+    assert [n.depth for n in list(two.chain.values())[1:3]] == [34, 18]
+    assert list(two.chain)[1:3] == ["secondary_teacher_1", "secondary_teacher_2"]
+
+
+@pytest.mark.parametrize("between", [None, Network(18), 5, [None], [{"depht": 18}]])
+def test_secondary_teachers_are_a_list_of_networks(between):
+    with pytest.raises(RecipeError, match="secondary_teacher"):
+        Recipe(secondary_teachers=between)
+
+
+def test_drops_must_fall_within_every_networks_epochs():
+    with pytest.raises(RecipeError, match="the student trains for 40"):
+        preset("paper").replace(student=Network(10, epochs=40))
+
+
+def test_meta_needs_a_share_and_weighting_a_known_name():
+    with pytest.raises(RecipeError, match=r"meta_share is 0.0; it must be above 0"):
+        Recipe(weighting="meta")
+    with pytest.raises(RecipeError, match="weighting is 'metta'; it must be one of fixed"):
+        Recipe(weighting="metta")
+    assert Recipe(weighting="meta", meta_share=0.1).meta_every == 10
 
 
 # What cannot be
@@ -146,6 +169,7 @@ def test_an_unknown_preset_that_is_near_to_none_lists_them():
         ("batch_size", True),
         ("heads", 0),
         ("heads", 2.0),
+        ("heads", True),
         ("seed", -1),
         ("seed", 1.5),
         ("alpha", -1),
@@ -164,7 +188,6 @@ def test_an_unknown_preset_that_is_near_to_none_lists_them():
         ("bins", "all"),
         ("teacher", Network(18, epochs=0)),
         ("student", Network(10, epochs=2.5)),
-        ("secondary_teacher", None),
     ],
 )
 def test_bad_values_are_named(name, value):
@@ -200,7 +223,7 @@ def test_presets_know_their_names():
 
 def test_paper_holds_the_published_settings():
     paper = preset("paper")
-    networks = [paper.network(role) for role in ROLES]
+    networks = list(paper.chain.values())
     assert [n.depth for n in networks] == [50, 18, 10]
     assert {(n.width, n.head, n.epochs) for n in networks} == {(1.0, "published", 200)}
     assert (paper.optimizer, paper.learning_rate, paper.momentum) == ("sgd", 0.01, 0.9)
@@ -211,5 +234,5 @@ def test_paper_holds_the_published_settings():
 
 def test_classroom_is_small():
     recipe = preset("classroom")
-    assert all(recipe.network(role).width <= 1 / 4 for role in ROLES)
-    assert all(recipe.network(role).head == "small" for role in ROLES)
+    assert all(n.width <= 1 / 4 for n in recipe.chain.values())
+    assert all(n.head == "small" for n in recipe.chain.values())

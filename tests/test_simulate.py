@@ -45,6 +45,9 @@ EXACT = Bench(
     mode_deviation=0,
     loss_factor=2.5e-3,
     loss_deviation=0,
+    severity_low=0.02,
+    severity_high=0.05,
+    crack_loss=0.04,
     drop_deviation=0,
     restitution_deviation=0,
     pickup_deviation=0,
@@ -262,6 +265,8 @@ def test_impulse_spectrum_is_that_of_a_half_sine(frequency):
 def test_impulse_spectrum_passes_smoothly_through_its_removable_singularity():
     duration = np.array(1e-4)
     assert impulse_spectrum(np.array([5000.0]), duration)[0] == pytest.approx(np.pi / 4, rel=1e-12)
+    beside = impulse_spectrum(5000 * (1 + np.array([-1e-13, 1e-14])), duration)
+    np.testing.assert_allclose(beside, np.pi / 4, rtol=1e-6)
     near = impulse_spectrum(5000 * (1 + np.linspace(-1e-3, 1e-3, 401)), duration)
     assert np.isfinite(near).all()
     assert abs(np.diff(near)).max() < 1e-4
@@ -466,7 +471,7 @@ def test_recordings_ring_at_their_own_tiles_frequencies():
     peaks = abs(np.fft.rfft(recordings.signals)).argmax(1) * SAMPLE_RATE / SAMPLES
     defective = recordings.labels == 1
     distance = abs(own.to_numpy() - peaks[:, None]).min(1)
-    assert (distance < SAMPLE_RATE / SAMPLES).mean() > 0.95
+    assert (distance < SAMPLE_RATE / SAMPLES).mean() > 0.9
     # Defective tiles differ from each other, so a neighbour's frequencies would not do.
     shifted = np.roll(own.to_numpy()[defective], 1, 0)
     wrong = abs(shifted - peaks[defective, None]).min(1)

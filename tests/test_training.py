@@ -15,7 +15,7 @@ from hfld_lite.distillation import Batch, Distiller, Supervised, teacher_targets
 from hfld_lite.errors import ArgumentError
 from hfld_lite.losses import one_to_all_matching, separated_logit_loss
 from hfld_lite.networks import resnet1d
-from hfld_lite.recipes import Recipe
+from hfld_lite.recipes import Recipe, preset
 from hfld_lite.training import (
     Samples,
     _schedule,
@@ -107,7 +107,9 @@ def test_fit_learns_and_says_how():
         "validation_accuracy",
         "validation_loss",
         "seconds",
+        "verdict",
     ]
+    assert set(history["verdict"]) == {""}
     assert history["epoch"].tolist() == list(range(1, 13))
     assert history["cross_entropy"].iloc[-1] < 0.5 * history["cross_entropy"].iloc[0]
     assert history["validation_accuracy"].max() > 0.9
@@ -147,6 +149,7 @@ def test_modes_in_training_and_validation_and_after():
             (module.training, module.head[0].training, torch.is_grad_enabled())
         )
     )
+    objective.eval()  # as a network that was looked at before
     run(objective, epochs=3)
     step, check = (True, True, True), (False, False, False)
     assert seen == ([step] * (36 // 8) + [check]) * 3
@@ -221,6 +224,17 @@ def test_every_epoch_has_its_own_order_and_leaves_out_the_incomplete_batch():
         assert torch.equal(batch.target, samples(20).target[batch.rows])
 
 
+def test_the_order_depends_on_the_seed_alone():
+    # So that a control without a teacher, or with another network, sees the same batches.
+    orders = []
+    for dropout, seed in ((0.5, 0), (0.0, 0), (0.0, 1)):
+        objective = Watched(network(dropout=dropout))
+        run(objective, epochs=3, seed=seed)
+        orders.append(torch.cat([batch.rows for batch in objective.batches]))
+    assert torch.equal(orders[0], orders[1])
+    assert not torch.equal(orders[1], orders[2])
+
+
 def test_an_incomplete_batch_is_used_if_it_is_the_only_one():
     objective = Watched(network())
     run(objective, train=samples(5))
@@ -264,7 +278,7 @@ def test_one_cycle_of_a_few_steps_never_stands_still(epochs, steps):
 
 
 def test_drops_count_from_the_end():
-    factor = _schedule(Recipe(schedule="drops", drops=(40, 20)), 200, 3)
+    factor = _schedule(preset("paper"), 200, 3)
     factors = [factor(step) for step in range(600)]
     assert factors == pytest.approx([1.0] * 160 * 3 + [0.1] * 20 * 3 + [0.01] * 20 * 3)
 
@@ -435,12 +449,12 @@ def test_the_student_in_a_distiller_changes(taught):
     [
         ({"student": resnet1d(10, 5, 1 / 16, "small")}, "knows 3 classes and the student 5"),
         ({"heads": 7}, "heads is 7, which does not divide the teacher's 64 channels"),
-        ({"weights": {"feature": 1.0}}, "weights names .'feature'.; it must name"),
-        ({"weights": dict.fromkeys(TERMS, 0.0)}, "one above 0"),
+        ({"weighting": {"feature": 1.0}}, "names .'feature'.; it must name"),
+        ({"weighting": dict.fromkeys(TERMS, 0.0)}, "one above 0"),
     ],
 )
 def test_a_distiller_that_is_wired_wrongly_fails_when_it_is_built(taught, change, message):
-    arguments = {"student": network(), "targets": taught[1], "weights": WEIGHTS} | change
+    arguments = {"student": network(), "targets": taught[1], "weighting": WEIGHTS} | change
     with pytest.raises(ArgumentError, match=message):
         Distiller(**arguments)
 
@@ -510,7 +524,7 @@ def test_bf16_trains_with_a_finite_loss_and_keeps_float32_weights(taught):
     objective, kinds = distiller(taught[1]), set()
     objective.student.stem[0].register_forward_hook(lambda m, i, output: kinds.add(output.dtype))
     history = run(objective, recipe).history
-    assert torch.isfinite(torch.tensor(history.to_numpy())).all()
+    assert torch.isfinite(torch.tensor(history.select_dtypes("number").to_numpy())).all()
     assert kinds == {torch.bfloat16}  # in training and in validation
     assert {p.dtype for p in objective.parameters()} == {torch.float32}
 

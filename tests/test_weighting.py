@@ -1,0 +1,560 @@
+"""The PVPN and the ways to set the weights: sizes, order, who learns from what, collapse."""
+
+import copy
+import itertools
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from hfld_lite.errors import ArgumentError
+from hfld_lite.losses import separated_logit_loss
+from hfld_lite.networks import Output, count_parameters, resnet1d
+from hfld_lite.weighting import (
+    PVPN,
+    STRATEGIES,
+    TERMS,
+    Fixed,
+    Meta,
+    Naive,
+    Published,
+    Uncertainty,
+    collapse,
+    make_weighting,
+    meta_gradient,
+)
+
+CHANNELS, POSITIONS, CLASSES = 6, 3, 4
+EQUAL = dict.fromkeys(TERMS, 1.0)
+LEARNED = ("naive", "uncertainty", "meta")
+PREDICTED = ("published", *LEARNED)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """The tensors are tiny: on a busy machine more threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+class Student(nn.Module):
+    """The smallest network with all that matters: features, batch norm, logits."""
+
+    def __init__(self):
+        super().__init__()
+        self.body = nn.Conv1d(1, CHANNELS, 3, stride=2)
+        self.norm = nn.BatchNorm1d(CHANNELS)
+        self.head = nn.Linear(CHANNELS * POSITIONS, CLASSES)
+
+    def forward(self, inputs):
+        features = torch.tanh(self.norm(self.body(inputs.unsqueeze(1))))
+        return Output(features, self.head(features.flatten(1)))
+
+
+class World:
+    """A student, a training batch with a teacher's answers, and a meta batch."""
+
+    def __init__(self, seed=0, dtype=torch.float64, classes=CLASSES):
+        torch.manual_seed(seed)
+        self.student = Student().to(dtype)
+        self.inputs = torch.randn(12, 8, dtype=dtype)
+        self.target = torch.randint(classes, (12,))
+        self.teacher = torch.randn(12, CLASSES, dtype=dtype)
+        self.teacher_features = torch.randn(12, CHANNELS, POSITIONS, dtype=dtype)
+        self.meta = torch.randn(10, 8, dtype=dtype), torch.randint(classes, (10,))
+
+    def losses(self, student=None):
+        features, logits = (student or self.student)(self.inputs)
+        tckd, nckd = separated_logit_loss(logits, self.teacher, self.target, 4.0)
+        feature = F.mse_loss(features, self.teacher_features)
+        named = dict(
+            zip(TERMS, (feature, tckd, nckd, F.cross_entropy(logits, self.target)), strict=True)
+        )
+        return named, features
+
+    def weighting(self, name, **options):
+        if name == "meta":
+            given = {"student": self.student, "next_batch": lambda: self.meta}
+            options = {**given, "learning_rate": 0.1, "every": 1, **options}
+        made = make_weighting(
+            name, channels=CHANNELS, positions=POSITIONS, weights=EQUAL, **options
+        )
+        return made.double()
+
+
+def constant_losses(*values):
+    return dict(zip(TERMS, (torch.tensor(v) for v in values), strict=True))
+
+
+def say(pvpn, *outputs):
+    """Make the PVPN answer with these outputs whatever it reads."""
+    nn.init.zeros_(pvpn.layers[-1].weight)
+    with torch.no_grad():
+        pvpn.layers[-1].bias.copy_(torch.tensor(outputs))
+
+
+def vary(weighting):
+    """Let the PVPN's outputs depend on what it reads; at the start they do not."""
+    with torch.no_grad():
+        for p in weighting.pvpn.layers[-1].parameters():
+            p.copy_(0.3 * torch.randn(p.shape))
+    return weighting
+
+
+def floats(weighting):
+    return {name: float(w) for name, w in weighting.weights.items()}
+
+
+# The PVPN
+
+
+@pytest.mark.parametrize("hidden", ["published", "adaptive"])
+@pytest.mark.parametrize(("arguments", "size"), [((512, 9), 224_808), ((64, 1, 3), 85_027)])
+def test_sizes_of_the_paper(arguments, size, hidden):
+    assert count_parameters(PVPN(*arguments, hidden=hidden)) == size
+
+
+def test_adaptive_sizes_follow_the_channels():
+    widths = [layer.weight.shape[0] for layer in PVPN(128, 5).layers if hasattr(layer, "weight")]
+    assert widths == [64, 8, 4, 128, 32, 4]  # a quarter of 256, 32, 512, 128; never below 4
+    assert count_parameters(PVPN(2048, 9)) == count_parameters(PVPN(2048, 9, hidden="published"))
+
+
+def test_adaptive_is_smaller_than_the_smallest_student():
+    student = resnet1d(10, 2, width=1 / 16, head="small")
+    pvpn = PVPN(student.feature_channels, 9)
+    assert count_parameters(pvpn) < 0.2 * count_parameters(student)
+    assert pvpn(student(torch.rand(2, 300)).features).shape == (2, 4)
+
+
+def test_maps_are_read_as_positions():
+    pvpn, maps = PVPN(8, 6), torch.rand(3, 8, 2, 3)
+    torch.testing.assert_close(pvpn(maps), pvpn(maps.flatten(2)))
+    assert pvpn(maps.bfloat16()).dtype == torch.float32
+
+
+def test_a_pvpn_refuses_what_it_was_not_built_for():
+    with pytest.raises(ArgumentError, match=r"8 channels at 6 positions; found .*\(3, 8, 5\)"):
+        PVPN(8, 6)(torch.rand(3, 8, 5))
+    with pytest.raises(ArgumentError, match="4 or 3 outputs"):
+        PVPN(8, 6, outputs=2)
+    with pytest.raises(ArgumentError, match="published or adaptive"):
+        PVPN(8, 6, hidden="huge")
+
+
+def test_outputs_stand_in_the_published_order():
+    weighting = Published(8, 6)
+    say(weighting.pvpn, -1.0, 0.0, 1.0, 2.0)  # μ, ν, α, β
+    total = weighting(constant_losses(1.0, 10.0, 100.0, 1000.0), torch.rand(3, 8, 6))
+    mu, nu, alpha, beta = torch.tensor([-1.0, 0.0, 1.0, 2.0]).sigmoid().tolist()
+    expected = {"feature": alpha, "tckd": mu, "nckd": nu, "cross_entropy": beta}
+    assert floats(weighting) == pytest.approx(expected)
+    assert float(total) == pytest.approx(alpha + 10 * mu + 100 * nu + 1000 * beta)
+
+
+def test_three_outputs_split_the_logit_terms_one_to_two():
+    weighting = Published(64, 1, outputs=3)
+    say(weighting.pvpn, 1.0, 0.0, -1.0)
+    weighting(constant_losses(1.0, 1.0, 1.0, 1.0), torch.rand(3, 64, 1, 1))
+    expected = (1 / (1 + math.exp(-1)), 0.5, 1.0, 1 / (1 + math.e))
+    assert floats(weighting) == pytest.approx(dict(zip(TERMS, expected, strict=True)))
+
+
+def test_sigmoids_are_averaged_over_the_batch():
+    world = World()
+    weighting, features = vary(world.weighting("naive")), 9 * torch.randn(5, CHANNELS, POSITIONS)
+    weighting(world.losses()[0], features)
+    by_sample = weighting.pvpn(features).sigmoid()
+    assert by_sample.std(0).max() > 0.01
+    torch.testing.assert_close(weighting.weights["tckd"], by_sample[:, 0].mean().detach())
+
+
+# Who learns from what
+
+
+@pytest.mark.parametrize("name", PREDICTED)
+def test_no_gradient_reaches_the_features_through_the_weights(name):
+    world = World()
+    weighting = vary(world.weighting(name))
+    losses, features = world.losses()
+    features = features.detach().requires_grad_()
+    weighting(losses, features).backward()
+    assert features.grad is None
+
+
+def test_the_released_code_pays_the_student_for_smaller_weights():
+    world = World()
+    released = world.weighting("published", detach_input=False)
+    losses, features = world.losses()
+    features = features.detach().requires_grad_()
+    released({name: loss.detach() for name, loss in losses.items()}, features).backward()
+    assert features.grad.abs().max() > 0
+    after = features.detach() - 10 * features.grad
+    before = sum(floats(released).values())
+    released(losses, after)
+    assert sum(floats(released).values()) < before
+
+
+@pytest.mark.parametrize("name", STRATEGIES)
+def test_the_student_learns_from_the_weighted_terms_with_the_weights_held(name):
+    world = World()
+    weighting = world.weighting(name)
+    if name in LEARNED:
+        vary(weighting)
+    losses, features = world.losses()
+    total = weighting(losses, features)
+    total.backward()
+    found = [p.grad for p in world.student.parameters()]
+    weights = floats(weighting)
+    assert list(weights) == list(TERMS)
+    assert not any(w.requires_grad for w in weighting.weights.values())
+    losses, _ = world.losses()
+    expected = sum(weights[term] * losses[term] for term in TERMS)
+    assert total.item() == pytest.approx(expected.item(), rel=1e-12)
+    for f, e in zip(
+        found, torch.autograd.grad(expected, list(world.student.parameters())), strict=True
+    ):
+        torch.testing.assert_close(f, e)
+
+
+@pytest.mark.parametrize("name", PREDICTED)
+def test_which_pvpn_learns(name):
+    world = World()
+    weighting = world.weighting(name)
+    start = copy.deepcopy(weighting.pvpn.state_dict())
+    weighting(*world.losses()).backward()
+    last = weighting.pvpn.layers[-1]
+    if name == "published":
+        assert all(not p.requires_grad and p.grad is None for p in weighting.parameters())
+        assert last.weight.abs().max() > 0  # random, as released
+    else:
+        assert last.bias.grad.abs().min() > 0
+        assert not last.weight.any()  # equal weights at the start
+        assert len(set(floats(weighting).values())) == 1
+    vary(weighting)(*world.losses()).backward()
+    assert all((p.grad is None) == (name == "published") for p in weighting.pvpn.parameters())
+    assert start.keys() == weighting.pvpn.state_dict().keys()
+
+
+# Fixed
+
+
+def test_fixed_needs_no_features_and_names_its_weights():
+    weighting = Fixed({"feature": 2.0, "cross_entropy": 0.5})
+    losses = constant_losses(3.0, 100.0, 100.0, 4.0)
+    assert float(weighting(losses)) == float(weighting(losses, torch.rand(2, 3, 4))) == 8.0
+    assert floats(weighting) == {"feature": 2.0, "cross_entropy": 0.5}
+
+
+@pytest.mark.parametrize("weights", [{"tckd": -1.0}, {"tckd": 0.0}, {"tckd": math.nan}])
+def test_fixed_refuses_impossible_weights(weights):
+    with pytest.raises(ArgumentError, match="each must be 0 or more"):
+        Fixed(weights)
+
+
+# Fixed sums and terms that are zero
+
+
+@pytest.mark.parametrize("name", ["uncertainty", "meta"])
+@pytest.mark.parametrize("total", [None, 2.5])
+def test_the_sum_of_the_weights_is_fixed(name, total):
+    world = World()
+    weighting = world.weighting(name, total=total)
+    for _ in range(3):
+        vary(weighting)(*world.losses())
+        assert sum(floats(weighting).values()) == pytest.approx(total or 4)
+        assert len({round(w, 6) for w in floats(weighting).values()}) == 4
+
+
+@pytest.mark.parametrize("name", ["uncertainty", "meta"])
+@pytest.mark.parametrize("how", ["zero", "missing"])
+def test_zero_terms_are_dropped(name, how):
+    world = World()
+    weighting = vary(world.weighting(name))
+    losses, features = world.losses()
+    if how == "zero":
+        losses["nckd"] = losses["nckd"] * 0
+    else:
+        del losses["nckd"]
+    weighting(losses, features).backward()
+    weights = floats(weighting)
+    assert weights["nckd"] == 0
+    assert sum(weights.values()) == pytest.approx(3)
+    gradient = weighting.pvpn.layers[-1].bias.grad  # in the published order: μ, ν, α, β
+    assert gradient[1] == 0
+    assert gradient[[0, 2, 3]].abs().min() > 0
+
+
+def test_nothing_breaks_when_all_terms_are_zero():
+    for name in ("uncertainty", "meta"):
+        weighting = World().weighting(name)
+        weighting.eval()
+        weighting(constant_losses(0.0, 0.0, 0.0, 0.0), torch.rand(2, CHANNELS, POSITIONS))
+        assert floats(weighting) == EQUAL
+
+
+def test_losses_of_unknown_names_are_refused():
+    with pytest.raises(ArgumentError, match="matching"):
+        Naive(8, 6)({"matching": torch.tensor(1.0)}, torch.rand(2, 8, 6))
+
+
+# Uncertainty
+
+
+@pytest.mark.parametrize("start", [0.0, 9.0, -3.0])
+def test_uncertainty_settles_at_one_over_the_loss(start):
+    torch.manual_seed(0)
+    weighting, features = Uncertainty(CHANNELS, POSITIONS), torch.rand(8, CHANNELS, POSITIONS)
+    say(weighting.pvpn, *[start] * 4)
+    losses = constant_losses(0.5, 4.0, 0.05, 1.0)
+    optimizer = torch.optim.Adam(weighting.parameters(), 0.05)
+    for _ in range(500):
+        optimizer.zero_grad()
+        weighting(losses, features).backward()
+        optimizer.step()
+    unscaled = weighting.unscaled(features).detach()
+    torch.testing.assert_close(unscaled, torch.tensor([2.0, 0.25, 20.0, 1.0]), rtol=1e-3, atol=0)
+    expected = unscaled * 4 / unscaled.sum()
+    torch.testing.assert_close(torch.stack(list(weighting.weights.values())), expected)
+
+
+def test_uncertainty_is_bounded():
+    weighting = Uncertainty(CHANNELS, POSITIONS)
+    for start in (-1e4, 1e4):
+        say(weighting.pvpn, *[start] * 4)
+        assert weighting.unscaled(torch.rand(2, CHANNELS, POSITIONS))[0].item() == pytest.approx(
+            math.exp(-math.copysign(6, start)), rel=1e-4
+        )
+
+
+# Naive
+
+
+@pytest.mark.parametrize(("optimizer", "rate"), [(torch.optim.SGD, 0.5), (torch.optim.Adam, 0.02)])
+def test_naive_weights_collapse_and_the_collapse_is_named(optimizer, rate):
+    world = World()
+    weighting = world.weighting("naive")
+    optimizer = optimizer([*world.student.parameters(), *weighting.parameters()], rate)
+    said = []
+    for _ in range(200):
+        optimizer.zero_grad()
+        weighting(*world.losses()).backward()
+        optimizer.step()
+        said.append(collapse(floats(weighting), sigmoid=weighting.sigmoid))
+    assert said[0] == ""
+    assert said[-1]
+    assert sum(floats(weighting).values()) < 0.02 * 2  # of 4 · 1/2
+
+
+# Meta
+
+
+def by_differences(world, weights, rate, h=1e-5):
+    """dL_meta/dw by perturbing each weight, taking the step with SGD and looking."""
+
+    def meta_loss(weights):
+        student = copy.deepcopy(world.student)
+        losses, _ = world.losses(student)
+        sum(w * losses[term] for w, term in zip(weights, TERMS, strict=True)).backward()
+        torch.optim.SGD(student.parameters(), rate).step()
+        return F.cross_entropy(student(world.meta[0]).logits, world.meta[1]).item()
+
+    slopes = []
+    for i in range(len(TERMS)):
+        up, down = weights.clone(), weights.clone()
+        up[i] += h
+        down[i] -= h
+        slopes.append((meta_loss(up) - meta_loss(down)) / (2 * h))
+    return torch.tensor(slopes, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("rate", [1e-3, 0.5])
+def test_meta_gradient_agrees_with_finite_differences(rate):
+    world = World()
+    weights = torch.tensor([0.3, 1.7, 0.6, 1.4], dtype=torch.float64)
+    losses, _ = world.losses()
+    found = meta_gradient(list(losses.values()), weights, world.student, *world.meta, rate)
+    expected = by_differences(world, weights, rate)
+    assert expected.abs().min() > 1e-3 * rate
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7 * rate)
+
+
+def test_the_pvpn_gets_the_meta_gradient():
+    # The gradient of the PVPN's outputs, with w = 4·softmax(outputs), by the chain rule.
+    world = World()
+    weighting = world.weighting("meta", normalise=False)
+    weighting(*world.losses()).backward()
+    g = by_differences(world, torch.ones(4, dtype=torch.float64), 0.1)
+    expected = g - g.mean()  # at equal shares: dw_i/do_j = δ_ij − 1/4
+    mu_nu_alpha_beta = expected[[1, 2, 0, 3]]
+    torch.testing.assert_close(
+        weighting.pvpn.layers[-1].bias.grad, mu_nu_alpha_beta, rtol=1e-5, atol=1e-9
+    )
+
+
+def test_normalised_the_step_of_the_pvpn_does_not_depend_on_the_rate():
+    gradients = []
+    for rate in (1e-6, 2e-6):
+        world = World()
+        weighting = world.weighting("meta", learning_rate=lambda rate=rate: rate)
+        weighting(*world.losses()).backward()
+        gradients.append(weighting.pvpn.layers[-1].bias.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=0)
+    assert gradients[0].abs().max() > 0.1
+
+
+def test_meta_prefers_terms_whose_gradient_helps():
+    world = World()
+    weighting = world.weighting("meta", learning_rate=0.05)
+    world.meta = (world.inputs, world.target)
+    optimizer = torch.optim.SGD(weighting.parameters(), 0.1)
+    wrong = (world.target + 1) % CLASSES
+    noise = [torch.randn_like(p) / 10 for p in world.student.parameters()]
+    for _ in range(40):
+        features, logits = world.student(world.inputs)
+        right = F.cross_entropy(logits, world.target)
+        random = sum((n * p).sum() for n, p in zip(noise, world.student.parameters(), strict=True))
+        against = F.cross_entropy(logits, wrong)
+        terms = dict(zip(TERMS, (right, against, random + 9, right), strict=True))
+        optimizer.zero_grad()
+        weighting(terms, features).backward()
+        optimizer.step()
+    weights = floats(weighting)
+    assert weights["feature"] == pytest.approx(weights["cross_entropy"])
+    assert weights["feature"] > 1.2
+    assert weights["tckd"] < 0.5
+    assert weights["tckd"] < weights["nckd"] < weights["feature"]
+
+
+@pytest.mark.parametrize("every", [1, 3])
+def test_meta_updates_at_every_kth_training_step(every):
+    world = World()
+    calls = itertools.count(1)
+    weighting = world.weighting("meta", every=every, next_batch=lambda: next(calls) and world.meta)
+    learned = []
+    for _ in range(7):
+        weighting.zero_grad()
+        weighting(*world.losses()).backward()
+        learned.append(weighting.pvpn.layers[-1].bias.grad is not None)
+    assert learned == [step % every == 0 for step in range(1, 8)]
+    assert next(calls) == 1 + 7 // every
+
+
+def test_meta_updates_go_on_where_they_stopped():
+    world = World()
+    weighting, resumed = (world.weighting("meta", every=3) for _ in range(2))
+    weighting(*world.losses())
+    weighting(*world.losses())
+    resumed.load_state_dict(copy.deepcopy(weighting.state_dict()))
+    resumed(*world.losses()).backward()
+    assert resumed.pvpn.layers[-1].bias.grad is not None
+
+
+def test_meta_batches_leave_the_student_as_it_was():
+    world = World()
+    weighting = world.weighting("meta")
+    losses, features = world.losses()  # this forward pass does move the statistics
+    before = copy.deepcopy(world.student.state_dict())
+    total = weighting(losses, features)
+    assert all(torch.equal(before[name], t) for name, t in world.student.state_dict().items())
+    assert all(p.grad is None for p in world.student.parameters())
+    assert world.student.training
+    total.backward()
+    assert all(p.grad is not None for p in world.student.parameters())
+
+
+def test_meta_batches_are_read_as_in_training():
+    # In training mode batch norm uses the batch: scaled inputs give the same logits, and gradient.
+    world = World()
+    losses, _ = world.losses()
+    terms, weights = list(losses.values()), torch.ones(4, dtype=torch.float64)
+    inputs, target = world.meta
+    nn.init.zeros_(world.student.body.bias)
+    same = [meta_gradient(terms, weights, world.student, k * inputs, target, 0.0) for k in (1, 9)]
+    torch.testing.assert_close(*same)
+
+
+def test_meta_does_not_own_the_student():
+    world = World()
+    weighting = world.weighting("meta")
+    assert not {id(p) for p in weighting.parameters()} & {id(p) for p in world.student.parameters()}
+    assert all(name.startswith(("pvpn", "_extra")) for name in weighting.state_dict())
+
+
+def test_meta_leaves_frozen_parameters_and_evaluation_alone():
+    world = World()
+    world.student.body.requires_grad_(False)
+    weighting = world.weighting("meta")
+    weighting(*world.losses()).backward()
+    assert weighting.pvpn.layers[-1].bias.grad.abs().max() > 0
+    weighting.zero_grad()
+    weighting.eval()
+    weighting(*world.losses()).backward()
+    assert weighting.pvpn.layers[-1].bias.grad is None
+
+
+# By name
+
+
+def test_strategies_by_name():
+    kinds = (Fixed, Published, Naive, Uncertainty, Meta)
+    for name, kind in zip(
+        ("fixed", "published", "naive", "uncertainty", "meta"), kinds, strict=True
+    ):
+        weighting = World().weighting(name)
+        assert type(weighting) is kind
+        assert weighting.sigmoid == (name in ("published", "naive"))
+        assert weighting.weights == {}
+
+
+def test_an_unknown_strategy_offers_the_nearest():
+    with pytest.raises(ArgumentError, match="did you mean uncertainty"):
+        World().weighting("uncertanty")
+    with pytest.raises(ArgumentError, match="fixed, published, naive"):
+        World().weighting("xyz")
+
+
+def test_options_that_do_not_fit_are_refused():
+    with pytest.raises(ArgumentError, match="student"):
+        make_weighting("meta", channels=8, positions=6, weights=EQUAL)
+    with pytest.raises(ArgumentError, match="every"):
+        World().weighting("naive", every=3)
+    with pytest.raises(ArgumentError, match="total is 4; .* sigmoids have no fixed sum"):
+        World().weighting("published", total=4)
+    with pytest.raises(ArgumentError, match="every is 0"):
+        World().weighting("meta", every=0)
+
+
+# Collapse
+
+
+@pytest.mark.parametrize(
+    ("weights", "sigmoid", "named"),
+    [
+        ((1.0, 1.0, 1.0, 1.0), False, ""),
+        ((0.5, 0.5, 0.5, 0.5), True, ""),
+        ((3.0, 0.9, 0.06, 0.04), False, ""),
+        ((1.5, 1.5, 0.0, 1.0), False, ""),  # dropped, not starved
+        ((0.0, 0.0, 0.0, 1.0), False, ""),  # one term alone is a choice
+        ((1.5, 1.47, 0.03, 1.0), False, "nckd"),
+        ((3.97, 0.01, 0.01, 0.01), False, "feature has 99"),
+        ((9e-4, 1e-4, 5e-4, 4e-4), True, "saturated"),
+        ((0.9995, 0.9999, 1.0, 0.9999), True, "saturated"),
+        ((9e-4, 1e-4, 5e-4, 4e-4), False, ""),
+        ((0.0, 0.0, 0.0, 0.0), True, "saturated"),
+        ((1.0, math.nan, 1.0, 1.0), False, "finite"),
+    ],
+)
+def test_collapse_is_named(weights, sigmoid, named):
+    said = collapse(dict(zip(TERMS, weights, strict=True)), sigmoid=sigmoid)
+    assert (named in said) if named else said == ""
+
+
+def test_what_counts_as_starved_is_a_choice():
+    weights = dict(zip(TERMS, (1.5, 1.4, 0.1, 1.0), strict=True))
+    assert collapse(weights) == ""
+    assert "nckd (2.5%)" in collapse(weights, low=0.05)
