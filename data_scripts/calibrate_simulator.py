@@ -26,8 +26,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
+from hfld_lite.detector import network_inputs
 from hfld_lite.distillation import Supervised
-from hfld_lite.hierarchy import network_inputs
 from hfld_lite.metrics import evaluate
 from hfld_lite.networks import count_parameters, resnet1d
 from hfld_lite.recipes import preset

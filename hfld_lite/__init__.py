@@ -3,8 +3,9 @@
 The names here are the ones that a first program needs; everything else is in the modules.
 """
 
+from hfld_lite.detector import Detector
 from hfld_lite.errors import ArgumentError, DataError, HfldError, RecipeError
-from hfld_lite.hierarchy import Chain, Detector, distill_chain
+from hfld_lite.hierarchy import Chain, distill_chain
 from hfld_lite.networks import Output, resnet1d
 from hfld_lite.readers import read_folder, read_long_mat, read_mat, read_wav_folder
 from hfld_lite.recipes import Network, Recipe, preset

@@ -148,7 +148,7 @@ class Distiller(Objective):
         self._features = output.features  # for the PVPN, when the terms are weighed
         logits = self.targets.logits[batch.rows]
         tckd, nckd = separated_logit_loss(output.logits, logits, batch.target, self.temperature)
-        projected = self.project(output.features)
+        projected = self.project(output.features.flatten(2))
         return {
             "feature": one_to_all_matching(
                 projected, self.targets.features[batch.rows], self.heads

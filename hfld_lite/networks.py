@@ -105,8 +105,8 @@ class ResNet1d(nn.Module):
         super().__init__()
         bottleneck = depth >= 50
         stages = STUDENT_STAGE_CHANNELS if depth == 10 else STAGE_CHANNELS
-        channels = [max(4, round(c * width)) for c in stages]
-        stem = max(4, round(64 * width))
+        channels = [round(c * width) for c in stages]
+        stem = round(64 * width)
         self.stem = nn.Sequential(
             nn.Conv1d(1, stem, 7, 2, 3, bias=False),
             nn.BatchNorm1d(stem),

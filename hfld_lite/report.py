@@ -11,7 +11,8 @@ import pandas as pd
 import torch
 
 from hfld_lite import plots
-from hfld_lite.hierarchy import Chain, TestResult
+from hfld_lite.detector import TestResult
+from hfld_lite.hierarchy import Chain
 from hfld_lite.recordings import Recordings
 from hfld_lite.version import __version__
 

@@ -16,8 +16,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from hfld_lite.detector import Detector, TestResult, network_of
 from hfld_lite.errors import HfldError, RecipeError
-from hfld_lite.hierarchy import Chain, Detector, TestResult, network_of
+from hfld_lite.hierarchy import Chain
 from hfld_lite.networks import resnet1d
 from hfld_lite.recipes import Recipe
 from hfld_lite.recordings import Recordings

@@ -83,15 +83,15 @@ class Bench:
         neighbour_level: its loudness, dB; neighbour_deviation: dB.
     """
 
-    thickness_deviation: float = 0.012
+    thickness_deviation: float = 0.014
     side_deviation: float = 0.003
     modulus_deviation: float = 0.012
     mode_deviation: float = 0.001
     loss_factor: float = 2.5e-3
     loss_deviation: float = 0.25
-    severity_low: float = 0.045
-    severity_high: float = 0.14
-    crack_loss: float = 0.03
+    severity_low: float = 0.06
+    severity_high: float = 0.20
+    crack_loss: float = 0.02
     drop_height: float = 0.05
     drop_deviation: float = 0.05
     corner_radius: float = 0.002
@@ -135,9 +135,11 @@ class Tiles:
 def draw_tiles(kind: str, count: int, defective: bool, bench: Bench, rng: Generator) -> Tiles:
     """Draw tiles of one type with tolerance and, if asked for, a defect each.
 
-    In the modal basis of the nominal tile K = diag(ω²) − ε D/(ρh) e(x₀, y₀), where e holds the
-    bending energy that two modes share at the defect: modes that bend there fall, modes that
-    don't stay, and close ones mix and part. Damping rises with the energy at the defect:
+    In the modal basis of the nominal tile the defect adds compliance, K⁻¹ = diag(1/ω²) +
+    ε D/(ρh) e_ij(x₀, y₀) / (ω_i² ω_j²), where e holds the bending energy that two modes share at
+    the defect: modes that bend there fall, modes that don't stay, and close ones mix and part. To
+    first order that is K − ε D/(ρh) e, but it never takes more stiffness than there is.
+    Damping rises with the energy at the defect:
     η_i = η (1 + scatter) + crack_loss · ε · e_ii / mean e_ii. Lost mass is neglected.
 
     Raises:
@@ -169,17 +171,20 @@ def draw_tiles(kind: str, count: int, defective: bool, bench: Bench, rng: Genera
         return Tiles(kind, frequencies, loss, shapes, severity, position)
 
     energy = strain_energy(shell, numbers, position[:, 0], position[:, 1])
-    stiffness = -severity[:, None, None] * plate_factor(shell) * energy
+    squares = (2 * np.pi * frequencies) ** 2
+    compliance = severity[:, None, None] * plate_factor(shell) * energy
+    compliance /= squares[:, :, None] * squares[:, None, :]
     diagonal = np.arange(len(numbers))
-    stiffness[:, diagonal, diagonal] += (2 * np.pi * frequencies) ** 2
-    squares, shapes = np.linalg.eigh(stiffness)
+    compliance[:, diagonal, diagonal] += 1 / squares
+    inverse, shapes = np.linalg.eigh(compliance)
+    inverse, shapes = inverse[:, ::-1], shapes[:, :, ::-1]  # the lowest frequency first
     # η belongs to a basis mode; the mixed modes inherit it by their shares, and add the crack's.
     mean_energy = squared_frequencies(shell, numbers)[0] / plate_factor(shell)
     relative = energy / np.sqrt(mean_energy[:, None] * mean_energy[None, :])
     at_crack = np.einsum("nbm,nbc,ncm->nm", shapes, relative, shapes)
     loss = np.einsum("nbm,nb->nm", shapes**2, loss)
     loss += bench.crack_loss * severity[:, None] * np.maximum(at_crack, 0)
-    frequencies = np.sqrt(np.maximum(squares, (2 * np.pi * 100.0) ** 2)) / (2 * np.pi)
+    frequencies = 1 / np.sqrt(inverse) / (2 * np.pi)
     return Tiles(kind, frequencies, loss, shapes, severity, position)
 
 
@@ -361,7 +366,7 @@ def simulate_tiles(
         Recordings at 40 kHz of 7000 samples (175 ms), in shares of full scale.
 
     Raises:
-        ArgumentError: for an unknown type or a count below one.
+        ArgumentError: for an unknown type, a count below one or a negative seed.
     """
     return simulate_with_truth(types, tiles_per_class, drops, seed, bench, pooled, progress)[0]
 
@@ -384,9 +389,10 @@ def simulate_with_truth(
     types = "".join(types)
     if not types or len(set(types)) != len(types):
         raise ArgumentError(f"types is {types!r}; name each tile type once, as in 'ABC'.")
-    for name, value in (("tiles_per_class", tiles_per_class), ("drops", drops)):
-        if value < 1:
-            raise ArgumentError(f"{name} is {value}; at least 1 is needed.")
+    least = {"tiles_per_class": (tiles_per_class, 1), "drops": (drops, 1), "seed": (seed, 0)}
+    for name, (value, low) in least.items():
+        if not isinstance(value, int | np.integer) or value < low:
+            raise ArgumentError(f"{name} is {value!r}; it must be a whole number, {low} or more.")
     kinds = [(kind, defective) for kind in types for defective in (False, True)]
     streams = SeedSequence(seed).spawn(len(kinds) + 1)
     rng = default_rng(streams.pop())

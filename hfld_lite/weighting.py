@@ -290,7 +290,7 @@ class Meta(Predicted):
             return total
         rate = self.learning_rate() if callable(self.learning_rate) else self.learning_rate
         student, (inputs, target) = self._student[0], self.next_batch()
-        gradient = active * meta_gradient(terms, weights, student, inputs, target, rate)
+        gradient = meta_gradient(terms, weights, student, inputs, target, rate)
         if self.normalise:
             gradient = gradient / gradient.abs().max().clamp_min(1e-30)
         aim = weights @ gradient.to(weights.dtype)

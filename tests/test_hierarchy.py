@@ -16,7 +16,8 @@ from hfld_lite import (
     simulate_tiles,
     spectrum,
 )
-from hfld_lite.hierarchy import ALONE, _check_terms
+from hfld_lite.detector import ALONE
+from hfld_lite.hierarchy import _check_terms
 from hfld_lite.networks import count_parameters, resnet1d
 from hfld_lite.simulate import Bench
 from hfld_lite.training import Fit, predict_logits

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binomtest, norm
 
 from hfld_lite.errors import ArgumentError
-from hfld_lite.metrics import Z95, accuracy_interval, evaluate
+from hfld_lite.metrics import Z95, accuracy_interval, evaluate, paired_interval
 
 NAMES = ("AN", "AD", "BN", "BD")
 NORMAL = ("AN", "BN")
@@ -162,3 +162,31 @@ def test_the_interval_covers_the_true_accuracy_of_correlated_drops():
         plain += low <= 0.9 <= high
     assert hits / 400 > 0.92
     assert plain / 400 < 0.9
+
+
+@pytest.mark.parametrize(
+    ("predicted", "labels", "normal", "words"),
+    [
+        ([0, 2], [0, 1], (), "predictions run from 0 to 2"),
+        ([0, 1], [-1, 1], (), "labels run from -1 to 1"),
+        ([0, 1], [0, 1], ("X",), r"normal classes \['X'\] are not among"),
+    ],
+)
+def test_classes_that_are_not_there_are_refused(predicted, labels, normal, words):
+    with pytest.raises(ArgumentError, match=words):
+        evaluate(np.array(predicted), np.array(labels), np.arange(2), ("N", "D"), normal)
+
+
+def test_paired_interval_of_a_clear_and_of_no_difference():
+    rng = np.random.default_rng(0)
+    groups = np.repeat(np.arange(60), 3)
+    base = rng.random((5, 180)) < 0.8
+    better = base | (rng.random((5, 180)) < 0.3)
+    shuffled = [rng.permutation(row) for row in base]
+    gain, low, high = paired_interval(list(zip(better, base, [groups] * 5, strict=True)), rng)
+    assert gain == pytest.approx(better.mean() - base.mean())
+    assert 0 < low < gain < high
+    none, low, high = paired_interval(list(zip(shuffled, base, [groups] * 5, strict=True)), rng)
+    assert none == pytest.approx(0)
+    assert low < 0 < high
+    assert paired_interval([(base[0], base[0], groups)], rng) == (0, 0, 0)

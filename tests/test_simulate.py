@@ -545,9 +545,9 @@ def test_tiles_in_the_background_are_not_in_the_data(monkeypatch):
         ({"types": "AX"}, "'X' is unknown; choose from A, B, C"),
         ({"types": "AA"}, "name each tile type once"),
         ({"types": ""}, "name each tile type once"),
-        ({"tiles_per_class": 0}, "tiles_per_class is 0; at least 1"),
+        ({"tiles_per_class": 0}, "tiles_per_class is 0; it must be"),
         ({"tiles_per_class": -2}, "tiles_per_class is -2"),
-        ({"drops": 0}, "drops is 0; at least 1"),
+        ({"drops": 0}, "drops is 0; it must be"),
     ],
 )
 def test_bad_arguments_are_named(arguments, message):

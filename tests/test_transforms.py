@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hfld_lite.errors import ArgumentError, DataError
-from hfld_lite.transforms import CHUNK, VIEWS, spectrogram, spectrum, time_view
+from hfld_lite.transforms import CHUNK, VIEWS, add_noise, spectrogram, spectrum, time_view
 
 RATE, SAMPLES = 40_000, 7000
 
@@ -271,3 +271,10 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before - y.nbytes // 
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert int(run.stdout) < 40 * 1024
+
+
+def test_noise_has_the_power_that_was_asked_for():
+    signals = np.sin(np.linspace(0, 900, 20_000, dtype=np.float32))[None] * [[1.0], [50.0]]
+    noise = add_noise(signals, -6.0, np.random.default_rng(0)) - signals
+    ratio = 10 * np.log10((signals**2).mean(1) / (noise**2).mean(1))
+    np.testing.assert_allclose(ratio, -6, atol=0.2)

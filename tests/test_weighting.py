@@ -523,7 +523,7 @@ def test_options_that_do_not_fit_are_refused():
         make_weighting("meta", channels=8, positions=6, weights=EQUAL)
     with pytest.raises(ArgumentError, match="every"):
         World().weighting("naive", every=3)
-    with pytest.raises(ArgumentError, match="total is 4; .* sigmoids have no fixed sum"):
+    with pytest.raises(ArgumentError, match="sigmoids have no fixed sum"):
         World().weighting("published", total=4)
     with pytest.raises(ArgumentError, match="every is 0"):
         World().weighting("meta", every=0)
