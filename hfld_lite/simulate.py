@@ -65,8 +65,9 @@ class Bench:
         mode_deviation: of each natural frequency on its own, relative (form errors).
         loss_factor: η = 2 × damping ratio, no unit; loss_deviation: of ln η.
     Defect, per defective tile:
-        severity_low, severity_high: ε, the lost bending stiffness as a share of the tile's (share
-            of the area times share of the stiffness lost there), drawn log-uniformly; no unit.
+        severity_low, severity_high: ε, the bending compliance that the defect adds, as a share of
+            the tile's (its share of the area times the relative rise of compliance there), drawn
+            log-uniformly; no unit.
         crack_loss: rise of η per unit of ε times the mode's relative strain energy at the defect.
     Drop, per recording:
         drop_height: m; drop_deviation: relative.

@@ -1,0 +1,155 @@
+"""The programs behind the stored tables: what they compute, and that they never do it twice."""
+
+import ast
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hfld_lite import HfldError
+from hfld_lite.simulate import Bench, simulate_with_truth
+
+SCRIPTS = Path(__file__).parent.parent / "data_scripts"
+RESULTS = SCRIPTS.parent / "notebooks" / "results"
+
+
+@pytest.fixture
+def study(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import _study
+
+    return _study
+
+
+@pytest.fixture
+def small(monkeypatch, study, tiny_recordings, tiny_recipe):
+    """Both comparisons on tiny data."""
+    import compare_chain
+    import compare_weighting
+
+    for module in (compare_weighting, compare_chain):
+        monkeypatch.setattr(
+            module, "tiles", lambda seed: (tiny_recordings, tiny_recipe.replace(seed=seed))
+        )
+    return compare_weighting, compare_chain
+
+
+def test_every_strategy_gets_the_same_start_and_steps(small, tiny_recipe, monkeypatch):
+    weighting, _ = small
+    rows = pd.DataFrame(weighting.run("tiles", 0, "")).set_index("strategy")
+    assert set(rows.index) == {
+        *("alone", "fixed", "published", "naive", "uncertainty", "meta", "random search"),
+        *("teacher", "secondary_teacher"),
+    }
+    assert rows["validation_accuracy"].between(0, 1).all()
+    assert rows.loc["fixed", "weight_feature"] == 1
+    for name in ("uncertainty", "meta"):
+        weights = rows.loc[name, [f"weight_{t}" for t in weighting.TERMS]]
+        assert weights.sum() == pytest.approx(4, rel=1e-3)
+    assert rows.loc["alone"].filter(like="weight_").isna().all()
+
+
+def test_weighting_summary_is_paired_against_fixed(small):
+    weighting, _ = small
+    rows = [
+        {
+            "data": "d",
+            "seed": seed,
+            "strategy": name,
+            "validation_accuracy": 0.8 + 0.05 * seed + gain,
+            **{f"weight_{t}": 1.0 for t in weighting.TERMS},
+            "seconds": 2.0,
+            "verdict": "collapsed" if name == "naive" else "",
+        }
+        for seed in range(3)
+        for name, gain in (("fixed", 0.0), ("meta", 0.02), ("naive", -0.01))
+    ]
+    table = weighting.summarise(pd.DataFrame(rows)).set_index("strategy")
+    assert table.loc["meta", "against_fixed"] == pytest.approx(0.02)
+    assert table.loc["meta", "low"] == pytest.approx(0.02), "differences are the same at each seed"
+    assert table.loc["naive", "collapsed"] == 3
+    assert table.loc["fixed", "validation_accuracy"] == pytest.approx(0.85)
+
+
+def test_chain_comparison_holds_every_outcome(small):
+    _, chain = small
+    rows = pd.DataFrame([row for seed in (0, 1) for row in chain.run("tiles", seed, "")])
+    assert set(rows["method"]) == {
+        *("teacher", "secondary_teacher", "student"),
+        *("student_alone", "student_direct", "student_dense"),
+    }
+    for row in rows.itertuples():
+        assert np.mean(row.right) == pytest.approx(row.accuracy)
+        assert len(row.groups) == len(row.right)
+    table = chain.summarise(rows).set_index("method")
+    assert table.loc["student_alone", "against_alone"] == 0
+    means = rows.groupby("method")["accuracy"].mean()
+    gain = means["student"] - means["student_alone"]
+    assert table.loc["student", "against_alone"] == pytest.approx(gain, abs=1e-3)
+    assert table.loc["student", "low"] <= gain + 1e-3
+
+
+def test_finished_cells_are_not_computed_again(study, tmp_path):
+    calls = tmp_path / "calls"
+
+    def run(name, seed):
+        with calls.open("a") as file:
+            file.write(f"{name}{seed} ")
+        return [{"name": name, "seed": seed}]
+
+    jobs = [("a/b", 0), ("a/b", 1)]
+    first = study.cells(run, jobs, tmp_path / "cells", 1)
+    again = study.cells(run, jobs, tmp_path / "cells", 1)
+    assert calls.read_text().split() == ["a/b0", "a/b1"]
+    pd.testing.assert_frame_equal(first, again)
+    assert not list((tmp_path / "cells").glob("*.part"))
+
+
+def test_tables_say_how_they_were_made(study, tmp_path):
+    study.write_table(tmp_path / "new" / "t.csv", pd.DataFrame({"a": [1, 2]}), "what", "command: x")
+    lines = (tmp_path / "new" / "t.csv").read_text().splitlines()
+    assert lines[:2] == ["# what", "# command: x"]
+    assert "torch" in lines[2]
+    assert list(pd.read_csv(tmp_path / "new" / "t.csv", comment="#")["a"]) == [1, 2]
+
+
+def test_missing_bearings_are_an_error_that_names_the_program(study, tmp_path):
+    with pytest.raises(HfldError, match=r"prepare_bearings\.py"):
+        study.bearings(tmp_path / "nowhere", 0)
+
+
+def test_calibration_threshold_and_ceiling(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    import calibrate_simulator as calibrate
+
+    from hfld_lite.splits import split
+
+    bench = Bench(severity_low=0.5, severity_high=0.6)
+    data, truth = simulate_with_truth("AB", 40, 1, 1, bench)
+    fresh, fresh_truth = simulate_with_truth("AB", 40, 1, 2, bench)
+    assert calibrate.threshold(truth, fresh_truth) > 0.95, "such defects are plain to see"
+    assert calibrate.ceiling(data, truth, split(data), fresh, fresh_truth) > 0.95
+    nothing = truth.assign(defective=np.random.default_rng(0).random(len(truth)) < 0.5)
+    assert calibrate.threshold(nothing, fresh_truth) < 0.75
+
+
+def test_stored_tables_hold_to_the_simulator_and_its_targets():
+    path = RESULTS / "simulator_calibration.csv"
+    table = pd.read_csv(path, comment="#")
+    (bench,) = (line for line in path.read_text().splitlines() if line.startswith("# bench: "))
+    assert ast.literal_eval(bench.removeprefix("# bench: ")) == asdict(Bench()), "calibrate again"
+    means = table.groupby("network")["accuracy"].mean()
+    assert table.groupby("network")["seed"].nunique().min() >= 3
+    assert 0.96 <= means["teacher, alone"] <= 0.99
+    assert means["student, alone"] <= means["teacher, alone"] - 0.02
+    assert means["one true frequency and a threshold, N or D"] < means["student, alone"]
+    assert means["true modal parameters (ceiling)"] > means["teacher, alone"]
+
+
+def test_no_program_names_a_place_of_the_machine_it_ran_on():
+    for path in RESULTS.glob("*.csv"):
+        assert str(SCRIPTS.parent) not in path.read_text()
+        assert sys.prefix not in path.read_text()
