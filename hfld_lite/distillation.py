@@ -145,11 +145,10 @@ class Distiller(Objective):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The unweighted terms by the names in ``weighting.TERMS``, scalars."""
         output = self.student(batch.inputs)
-        self._features = output.features  # for the PVPN, when the terms are weighed
         logits = self.targets.logits[batch.rows]
         tckd, nckd = separated_logit_loss(output.logits, logits, batch.target, self.temperature)
         projected = self.project(output.features.flatten(2))
-        return {
+        terms = {
             "feature": one_to_all_matching(
                 projected, self.targets.features[batch.rows], self.heads
             ),
@@ -157,17 +156,23 @@ class Distiller(Objective):
             "nckd": nckd,
             "cross_entropy": F.cross_entropy(output.logits.float(), batch.target),
         }
+        # Weighed here and not in total(): "meta" takes gradients of the terms, which Fabric allows
+        # only before its wrapper has returned them.
+        self._total = self.weigh(terms, output.features)
+        return terms
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """The weighted sum of the terms; with some strategies its gradient trains the PVPN too."""
-        return self.weigh(terms, self._features)
+        """The weighted sum of the last terms; with some strategies it trains the PVPN too."""
+        return self._total
 
     def monitor(self) -> dict[str, Tensor]:
         """The weights of the last step: ``weight_feature`` and so on."""
         return {f"weight_{name}": value for name, value in self.weigh.weights.items()}
 
     def verdict(self, row: Mapping[str, float]) -> str:
-        """Name a collapse of the weights."""
+        """Name a collapse of weights that are learned; given ones may be as one-sided as wished."""
+        if isinstance(self.weigh, Fixed):
+            return ""
         weights = {name: row[f"weight_{name}"] for name in TERMS}
         return collapse(weights, sigmoid=self.weigh.sigmoid)
 

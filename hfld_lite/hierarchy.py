@@ -138,7 +138,8 @@ class Trainer:
             epochs: by default the network's in the recipe.
         """
         recipe, student = recipe or self.recipe, self._network(role)
-        with seeded(derive_seed(recipe.seed, f"{_same(role)} projector")):
+        # Seeds of their own, so that the projector begins alike whatever the strategy.
+        with seeded(derive_seed(recipe.seed, f"{_same(role)} weighting")):
             weighting = make_weighting(
                 recipe.weighting,
                 channels=student.feature_channels,
@@ -146,7 +147,8 @@ class Trainer:
                 weights=recipe.weights,
                 **_meta_options(recipe, student, self.meta),
             )
-            targets = self.targets(teacher)
+        targets = self.targets(teacher)
+        with seeded(derive_seed(recipe.seed, f"{_same(role)} projector")):
             objective = Distiller(student, targets, weighting, recipe.temperature, recipe.heads)
         stage = self._fit(name or role, role, objective, f"labels and {teacher}", recipe, epochs)
         _check_terms(stage, recipe, len(self.recordings.class_names))

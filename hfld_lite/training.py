@@ -185,13 +185,22 @@ def _postfix(row: dict[str, float], epochs: int) -> str:
     return f"epoch {row['epoch']}/{epochs} | {terms} | validation {accuracy:.1%}{wrong}"
 
 
-def _optimizer(objective: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    parameters = [p for p in objective.parameters() if p.requires_grad]
+def _optimizer(objective: Objective, recipe: Recipe) -> torch.optim.Optimizer:
+    """The recipe's optimiser; what sets the weights of the terms is a group of its own.
+
+    That group has no weight decay, which would pull the weights together, and with "meta" a rate
+    higher by the number of steps from one of its updates to the next.
+    """
+    weighting = {id(p) for p in getattr(objective, "weigh", nn.Module()).parameters()}
+    trained = [p for p in objective.parameters() if p.requires_grad]
+    groups = [{"params": [p for p in trained if id(p) not in weighting]}]
+    if own := [p for p in trained if id(p) in weighting]:
+        factor = recipe.meta_every if recipe.weighting == "meta" else 1
+        groups.append({"params": own, "lr": recipe.learning_rate * factor, "weight_decay": 0.0})
+    options = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(
-            parameters, recipe.learning_rate, recipe.momentum, weight_decay=recipe.weight_decay
-        )
-    return torch.optim.AdamW(parameters, recipe.learning_rate, weight_decay=recipe.weight_decay)
+        return torch.optim.SGD(groups, momentum=recipe.momentum, **options)
+    return torch.optim.AdamW(groups, **options)
 
 
 def _schedule(recipe: Recipe, epochs: int, steps: int) -> Callable[[int], float]:

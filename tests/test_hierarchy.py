@@ -200,3 +200,70 @@ def test_a_whole_chain_learns_coarse_defects():
     )
     table = distill_chain(recordings, recipe, progress=False).test(recordings).table
     assert (table["accuracy"] > 0.7).all(), table[["role", "accuracy"]]
+
+
+@pytest.mark.parametrize("strategy", ["published", "naive", "uncertainty", "meta"])
+def test_every_strategy_runs_through_the_chain_and_its_weights_are_kept(
+    tiny_recordings, tiny_recipe, strategy
+):
+    recipe = tiny_recipe.replace(weighting=strategy, meta_share=0.2, meta_every=2, batch_size=4)
+    history = distill_chain(tiny_recordings, recipe, controls=(), progress=False).history()
+    weights = history.set_index("role").loc["student", [f"weight_{t}" for t in TERMS]].to_numpy()
+    assert np.isfinite(weights.astype(float)).all()
+    moved = np.ptp(weights.astype(float), axis=1).max()
+    assert moved > 1e-4, "the weights are no longer equal"
+    if strategy in ("uncertainty", "meta"):
+        np.testing.assert_allclose(weights.sum(1), 4, rtol=1e-4)
+    else:
+        assert ((weights > 0) & (weights < 1)).all()
+
+
+def test_meta_share_leaves_the_training_part_by_tile(tiny_recordings, tiny_recipe):
+    whole = hierarchy.Trainer(tiny_recordings, tiny_recipe, progress=False)
+    cut = hierarchy.Trainer(tiny_recordings, tiny_recipe.replace(meta_share=0.2), progress=False)
+    assert len(cut.meta.inputs) > 0
+    assert len(cut.train.inputs) + len(cut.meta.inputs) == len(whole.train.inputs)
+    assert torch.equal(cut.validation.inputs, whole.validation.inputs)
+    rows, meta = hierarchy._meta_part(
+        tiny_recordings, whole.parts.train, tiny_recipe.replace(meta_share=0.2)
+    )
+    assert not set(tiny_recordings.groups[rows]) & set(tiny_recordings.groups[meta])
+    assert set(np.concatenate([rows, meta])) == set(whole.parts.train)
+
+
+def test_strategies_begin_with_the_same_student_and_projector(
+    tiny_recordings, tiny_recipe, monkeypatch
+):
+    begun = {}
+    real = hierarchy.fit
+
+    def spy(objective, *arguments, **options):
+        begun[options["title"]] = {
+            name: value.clone()
+            for name, value in objective.state_dict().items()
+            if name.startswith(("student.", "project."))
+        }
+        return real(objective, *arguments, **options)
+
+    monkeypatch.setattr(hierarchy, "fit", spy)
+    recipe = tiny_recipe.replace(meta_share=0.2)
+    trainer = hierarchy.Trainer(tiny_recordings, recipe, progress=False)
+    trainer.supervise("teacher")
+    for strategy in ("fixed", "uncertainty", "meta"):
+        chosen = recipe.replace(weighting=strategy)
+        trainer.distil("student", "teacher", chosen, strategy, epochs=1)
+    first, *others = list(begun.values())[1:]
+    assert len(others) == 2
+    for other in others:
+        assert all(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_dense_guidance_and_direct_are_controls(tiny_recordings, tiny_recipe):
+    chain = distill_chain(
+        tiny_recordings, tiny_recipe, controls=("direct", "dense"), progress=False
+    )
+    assert chain.stages["student_direct"].learned_from == "labels and teacher"
+    assert chain.stages["student_dense"].learned_from == "labels and teacher, secondary_teacher"
+    assert (chain.stages["student_dense"].fit.history["dense"] > 0).all()
+    with pytest.raises(HfldError, match="'alnoe' is unknown; choose of alone, direct, dense"):
+        distill_chain(tiny_recordings, tiny_recipe, controls=("alnoe",))

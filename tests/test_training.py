@@ -18,6 +18,7 @@ from hfld_lite.networks import resnet1d
 from hfld_lite.recipes import Recipe, preset
 from hfld_lite.training import (
     Samples,
+    _optimizer,
     _schedule,
     derive_seed,
     fit,
@@ -25,7 +26,7 @@ from hfld_lite.training import (
     predict_logits,
     seeded,
 )
-from hfld_lite.weighting import TERMS, Fixed
+from hfld_lite.weighting import TERMS, Fixed, make_weighting
 
 CLASSES = 3
 RECIPE = Recipe(batch_size=8, learning_rate=3e-3)
@@ -554,3 +555,61 @@ def test_progress_shows_title_terms_and_validation(capsys):
         assert part in shown
     run(Supervised(network()))
     assert capsys.readouterr().err == ""
+
+
+def meta_objective(taught):
+    student = network()
+    order = torch.Generator().manual_seed(0)
+
+    def next_batch():
+        rows = torch.randint(len(VALIDATION.inputs), (8,), generator=order)
+        return VALIDATION.inputs[rows], VALIDATION.target[rows]
+
+    weighting = make_weighting(
+        "meta",
+        channels=student.feature_channels,
+        positions=9,
+        weights=WEIGHTS,
+        student=student,
+        next_batch=next_batch,
+        learning_rate=1e-2,
+        every=2,
+    )
+    return Distiller(student, taught[1], weighting, 4.0, 8)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_meta_weights_are_trained_in_either_precision(taught, precision):
+    recipe = replace(RECIPE, precision=precision, weighting="meta", meta_share=0.1)
+    history = run(meta_objective(taught), recipe, epochs=3).history
+    weights = history[[f"weight_{name}" for name in TERMS]].to_numpy()
+    assert torch.isfinite(torch.tensor(weights)).all()
+    assert abs(weights[-1] - 1).max() > 1e-3
+
+
+def test_the_weights_predictor_is_an_optimiser_group_of_its_own(taught):
+    recipe = replace(RECIPE, weighting="meta", meta_share=0.1, meta_every=7)
+    objective = meta_objective(taught)
+    used = _optimizer(objective, recipe).param_groups
+    assert [group["lr"] for group in used] == [RECIPE.learning_rate, 7 * RECIPE.learning_rate]
+    assert [group["weight_decay"] for group in used] == [RECIPE.weight_decay, 0]
+    assert {id(p) for p in used[1]["params"]} == {id(p) for p in objective.weigh.parameters()}
+    held = sum(len(group["params"]) for group in used)
+    assert held == len(list(objective.parameters())), "every parameter is in just one group"
+
+
+def test_given_weights_are_never_called_collapsed(taught):
+    given = WEIGHTS | {"feature": 0.0001}
+    objective = Distiller(network(), taught[1], given, 4.0, 8)
+    assert not any(run(objective).history["verdict"])
+
+
+def test_naive_weights_that_collapse_are_named_in_the_history(taught):
+    student = network()
+    weighting = make_weighting(
+        "naive", channels=student.feature_channels, positions=9, weights=WEIGHTS
+    )
+    with torch.no_grad():
+        weighting.pvpn.layers[-1].bias.fill_(-8.0)
+    row = run(Distiller(student, taught[1], weighting, 4.0, 8)).history.iloc[-1]
+    assert "saturated" in row["verdict"]
