@@ -31,8 +31,9 @@ from hfld_lite.distillation import Supervised
 from hfld_lite.metrics import evaluate
 from hfld_lite.networks import count_parameters, resnet1d
 from hfld_lite.recipes import preset
-from hfld_lite.simulate import Bench, simulate_with_truth
+from hfld_lite.simulate import simulate_with_truth
 from hfld_lite.splits import split
+from hfld_lite.tiles import Bench
 from hfld_lite.training import Samples, fit, predict_logits, seeded
 from hfld_lite.version import __version__
 

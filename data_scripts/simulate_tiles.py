@@ -9,7 +9,8 @@ from typing import Annotated
 from _frame import Out, Overwrite, prepare, program
 from typer import Option
 
-from hfld_lite.simulate import TILE_TYPES, Bench, simulate_tiles
+from hfld_lite.simulate import simulate_tiles
+from hfld_lite.tiles import TILE_TYPES, Bench
 
 
 @program(__doc__, "python data_scripts/simulate_tiles.py --out data/tiles --types AB --seed 1")

@@ -19,7 +19,7 @@ from hfld_lite import (
 from hfld_lite.detector import ALONE
 from hfld_lite.hierarchy import _check_terms
 from hfld_lite.networks import count_parameters, resnet1d
-from hfld_lite.simulate import Bench
+from hfld_lite.tiles import Bench
 from hfld_lite.training import Fit, predict_logits
 from hfld_lite.weighting import TERMS
 

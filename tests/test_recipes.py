@@ -5,6 +5,7 @@ from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
 
+from hfld_lite import recipes, weighting
 from hfld_lite.errors import RecipeError
 from hfld_lite.recipes import PRECISIONS, PRESETS, Network, Recipe, preset
 
@@ -236,3 +237,7 @@ def test_classroom_is_small():
     recipe = preset("classroom")
     assert all(n.width <= 1 / 4 for n in recipe.chain.values())
     assert all(n.head == "small" for n in recipe.chain.values())
+
+
+def test_recipes_know_just_the_strategies_that_there_are():
+    assert tuple(weighting.STRATEGIES) == recipes.STRATEGIES

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from hfld_lite import HfldError
-from hfld_lite.simulate import Bench, simulate_with_truth
+from hfld_lite.simulate import simulate_with_truth
+from hfld_lite.tiles import Bench
 
 SCRIPTS = Path(__file__).parent.parent / "data_scripts"
 RESULTS = SCRIPTS.parent / "notebooks" / "results"

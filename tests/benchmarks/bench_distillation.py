@@ -1,0 +1,197 @@
+"""What distillation costs beside plain training, at the published sizes.
+
+    python tests/benchmarks/bench_distillation.py [--rounds 7] [--small]
+
+Student ResNet18-1D, teacher ResNet50-1D, batch 24, 3500 bins; one process, the same inputs, rivals
+in turn, medians. Each line: what, the ratio, and the target. --small takes narrow networks, to try
+the program itself. Memory is measured in processes of its own, by their peak resident size.
+"""
+
+import argparse
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+from lightning_fabric import Fabric
+
+from hfld_lite.distillation import Batch, Distiller, Supervised, teacher_targets
+from hfld_lite.networks import POSITIONS, resnet1d
+from hfld_lite.recipes import preset
+from hfld_lite.training import _optimizer
+from hfld_lite.weighting import make_weighting
+
+BATCH, BINS, CLASSES = 24, 3500, 6
+
+
+def data(batches: int = 2) -> Batch:
+    """Random inputs in [0, 1] of the published shape."""
+    rng = torch.Generator().manual_seed(0)
+    count = batches * BATCH
+    target = torch.randint(CLASSES, (count,), generator=rng)
+    return Batch(torch.rand(count, BINS, generator=rng), target, torch.arange(count))
+
+
+def first(samples: Batch) -> Batch:
+    """The first batch of the samples."""
+    return Batch(*(part[:BATCH] for part in samples))
+
+
+def stepper(objective, recipe) -> Callable[[], None]:
+    """A training step of an objective, as `fit` takes it."""
+    fabric = Fabric(accelerator="cpu", devices=1, precision=recipe.precision)
+    model, optimizer = fabric.setup(objective, _optimizer(objective, recipe))
+    batch = first(data())
+
+    def step() -> None:
+        model.train()
+        total = objective.total(model(batch))
+        optimizer.zero_grad(set_to_none=True)
+        fabric.backward(total)
+        optimizer.step()
+
+    return step
+
+
+def in_turn(rounds: int, *runs: Callable[[], object]) -> list[float]:
+    """Median seconds of each, taken in turn after one uncounted round."""
+    times = [[] for _ in runs]
+    for round_ in range(rounds + 1):
+        for run, seen in zip(runs, times, strict=True):
+            start = time.perf_counter()
+            run()
+            if round_:
+                seen.append(time.perf_counter() - start)
+    return [statistics.median(seen) for seen in times]
+
+
+def networks(small: bool):
+    """Teacher and a maker of students."""
+    width = 1 / 16 if small else 1.0
+    head = "small" if small else "published"
+    teacher = resnet1d(50, CLASSES, width, head)
+    return teacher, lambda: resnet1d(18, CLASSES, width, head, 0.0)
+
+
+def distiller(student, targets, strategy="fixed", every=10):
+    """HFLKD on cached targets with one way to weigh the terms."""
+    options = {}
+    if strategy == "meta":
+        meta = first(data())
+        options = {
+            "student": student,
+            "next_batch": lambda: (meta.inputs, meta.target),
+            "learning_rate": 0.01,
+            "every": every,
+        }
+    weights = dict.fromkeys(("feature", "tckd", "nckd", "cross_entropy"), 1.0)
+    weighting = make_weighting(
+        strategy,
+        channels=student.feature_channels,
+        positions=POSITIONS,
+        weights=weights,
+        **options,
+    )
+    return Distiller(student, targets, weighting)
+
+
+def say(what: str, ratio: float, target: float, most: bool = True) -> None:
+    """One line of the result."""
+    met = ratio <= target if most else ratio >= target
+    bound = "at most" if most else "at least"
+    print(
+        f"{what:<66} {ratio:6.2f}  ({bound} {target:g}: {'met' if met else 'MISSED'})", flush=True
+    )
+
+
+def peak(kind: str, small: bool) -> float:
+    """Peak MiB of a process of its own that takes three steps of a kind."""
+    arguments = [sys.executable, __file__, "--peak", kind, *(["--small"] if small else [])]
+    return float(subprocess.run(arguments, capture_output=True, text=True, check=True).stdout)
+
+
+def measure_peak(kind: str, small: bool) -> None:
+    """Take three steps and print the peak resident size in MiB."""
+    teacher, student = networks(small)
+    recipe = preset("paper")
+    if kind == "plain":
+        del teacher
+        objective = Supervised(student())
+    else:
+        shape = (2 * BATCH, teacher.feature_channels, POSITIONS)
+        del teacher  # a cache that was filled earlier: the teacher is no longer there
+        features, logits = torch.randn(shape), torch.randn(2 * BATCH, CLASSES)
+        mean, deviation = torch.zeros(shape[1]), torch.ones(shape[1])
+        from hfld_lite.distillation import TeacherTargets
+
+        objective = distiller(student(), TeacherTargets(features, logits, mean, deviation))
+    step = stepper(objective, recipe)
+    for _ in range(3):
+        step()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--peak", choices=["plain", "distilled"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.peak:
+        return measure_peak(options.peak, options.small)
+    torch.manual_seed(0)
+    recipe, samples = preset("paper"), data()
+    teacher, student = networks(options.small)
+    targets = teacher_targets(teacher, samples.inputs, BATCH)
+    bytes_each = targets.features[0].nbytes + targets.logits[0].nbytes
+    print(f"cache: {bytes_each / 1e3:.1f} kB a recording, {len(samples.inputs)} recordings here")
+
+    plain = stepper(Supervised(student()), recipe)
+    distilled = stepper(distiller(student(), targets), recipe)
+    one, other = in_turn(options.rounds, plain, distilled)
+    print(f"plain step {one * 1e3:.0f} ms, distillation step {other * 1e3:.0f} ms")
+    say("distillation step, cached teacher / plain step", other / one, 1.10)
+
+    # One k-th step and k − 1 others make a cycle.
+    usual = stepper(distiller(student(), targets, "meta", every=10**9), recipe)
+    kth = stepper(distiller(student(), targets, "meta", every=1), recipe)
+    one, cheap, dear = in_turn(max(3, options.rounds // 2), plain, usual, kth)
+    every = recipe.meta_every
+    say(
+        f"meta, amortised over {every} steps / plain step",
+        ((every - 1) * cheap + dear) / every / one,
+        1.35,
+    )
+
+    def fill(precision: str) -> Callable[[], object]:
+        fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
+
+        def run() -> object:
+            with fabric.autocast():
+                return teacher_targets(teacher, samples.inputs[:BATCH], BATCH)
+
+        return run
+
+    one, full, half = in_turn(options.rounds, plain, fill("32-true"), fill("bf16-mixed"))
+    say("filling the cache / plain epoch, per recording", full / one, 2.0)
+    say("filling the cache in bf16 / plain epoch, per recording", half / one, 1.0)
+
+    fast = stepper(distiller(student(), targets), recipe.replace(precision="bf16-mixed"))
+    one, other = in_turn(options.rounds, distilled, fast)
+    say("float32 step / bf16 step (AVX512-BF16 or AMX)", one / other, 1.4, most=False)
+
+    plain_peak, peak_ = peak("plain", options.small), peak("distilled", options.small)
+    cache = bytes_each * 2 * BATCH / 2**20
+    print(
+        f"peak: plain {plain_peak:.0f} MiB, distilled {peak_:.0f} MiB, of it cache {cache:.1f} MiB"
+    )
+    say("peak of distillation / (plain + cache)", peak_ / (plain_peak + cache), 1.25)
+    return None
+
+
+if __name__ == "__main__":
+    main()
