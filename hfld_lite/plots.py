@@ -9,7 +9,7 @@ from io import BytesIO
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 """Okabe and Ito's palette, without black and yellow (too pale on white)."""
@@ -168,6 +168,9 @@ def size_against_accuracy(table: pd.DataFrame) -> Figure:
             label=_words(row.role),
         )
     axis.set(xscale="log", xlabel="parameters", ylabel="test accuracy, 95 % interval")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    axis.xaxis.set_minor_formatter(NullFormatter())
     axis.yaxis.set_major_formatter(PercentFormatter(1))
     axis.grid(alpha=0.3)
     axis.legend(fontsize=9)

@@ -12,6 +12,7 @@ from hfld_lite import (
     RecipeError,
     distill_chain,
     hierarchy,
+    losses,
     preset,
     simulate_tiles,
     spectrum,
@@ -267,3 +268,13 @@ def test_dense_guidance_and_direct_are_controls(tiny_recordings, tiny_recipe):
     assert (chain.stages["student_dense"].fit.history["dense"] > 0).all()
     with pytest.raises(HfldError, match="'alnoe' is unknown; choose of alone, direct, dense"):
         distill_chain(tiny_recordings, tiny_recipe, controls=("alnoe",))
+
+
+def test_two_classes_run_with_an_nckd_of_zero_and_say_why(tiny_recipe, monkeypatch):
+    monkeypatch.setattr(losses, "_warned", set())
+    recordings = simulate_tiles("A", tiles_per_class=10, drops=2, pooled=False)
+    with pytest.warns(UserWarning, match="With two classes NCKD is zero by definition"):
+        chain = distill_chain(recordings, tiny_recipe, controls=(), progress=False)
+    history = chain.history().set_index("role").loc["student"]
+    assert (history["nckd"] == 0).all()
+    assert (history["tckd"] > 0).all()
