@@ -49,7 +49,8 @@ class Recipe:
         heads: h of one-to-all matching; lowered to a divisor of the teacher's channels by an
             error, never silently.
         weighting: how the four terms are balanced: ``"fixed"``, ``"published"``, ``"naive"``,
-            ``"uncertainty"`` or ``"meta"``; see `weighting`.
+            ``"uncertainty"`` or ``"meta"``; see `weighting`. The default was chosen on validation
+            data, see ``notebooks/results/weighting_strategies.csv``.
         alpha, mu, nu, beta: fixed weights of feature matching, TCKD, NCKD and cross-entropy.
         meta_share: share of the training part that is kept from training for meta batches. To
             compare strategies fairly, give all of them the same.

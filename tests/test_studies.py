@@ -9,7 +9,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hfld_lite import HfldError
+from hfld_lite import HfldError, Recipe, preset
+from hfld_lite.recipes import STRATEGIES
 from hfld_lite.simulate import simulate_with_truth
 from hfld_lite.tiles import Bench
 
@@ -150,6 +151,19 @@ def test_stored_tables_hold_to_the_simulator_and_its_targets():
     assert means["student, alone"] <= means["teacher, alone"] - 0.02
     assert means["one true frequency and a threshold, N or D"] < means["student, alone"]
     assert means["true modal parameters (ceiling)"] > means["teacher, alone"]
+
+
+def test_the_default_weighting_is_the_one_that_validation_chose():
+    table = pd.read_csv(RESULTS / "weighting_strategies.csv", comment="#")
+    assert (table["seeds"] >= 5).all()
+    assert set(table["data"]) == {"tiles", "bearings"}
+    means = table[table["strategy"].isin(STRATEGIES)].groupby("strategy")["validation_accuracy"]
+    assert means.mean().idxmax() == Recipe().weighting
+    assert all(
+        recipe.weighting == Recipe().weighting for recipe in (preset("demo"), preset("paper"))
+    )
+    naive = table[table["strategy"] == "naive"]
+    assert (naive["collapsed"] == naive["seeds"]).all(), "what notebooks and docstrings say of it"
 
 
 def test_no_program_names_a_place_of_the_machine_it_ran_on():
