@@ -53,7 +53,7 @@ def train(
         ),
     ] = None,
     preset_name: Annotated[
-        str, Option("--preset", help="The recipe: classroom, demo or paper.")
+        str, Option("--preset", help="The recipe: classroom, demo, paper or published.")
     ] = "classroom",
     recipe_file: Annotated[
         Path | None, Option("--recipe", help="A recipe as JSON, instead of a preset.")

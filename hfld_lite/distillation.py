@@ -9,6 +9,11 @@ from torch import Tensor, nn
 
 from hfld_lite.errors import ArgumentError
 from hfld_lite.losses import one_to_all_matching, separated_logit_loss
+from hfld_lite.published import (
+    published_embedding,
+    published_matching,
+    published_separated_logit_loss,
+)
 from hfld_lite.rivals import densely_guided_kd_loss
 from hfld_lite.weighting import TERMS, Fixed, Weighting, collapse
 
@@ -175,6 +180,76 @@ class Distiller(Objective):
             return ""
         weights = {name: row[f"weight_{name}"] for name in TERMS}
         return collapse(weights, sigmoid=self.weigh.sigmoid)
+
+
+class PublishedDistiller(Objective):
+    """Learn from a teacher as the released code does, mistakes included; never a default.
+
+    The teacher runs live, in training mode and with gradients: its dropout makes targets noisy,
+    its batch norm drifts and its gradients are thrown away. Its features are embedded by weights
+    that stay random. Teacher and embedding are no submodules, so no optimiser holds them.
+    Source: the released code, row by row in section 4 of method.md.
+
+    Args:
+        student, temperature, heads: as :class:`Distiller` has them; heads divide the student's
+            channels.
+        teacher: a network of the same classes on the same device; this changes its buffers.
+        weighting: the released one is ``weighting.Published`` with ``detach_input=False``.
+
+    Raises:
+        ArgumentError: if the networks have different classes.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        weighting: Weighting,
+        temperature: float = 5.0,
+        heads: int = 8,
+    ) -> None:
+        super().__init__(student)
+        if teacher.num_classes != student.num_classes:
+            raise ArgumentError(
+                f"The teacher knows {teacher.num_classes} classes and the student "
+                f"{student.num_classes}; both must be made for the same classes."
+            )
+        embedding = published_embedding(teacher.feature_channels, student.feature_channels)
+        self._outside = (teacher, embedding.to(next(student.parameters()).device))
+        self.weigh, self.temperature, self.heads = weighting, temperature, heads
+
+    def train(self, mode: bool = True) -> "PublishedDistiller":
+        """Set the mode; teacher and embedding are in training mode always, as published."""
+        for module in self._outside:
+            module.train()
+        return super().train(mode)
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The unweighted terms by the names in ``weighting.TERMS``, scalars."""
+        teacher, embedding = self._outside
+        said, output = teacher(batch.inputs), self.student(batch.inputs)
+        tckd, nckd = (
+            published_separated_logit_loss(
+                output.logits, said.logits, batch.target, self.temperature, *weights
+            )
+            for weights in ((1.0, 0.0), (0.0, 1.0))
+        )
+        terms = {
+            "feature": published_matching(output.features, said.features, embedding, self.heads),
+            "tckd": tckd,
+            "nckd": nckd,
+            "cross_entropy": F.cross_entropy(output.logits.float(), batch.target),
+        }
+        self._total = self.weigh(terms, output.features)
+        return terms
+
+    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """The weighted sum of the last terms."""
+        return self._total
+
+    def monitor(self) -> dict[str, Tensor]:
+        """The weights of the last step: ``weight_feature`` and so on."""
+        return {f"weight_{name}": value for name, value in self.weigh.weights.items()}
 
 
 class DenselyGuided(Objective):

@@ -1,5 +1,6 @@
 """The chain: a teacher learns from labels, a secondary teacher from it, a student from that."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,6 +24,7 @@ from hfld_lite.distillation import (
     DenselyGuided,
     Distiller,
     Objective,
+    PublishedDistiller,
     Supervised,
     TeacherTargets,
     teacher_targets,
@@ -33,7 +35,7 @@ from hfld_lite.recipes import Recipe
 from hfld_lite.recordings import Recordings
 from hfld_lite.splits import Split, check_split, split
 from hfld_lite.training import Fit, Samples, derive_seed, fit, make_fabric, seeded
-from hfld_lite.weighting import make_weighting
+from hfld_lite.weighting import Published, make_weighting
 
 
 @dataclass(frozen=True)
@@ -109,9 +111,17 @@ class Trainer:
         _check_wiring(recipe, recordings, inputs.shape[1])
         labels = torch.from_numpy(np.array(recordings.labels))
         rows, meta_rows = _meta_part(recordings, parts.train, recipe)
+        chosen_on = parts.validation
+        if recipe.behaviour == "published":
+            chosen_on = parts.test
+            warnings.warn(
+                "The recipe's behaviour is published: the test part chooses the best epoch, so "
+                "that figures on it are optimistic. Use it for comparison only.",
+                stacklevel=2,
+            )
         self.train, self.validation, self.meta = (
             self.fabric.to_device(Samples(inputs[part], labels[part]))
-            for part in (rows, parts.validation, meta_rows)
+            for part in (rows, chosen_on, meta_rows)
         )
         self.stages: dict[str, Stage] = {}
         self._targets: dict[str, TeacherTargets] = {}
@@ -138,6 +148,8 @@ class Trainer:
             epochs: by default the network's in the recipe.
         """
         recipe, student = recipe or self.recipe, self._network(role)
+        if recipe.behaviour == "published":
+            return self._distil_as_published(role, teacher, recipe, name, epochs)
         # Seeds of their own, so that the projector begins alike whatever the strategy.
         with seeded(derive_seed(recipe.seed, f"{_same(role)} weighting")):
             weighting = make_weighting(
@@ -153,6 +165,19 @@ class Trainer:
         stage = self._fit(name or role, role, objective, f"labels and {teacher}", recipe, epochs)
         _check_terms(stage, recipe, len(self.recordings.class_names))
         return stage
+
+    def _distil_as_published(
+        self, role: str, teacher: str, recipe: Recipe, name: str | None, epochs: int | None
+    ) -> Stage:
+        student = self._network(role)
+        with seeded(derive_seed(recipe.seed, f"{_same(role)} weighting")):
+            weighting = Published(
+                student.feature_channels, POSITIONS, detach_input=False, hidden="published"
+            )
+            objective = PublishedDistiller(
+                student, self.stages[teacher].network, weighting, recipe.temperature, recipe.heads
+            )
+        return self._fit(name or role, role, objective, f"labels and {teacher}", recipe, epochs)
 
     def guide_densely(self, role: str, teachers: Sequence[str]) -> Stage:
         """Train a role's network from labels and from the logits of several stages at once."""
@@ -275,7 +300,8 @@ def _build(recipe: Recipe, role: str, classes: int) -> ResNet1d:
     spec = network_of(recipe, role)
     # With dropout a student cannot regress the teacher's logits (see Network.dropout); the controls
     # do without it too, so that only the teaching differs.
-    dropout = 0.0 if role != "teacher" and spec.dropout is None else spec.dropout
+    sound = recipe.behaviour == "sound"
+    dropout = 0.0 if sound and role != "teacher" and spec.dropout is None else spec.dropout
     with seeded(derive_seed(recipe.seed, f"{_same(role)} weights")):
         return resnet1d(spec.depth, classes, spec.width, spec.head, dropout)
 

@@ -9,6 +9,7 @@ from typing import Any
 from hfld_lite.errors import RecipeError
 
 STRATEGIES = ("fixed", "published", "naive", "uncertainty", "meta")
+BEHAVIOURS = ("sound", "published")
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
@@ -57,6 +58,8 @@ class Recipe:
         meta_every: steps from one update of the PVPN to the next, with ``"meta"``.
         validation, test: shares of the recordings (of their groups).
         precision: lightning-fabric's name, ``"32-true"``, ``"bf16-mixed"`` or ``"16-mixed"``.
+        behaviour: ``"sound"``, or ``"published"`` to train as the released code does, mistakes
+            included (method.md, section 4): for comparison and teaching only.
         seed: of split, initial weights and order; each stage derives its own from it.
     """
 
@@ -86,6 +89,7 @@ class Recipe:
     validation: float = 0.2
     test: float = 0.2
     precision: str = "32-true"
+    behaviour: str = "sound"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -169,6 +173,7 @@ def preset(name: str) -> Recipe:
     ``classroom``: small networks, a minute or two on two cores for any small data set.
     ``demo``: what ``make demo`` trains; the simulator was calibrated on its networks.
     ``paper``: the published sizes, optimiser and schedule; hours without a GPU.
+    ``published``: the same with the released code's behaviour, mistakes included; to compare only.
     """
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, 1)
@@ -220,6 +225,9 @@ def _check(recipe: Recipe) -> None:
     )
     if recipe.weighting == "meta":
         need(recipe.meta_share > 0, "meta_share", "above 0, since weighting 'meta' needs it")
+    need(recipe.behaviour in BEHAVIOURS, "behaviour", "'sound' or 'published'")
+    if recipe.behaviour == "published":
+        need(recipe.weighting == "published", "weighting", "'published', as its behaviour is")
     number("meta_every", 1, "a whole number, 1 or more", whole=True)
     need(recipe.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}")
     number("learning_rate", 0, "above 0", above=True)
@@ -279,3 +287,6 @@ PRESETS: dict[str, Recipe] = {
         batch_size=24,
     ),
 }
+PRESETS["published"] = PRESETS["paper"].replace(
+    name="published", behaviour="published", weighting="published"
+)

@@ -114,6 +114,7 @@ def fit(
     steps = max(1, len(train.inputs) // recipe.batch_size)
     optimizer = _optimizer(objective, recipe)
     schedule = LambdaLR(optimizer, _schedule(recipe, epochs, steps))
+    momentum = optimizer.state
     model, optimizer = fabric.setup(objective, optimizer)
     train = Samples(*(fabric.to_device(t) for t in train))
     validation = Samples(*(fabric.to_device(t) for t in validation))
@@ -124,6 +125,8 @@ def fit(
     with seeded(derive_seed(seed, "dropout")):
         for epoch in range(1, epochs + 1):
             model.train()
+            if _is_renewed(recipe, epochs - epoch + 1):
+                momentum.clear()  # what a new optimiser would start with
             start, sums = time.perf_counter(), {}
             shuffled = torch.randperm(len(train.inputs), generator=order).to(fabric.device)
             for step in range(steps):
@@ -201,6 +204,12 @@ def _optimizer(objective: Objective, recipe: Recipe) -> torch.optim.Optimizer:
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=recipe.momentum, **options)
     return torch.optim.AdamW(groups, **options)
+
+
+def _is_renewed(recipe: Recipe, left: int) -> bool:
+    """As published, a drop of the rate, ``left`` epochs before the end, is a new optimiser."""
+    drops = recipe.drops if recipe.schedule == "drops" else ()
+    return recipe.behaviour == "published" and left in drops
 
 
 def _schedule(recipe: Recipe, epochs: int, steps: int) -> Callable[[int], float]:
