@@ -1,7 +1,6 @@
 """What is minimised: learning from labels, and learning from a frozen teacher as well."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -15,15 +14,11 @@ from hfld_lite.published import (
     published_separated_logit_loss,
 )
 from hfld_lite.rivals import densely_guided_kd_loss
+from hfld_lite.teachers import Batch, LiveTeacher, TeacherTargets, teacher_targets
 from hfld_lite.weighting import TERMS, Fixed, Weighting, collapse
 
-
-class Batch(NamedTuple):
-    """One step's data; ``rows`` says where each sample stands in the training set."""
-
-    inputs: Tensor
-    target: Tensor
-    rows: Tensor
+__all__ = ["Batch", "DenselyGuided", "Distiller", "Objective", "Supervised", "TeacherTargets"]
+__all__ += ["teacher_targets"]
 
 
 class Objective(nn.Module):
@@ -61,45 +56,6 @@ class Supervised(Objective):
         return {"cross_entropy": F.cross_entropy(logits.float(), batch.target)}
 
 
-class TeacherTargets(NamedTuple):
-    """What a frozen teacher says of every training sample, in the training set's order.
-
-    ``features`` ``(n, C, positions)`` are standardised per channel with ``mean`` and ``deviation``
-    ``(C,)`` of the training set, so that matching them has the same scale for every teacher.
-    """
-
-    features: Tensor
-    logits: Tensor
-    mean: Tensor
-    deviation: Tensor
-
-
-def teacher_targets(teacher: nn.Module, inputs: Tensor, batch_size: int = 128) -> TeacherTargets:
-    """Run a frozen teacher once over unaugmented training inputs.
-
-    A student that reads the same inputs in any order can then learn from row i of the targets
-    when it reads row i of the inputs, and the teacher costs nothing more.
-
-    Args:
-        teacher: a network; left as it was found (mode, parameters, buffers).
-        inputs: ``(n, length)``, the whole training set in order.
-        batch_size: inputs at once.
-    """
-    was_training = teacher.training
-    teacher.eval()
-    with torch.inference_mode():
-        outputs = [teacher(chunk) for chunk in inputs.split(batch_size)]
-    teacher.train(was_training)
-    # Concatenated outside inference mode, or autograd could not use the result.
-    features = torch.cat([output.features for output in outputs]).float()
-    logits = torch.cat([output.logits for output in outputs]).float()
-    every = (0, *range(2, features.ndim))
-    mean, deviation = features.mean(every), features.std(every).clamp_min(1e-6)
-    shape = (1, -1) + (1,) * (features.ndim - 2)
-    features = (features - mean.view(shape)) / deviation.view(shape)
-    return TeacherTargets(features, logits, mean, deviation)
-
-
 class Distiller(Objective):
     """Learn from labels and from a teacher's features and logits (HFLKD, one step of the chain).
 
@@ -122,13 +78,13 @@ class Distiller(Objective):
     def __init__(
         self,
         student: nn.Module,
-        targets: TeacherTargets,
+        targets: TeacherTargets | LiveTeacher,
         weighting: Mapping[str, float] | Weighting,
         temperature: float = 5.0,
         heads: int = 8,
     ) -> None:
         super().__init__(student)
-        channels = targets.features.shape[1]
+        channels = targets.channels
         _check_classes(student, targets)
         if channels % heads:
             raise ArgumentError(
@@ -150,13 +106,11 @@ class Distiller(Objective):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The unweighted terms by the names in ``weighting.TERMS``, scalars."""
         output = self.student(batch.inputs)
-        logits = self.targets.logits[batch.rows]
+        features, logits = self.targets.answers(batch)
         tckd, nckd = separated_logit_loss(output.logits, logits, batch.target, self.temperature)
         projected = self.project(output.features.flatten(2))
         terms = {
-            "feature": one_to_all_matching(
-                projected, self.targets.features[batch.rows], self.heads
-            ),
+            "feature": one_to_all_matching(projected, features, self.heads),
             "tckd": tckd,
             "nckd": nckd,
             "cross_entropy": F.cross_entropy(output.logits.float(), batch.target),
@@ -277,15 +231,15 @@ class DenselyGuided(Objective):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The terms ``dense`` and ``cross_entropy``."""
         logits = self.student(batch.inputs).logits
-        teachers = [target.logits[batch.rows] for target in self.targets]
+        teachers = [target.answers(batch)[1] for target in self.targets]
         return {
             "dense": densely_guided_kd_loss(logits, teachers, self.temperature),
             "cross_entropy": F.cross_entropy(logits.float(), batch.target),
         }
 
 
-def _check_classes(student: nn.Module, targets: TeacherTargets) -> None:
-    classes = targets.logits.shape[1]
+def _check_classes(student: nn.Module, targets: TeacherTargets | LiveTeacher) -> None:
+    classes = targets.classes
     if classes != student.num_classes:
         raise ArgumentError(
             f"The teacher knows {classes} classes and the student {student.num_classes}; both "

@@ -1,5 +1,6 @@
 """The chain: a teacher learns from labels, a secondary teacher from it, a student from that."""
 
+import copy
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -174,8 +175,10 @@ class Trainer:
             weighting = Published(
                 student.feature_channels, POSITIONS, detach_input=False, hidden="published"
             )
+            # A copy: this one drifts, as it did there, while the stored checkpoint stayed.
+            live = copy.deepcopy(self.stages[teacher].network)
             objective = PublishedDistiller(
-                student, self.stages[teacher].network, weighting, recipe.temperature, recipe.heads
+                student, live, weighting, recipe.temperature, recipe.heads
             )
         return self._fit(name or role, role, objective, f"labels and {teacher}", recipe, epochs)
 
@@ -188,7 +191,11 @@ class Trainer:
     def targets(self, stage: str) -> TeacherTargets:
         """What a trained stage says of the training part; computed once."""
         if stage not in self._targets:
-            self._targets[stage] = teacher_targets(self.stages[stage].network, self.train.inputs)
+            with self.fabric.autocast():
+                found = teacher_targets(self.stages[stage].network, self.train.inputs)
+            if self.progress:
+                print(f"kept what the {stage.replace('_', ' ')} says: {found.nbytes / 1e6:.1f} MB")
+            self._targets[stage] = found
         return self._targets[stage]
 
     def detector(self) -> Detector:

@@ -1,0 +1,182 @@
+"""What a frozen teacher says of the training samples: cached once, or asked at every step."""
+
+import copy
+import hashlib
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hfld_lite.errors import ArgumentError
+
+LIMIT = 2**30
+"""Bytes of features above which they are kept in a memory-mapped file."""
+
+
+class Batch(NamedTuple):
+    """One step's data; ``rows`` says where each sample stands in the training set."""
+
+    inputs: Tensor
+    target: Tensor
+    rows: Tensor
+
+
+class TeacherTargets(NamedTuple):
+    """What a frozen teacher says of every training sample, in the training set's order.
+
+    ``features`` ``(n, C, positions)`` are standardised per channel with ``mean`` and ``deviation``
+    ``(C,)`` of the training set, so that matching them has the same scale for every teacher.
+    ``key`` is :func:`cache_key` of what they were made of.
+    """
+
+    features: Tensor
+    logits: Tensor
+    mean: Tensor
+    deviation: Tensor
+    key: str = ""
+
+    @property
+    def nbytes(self) -> int:
+        """Size of features and logits in bytes, in memory or on disk."""
+        return self.features.nbytes + self.logits.nbytes
+
+    @property
+    def channels(self) -> int:
+        """C of the features."""
+        return self.features.shape[1]
+
+    @property
+    def classes(self) -> int:
+        """How many classes the teacher knows."""
+        return self.logits.shape[1]
+
+    def answers(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Features and logits of the batch's rows, on the device of its inputs."""
+        rows, device = batch.rows.to(self.features.device), batch.inputs.device
+        return self.features[rows].to(device), self.logits[batch.rows.to(self.logits.device)]
+
+    def check(self, inputs: Tensor, teacher: nn.Module) -> None:
+        """Refuse other inputs (augmented ones, say) or another teacher than it was made of.
+
+        Raises:
+            ArgumentError: if inputs or teacher differ in a single bit.
+        """
+        if cache_key(teacher, inputs) != self.key:
+            raise ArgumentError(
+                "The cached answers were made of other inputs or by another teacher; make them "
+                "anew with teacher_targets, or use a LiveTeacher where inputs are augmented."
+            )
+
+
+def cache_key(teacher: nn.Module, inputs: Tensor) -> str:
+    """SHA-256 of the inputs and of the teacher's parameters and buffers, in hexadecimal."""
+    digest = hashlib.sha256()
+    for name, value in {**teacher.state_dict(), "inputs": inputs}.items():
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        digest.update(flat.view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def teacher_targets(
+    teacher: nn.Module,
+    inputs: Tensor,
+    batch_size: int = 128,
+    *,
+    limit: int = LIMIT,
+    folder: str | Path | None = None,
+) -> TeacherTargets:
+    """Run a frozen teacher once over unaugmented training inputs.
+
+    A student that reads the same inputs in any order can then learn from row i of the targets
+    when it reads row i of the inputs, and the teacher costs nothing more.
+
+    Args:
+        teacher: a network; left as it was found (mode, parameters, buffers).
+        inputs: ``(n, length)``, the whole training set in order.
+        batch_size: inputs at once.
+        limit: bytes of features above which they are memory-mapped, never wholly in memory.
+        folder: where that file goes; by default a temporary one without a name.
+    """
+    was_training = teacher.training
+    teacher.eval()
+    mapped, features, logits = None, [], []
+    for start in range(0, len(inputs), batch_size):
+        with torch.inference_mode():
+            output = teacher(inputs[start : start + batch_size])
+        found = output.features.float()
+        if not start and found[0].nbytes * len(inputs) > limit:
+            mapped = _map((len(inputs), *found.shape[1:]), folder)
+        if mapped is None:
+            features.append(found)
+        else:
+            mapped[start : start + batch_size] = found.cpu().numpy()
+        logits.append(output.logits)
+    teacher.train(was_training)
+    # Concatenated outside inference mode, or autograd could not use the result.
+    logits, key = torch.cat(logits).float(), cache_key(teacher, inputs)
+    if mapped is not None:
+        mean, deviation = _standardise(mapped, batch_size)
+        return TeacherTargets(torch.from_numpy(mapped), logits, mean, deviation, key)
+    features = torch.cat(features)
+    mean, deviation = _statistics(features)
+    shape = (1, -1) + (1,) * (features.ndim - 2)
+    features = (features - mean.view(shape)) / deviation.view(shape)
+    return TeacherTargets(features, logits, mean, deviation, key)
+
+
+class LiveTeacher(nn.Module):
+    """A frozen teacher that is asked at every step, as augmented inputs need it.
+
+    Args:
+        teacher: a network; copied, so that freezing does not reach the caller's.
+        targets: its answers to the unaugmented training set, for mean and deviation.
+    """
+
+    def __init__(self, teacher: nn.Module, targets: TeacherTargets) -> None:
+        super().__init__()
+        self.teacher = copy.deepcopy(teacher).requires_grad_(False).eval()
+        self.channels, self.classes = targets.channels, targets.classes
+        self.register_buffer("mean", targets.mean.clone())
+        self.register_buffer("deviation", targets.deviation.clone())
+
+    def train(self, mode: bool = True) -> "LiveTeacher":
+        """Stays in eval, whatever the objective does."""
+        return super().train(False)
+
+    def answers(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Standardised features and logits of the batch's inputs, without gradients."""
+        with torch.no_grad():  # autograd could not save tensors of inference mode
+            output = self.teacher(batch.inputs)
+            features = output.features.float()
+            shape = (1, -1) + (1,) * (features.ndim - 2)
+            features = (features - self.mean.view(shape)) / self.deviation.view(shape)
+        return features, output.logits.float()
+
+
+def _statistics(features: Tensor) -> tuple[Tensor, Tensor]:
+    every = (0, *range(2, features.ndim))
+    return features.mean(every), features.std(every).clamp_min(1e-6)
+
+
+def _map(shape: tuple[int, ...], folder: str | Path | None) -> np.memmap:
+    # The map keeps the file open, which vanishes with it.
+    with tempfile.TemporaryFile(dir=folder, suffix=".features") as file:
+        return np.memmap(file, np.float32, "w+", shape=shape)
+
+
+def _standardise(mapped: np.memmap, size: int) -> tuple[Tensor, Tensor]:
+    """Standardise in place, a chunk at a time, with sums in double precision."""
+    every = (0, *range(2, mapped.ndim))
+    shape = (1, -1) + (1,) * (mapped.ndim - 2)
+    chunks = [mapped[start : start + size] for start in range(0, len(mapped), size)]
+    count = mapped.size // mapped.shape[1]
+    mean = sum(chunk.sum(every, dtype=np.float64) for chunk in chunks) / count
+    squares = sum(np.square(chunk - mean.reshape(shape)).sum(every) for chunk in chunks)
+    deviation = np.sqrt(squares / (count - 1)).clip(1e-6)
+    for chunk in chunks:
+        chunk[:] = (chunk - mean.reshape(shape)) / deviation.reshape(shape)
+    return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
