@@ -132,9 +132,13 @@ def test_rows_test_part_chooses_and_student_drops_out(tiny_recordings):
         student = hierarchy._build(recipe, "student", 6)
         rates = [m.p for m in student.modules() if isinstance(m, torch.nn.Dropout)]
         assert any(rates) is some
-    trainer.supervise("teacher")
+    teacher = trainer.supervise("teacher").network
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
     stage = trainer.distil("student", "teacher")
     assert len(stage.fit.history) == 2
+    after = teacher.state_dict()
+    assert all(torch.equal(before[name], after[name]) for name in before), "only a copy drifts"
+    assert not teacher.training
 
 
 @pytest.mark.parametrize("behaviour", ["published", "sound"])
