@@ -166,6 +166,19 @@ def test_the_default_weighting_is_the_one_that_validation_chose():
     assert (naive["collapsed"] == naive["seeds"]).all(), "what notebooks and docstrings say of it"
 
 
+def test_what_the_results_page_says_of_the_chain_is_in_its_table():
+    table = pd.read_csv(RESULTS / "chain_against_controls.csv", comment="#")
+    table = table.set_index(["data", "method"])
+    taught = ["student", "student_direct", "student_dense"]
+    assert (table["seeds"] >= 5).all()
+    assert (table.loc["bearings"].loc[taught, "low"] > 0).all()
+    assert (table.loc["tiles"].loc[taught, "against_alone"] > 0).all()
+    assert (table.loc["tiles"].loc[taught, "low"] < 0).all()
+    for data in ("tiles", "bearings"):
+        means = table.loc[data]["accuracy"]
+        assert means["student"] <= min(means["student_direct"], means["student_dense"])
+
+
 def test_no_program_names_a_place_of_the_machine_it_ran_on():
     for path in RESULTS.glob("*.csv"):
         assert str(SCRIPTS.parent) not in path.read_text()
