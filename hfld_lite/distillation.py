@@ -56,7 +56,23 @@ class Supervised(Objective):
         return {"cross_entropy": F.cross_entropy(logits.float(), batch.target)}
 
 
-class Distiller(Objective):
+class Weighed(Objective):
+    """An objective whose forward leaves the weighted sum in ``_total``, made by ``weigh``.
+
+    Weighed there and not in total(): "meta" takes gradients of the terms, which Fabric allows only
+    before its wrapper has returned them.
+    """
+
+    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """The weighted sum of the last terms; with some strategies it trains the PVPN too."""
+        return self._total
+
+    def monitor(self) -> dict[str, Tensor]:
+        """The weights of the last step: ``weight_feature`` and so on."""
+        return {f"weight_{name}": value for name, value in self.weigh.weights.items()}
+
+
+class Distiller(Weighed):
     """Learn from labels and from a teacher's features and logits (HFLKD, one step of the chain).
 
     The student's features are projected to the teacher's channels (1x1 convolution, batch norm);
@@ -115,18 +131,8 @@ class Distiller(Objective):
             "nckd": nckd,
             "cross_entropy": F.cross_entropy(output.logits.float(), batch.target),
         }
-        # Weighed here and not in total(): "meta" takes gradients of the terms, which Fabric allows
-        # only before its wrapper has returned them.
         self._total = self.weigh(terms, output.features)
         return terms
-
-    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """The weighted sum of the last terms; with some strategies it trains the PVPN too."""
-        return self._total
-
-    def monitor(self) -> dict[str, Tensor]:
-        """The weights of the last step: ``weight_feature`` and so on."""
-        return {f"weight_{name}": value for name, value in self.weigh.weights.items()}
 
     def verdict(self, row: Mapping[str, float]) -> str:
         """Name a collapse of weights that are learned; given ones may be as one-sided as wished."""
@@ -136,7 +142,7 @@ class Distiller(Objective):
         return collapse(weights, sigmoid=self.weigh.sigmoid)
 
 
-class PublishedDistiller(Objective):
+class PublishedDistiller(Weighed):
     """Learn from a teacher as the released code does, mistakes included; never a default.
 
     The teacher runs live, in training mode and with gradients: its dropout makes targets noisy,
@@ -196,14 +202,6 @@ class PublishedDistiller(Objective):
         }
         self._total = self.weigh(terms, output.features)
         return terms
-
-    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """The weighted sum of the last terms."""
-        return self._total
-
-    def monitor(self) -> dict[str, Tensor]:
-        """The weights of the last step: ``weight_feature`` and so on."""
-        return {f"weight_{name}": value for name, value in self.weigh.weights.items()}
 
 
 class DenselyGuided(Objective):

@@ -148,9 +148,10 @@ class Trainer:
             name: of the new stage, by default the role.
             epochs: by default the network's in the recipe.
         """
-        recipe, student = recipe or self.recipe, self._network(role)
+        recipe = recipe or self.recipe
         if recipe.behaviour == "published":
             return self._distil_as_published(role, teacher, recipe, name, epochs)
+        student = self._network(role)
         # Seeds of their own, so that the projector begins alike whatever the strategy.
         with seeded(derive_seed(recipe.seed, f"{_same(role)} weighting")):
             weighting = make_weighting(
