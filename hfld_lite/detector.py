@@ -179,7 +179,7 @@ class TestResult:
     predictions: pd.DataFrame
 
 
-def network_inputs(signals: np.ndarray, recipe: Recipe) -> Tensor:
+def network_inputs(signals: np.ndarray | Tensor, recipe: Recipe) -> Tensor:
     """What a recipe's networks read of raw signals ``(n, samples)``: its view, scaled to [0, 1]."""
     if recipe.samples is not None:
         if signals.shape[1] < recipe.samples:

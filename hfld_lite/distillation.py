@@ -46,6 +46,31 @@ class Objective(nn.Module):
         """No verdict, unless the method has one."""
         return ""
 
+    def check(self, count: int, augmented: bool) -> None:
+        """Refuse a training set of ``count`` rows, augmented or not, that this cannot learn from.
+
+        Raises:
+            ArgumentError: if a teacher's cached answers are of another number of rows, or the
+                inputs are augmented, of which a cache knows nothing.
+        """
+        for targets in self.answers_from():
+            if not isinstance(targets, TeacherTargets):
+                continue
+            if augmented:
+                raise ArgumentError(
+                    "A teacher's cached answers are to the inputs as they were, and these are "
+                    "augmented; give the objective a LiveTeacher instead."
+                )
+            if len(targets.logits) != count:
+                raise ArgumentError(
+                    f"The teacher's cached answers are to {len(targets.logits)} inputs and the "
+                    f"training set has {count}; make them anew with teacher_targets."
+                )
+
+    def answers_from(self) -> Sequence[TeacherTargets | LiveTeacher]:
+        """What answers for the teachers, none unless the method has them."""
+        return ()
+
 
 class Supervised(Objective):
     """Learn from labels alone: the cross-entropy of ``student``."""
@@ -134,6 +159,10 @@ class Distiller(Weighed):
         self._total = self.weigh(terms, output.features)
         return terms
 
+    def answers_from(self) -> Sequence[TeacherTargets | LiveTeacher]:
+        """The one teacher's."""
+        return (self.targets,)
+
     def verdict(self, row: Mapping[str, float]) -> str:
         """Name a collapse of weights that are learned; given ones may be as one-sided as wished."""
         if isinstance(self.weigh, Fixed):
@@ -209,7 +238,7 @@ class DenselyGuided(Objective):
 
     Args:
         student: the network to train.
-        targets: of each larger network.
+        targets: of each larger network, live ones on the student's device.
         temperature: T.
 
     Raises:
@@ -217,7 +246,10 @@ class DenselyGuided(Objective):
     """
 
     def __init__(
-        self, student: nn.Module, targets: Sequence[TeacherTargets], temperature: float = 5.0
+        self,
+        student: nn.Module,
+        targets: Sequence[TeacherTargets | LiveTeacher],
+        temperature: float = 5.0,
     ) -> None:
         super().__init__(student)
         if not targets:
@@ -234,6 +266,10 @@ class DenselyGuided(Objective):
             "dense": densely_guided_kd_loss(logits, teachers, self.temperature),
             "cross_entropy": F.cross_entropy(logits.float(), batch.target),
         }
+
+    def answers_from(self) -> Sequence[TeacherTargets | LiveTeacher]:
+        """The larger networks'."""
+        return self.targets
 
 
 def _check_classes(student: nn.Module, targets: TeacherTargets | LiveTeacher) -> None:

@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
+from torch import Tensor
 
+from hfld_lite.augmentation import augment, check_shift
 from hfld_lite.detector import (
     ALONE,
     CONTROLS,
@@ -27,14 +29,13 @@ from hfld_lite.distillation import (
     Objective,
     PublishedDistiller,
     Supervised,
-    TeacherTargets,
-    teacher_targets,
 )
 from hfld_lite.errors import ArgumentError, DataError, HfldError, RecipeError
 from hfld_lite.networks import MIN_SAMPLES, POSITIONS, ResNet1d, resnet1d
 from hfld_lite.recipes import Recipe
 from hfld_lite.recordings import Recordings
 from hfld_lite.splits import Split, check_split, split
+from hfld_lite.teachers import LiveTeacher, TeacherTargets, teacher_targets
 from hfld_lite.training import Fit, Samples, derive_seed, fit, make_fabric, seeded
 from hfld_lite.weighting import Published, make_weighting
 
@@ -124,8 +125,13 @@ class Trainer:
             self.fabric.to_device(Samples(inputs[part], labels[part]))
             for part in (rows, chosen_on, meta_rows)
         )
+        self._signals = None
+        if recipe.augmentation is not None:
+            check_shift(recipe.augmentation, recordings.samples, recordings.sample_rate)
+            signals = torch.from_numpy(np.array(recordings.signals[rows]))
+            self._signals = self.fabric.to_device(Samples(signals, labels[rows]))
         self.stages: dict[str, Stage] = {}
-        self._targets: dict[str, TeacherTargets] = {}
+        self._targets: dict[str, TeacherTargets | LiveTeacher] = {}
 
     def supervise(self, role: str) -> Stage:
         """Train a role's network from labels alone."""
@@ -189,15 +195,25 @@ class Trainer:
         objective = DenselyGuided(self._network(role), targets, self.recipe.temperature)
         return self._fit(role, role, objective, f"labels and {', '.join(teachers)}")
 
-    def targets(self, stage: str) -> TeacherTargets:
-        """What a trained stage says of the training part; computed once."""
+    def targets(self, stage: str) -> TeacherTargets | LiveTeacher:
+        """What a trained stage says of the training part: computed once, or live if augmented."""
         if stage not in self._targets:
+            network, name = self.stages[stage].network, stage.replace("_", " ")
             with self.fabric.autocast():
-                found = teacher_targets(self.stages[stage].network, self.train.inputs)
+                found = teacher_targets(network, self.train.inputs)
+            if self._signals is not None:
+                found = LiveTeacher(network, found)
+                said = f"the {name} is asked at every step, since recordings are augmented"
+            else:
+                said = f"kept what the {name} says: {found.nbytes / 1e6:.1f} MB"
             if self.progress:
-                print(f"kept what the {stage.replace('_', ' ')} says: {found.nbytes / 1e6:.1f} MB")
+                print(said)
             self._targets[stage] = found
         return self._targets[stage]
+
+    def _augment(self, signals: Tensor, generator: torch.Generator) -> Tensor:
+        varied = augment(signals, self.recordings.sample_rate, self.recipe.augmentation, generator)
+        return network_inputs(varied, self.recipe)
 
     def detector(self) -> Detector:
         """The trained networks, moved to the CPU, in a form that reads raw recordings."""
@@ -223,9 +239,10 @@ class Trainer:
         epochs: int | None = None,
     ) -> Stage:
         on_epoch = self.on_epoch
+        varied = self._signals is not None
         result = fit(
             objective,
-            self.train,
+            self._signals if varied else self.train,
             self.validation,
             recipe or self.recipe,
             epochs or network_of(self.recipe, role).epochs,
@@ -234,6 +251,7 @@ class Trainer:
             progress=self.progress,
             fabric=self.fabric,
             on_epoch=(lambda row: on_epoch(name, row)) if on_epoch else None,
+            augment=self._augment if varied else None,
         )
         self.stages[name] = Stage(name, objective.student, source, result)
         return self.stages[name]

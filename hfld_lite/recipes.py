@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import math
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,51 @@ class Network:
     head: str = "small"
     dropout: float | None = None
     epochs: int = 20
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far recordings are varied while networks learn from them; see `augmentation.augment`.
+
+    Attributes:
+        noise: lowest and highest ratio of the recording's power to the added noise's, dB; None
+            for no noise.
+        shift: the impact comes earlier or later by this at most, ms.
+        gain: louder or softer by this at most, dB.
+        frequency: all frequencies higher or lower by this share at most, no unit. Keep it within
+            what sound parts differ by, or a defect's shift is taught as nothing.
+    """
+
+    noise: tuple[float, float] | None = (10.0, 40.0)
+    shift: float = 2.0
+    gain: float = 6.0
+    frequency: float = 0.005
+
+    def __post_init__(self) -> None:
+        def number(value: Any) -> bool:
+            valid = isinstance(value, int | float) and not isinstance(value, bool)
+            return valid and math.isfinite(value)
+
+        if isinstance(self.noise, list):
+            object.__setattr__(self, "noise", tuple(self.noise))
+        noise = self.noise
+        if noise is not None and not (
+            isinstance(noise, tuple)
+            and len(noise) == 2
+            and all(map(number, noise))
+            and noise[0] <= noise[1]
+        ):
+            raise RecipeError(
+                f"The augmentation's noise is {noise!r}; it must be the lowest and the highest "
+                "ratio in dB, or null for none."
+            )
+        for name, highest in (("shift", math.inf), ("gain", 60), ("frequency", 0.2)):
+            value = getattr(self, name)
+            if not (number(value) and 0 <= value <= highest):
+                bound = f" and {highest:g} at most" if highest < math.inf else ""
+                raise RecipeError(
+                    f"The augmentation's {name} is {value!r}; it must be 0 or more{bound}."
+                )
 
 
 @dataclass(frozen=True)
@@ -56,6 +102,9 @@ class Recipe:
         meta_share: share of the training part that is kept from training for meta batches. To
             compare strategies fairly, give all of them the same.
         meta_every: steps from one update of the PVPN to the next, with ``"meta"``.
+        augmentation: how recordings are varied at every step, for teachers, students and controls
+            alike; None to train on them as they are. Teachers are then asked at every step, and
+            their cached answers are refused, so that training takes several times as long.
         validation, test: shares of the recordings (of their groups).
         precision: lightning-fabric's name, ``"32-true"``, ``"bf16-mixed"`` or ``"16-mixed"``.
         behaviour: ``"sound"``, or ``"published"`` to train as the released code does, mistakes
@@ -86,6 +135,7 @@ class Recipe:
     beta: float = 1.0
     meta_share: float = 0.0
     meta_every: int = 10
+    augmentation: Augmentation | None = None
     validation: float = 0.2
     test: float = 0.2
     precision: str = "32-true"
@@ -99,7 +149,11 @@ class Recipe:
         between = self.secondary_teachers
         if not isinstance(between, list | tuple):
             raise RecipeError("The recipe's secondary_teachers must be a list of networks.")
+        varied = self.augmentation
+        if isinstance(varied, dict):
+            varied = _build(Augmentation, varied, "augmentation")
         fields_ = {
+            "augmentation": varied,
             "teacher": network(self.teacher, "teacher"),
             "secondary_teachers": tuple(network(n, "secondary_teachers") for n in between),
             "student": network(self.student, "student"),
@@ -228,6 +282,11 @@ def _check(recipe: Recipe) -> None:
     need(recipe.behaviour in BEHAVIOURS, "behaviour", "'sound' or 'published'")
     if recipe.behaviour == "published":
         need(recipe.weighting == "published", "weighting", "'published', as its behaviour is")
+    need(
+        recipe.augmentation is None or isinstance(recipe.augmentation, Augmentation),
+        "augmentation",
+        "an object with noise, shift, gain and frequency, or null for none",
+    )
     number("meta_every", 1, "a whole number, 1 or more", whole=True)
     need(recipe.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}")
     number("learning_rate", 0, "above 0", above=True)

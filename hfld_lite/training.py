@@ -78,6 +78,7 @@ def fit(
     progress: bool = True,
     fabric: Fabric | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
+    augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
 ) -> Fit:
     """Minimise an objective, and leave its student with the weights of the best epoch.
 
@@ -96,18 +97,22 @@ def fit(
         progress: show a progress bar with epoch, terms, validation accuracy and time left.
         fabric: device and precision; by default :func:`make_fabric`.
         on_epoch: called with each new row of the history.
+        augment: makes what the networks read of a batch of ``train.inputs`` (raw signals then) and
+            a generator on their device.
 
     Returns:
         The history and the best epoch.
 
     Raises:
-        ArgumentError: if training or validation set is empty, or epochs is below 1.
+        ArgumentError: if training or validation set is empty, epochs is below 1, or the objective
+            learns from cached answers that do not belong to these inputs: other rows, or augmented.
     """
     if len(train.inputs) < 2 or not len(validation.inputs) or epochs < 1:
         raise ArgumentError(
             f"fit needs 2 training samples, a validation sample and 1 epoch at least; found "
             f"{len(train.inputs)}, {len(validation.inputs)} and {epochs}."
         )
+    objective.check(len(train.inputs), augmented=augment is not None)
     fabric = fabric or make_fabric(recipe)
     # Moved before the optimiser looks at the parameters, and without a wrapper to peel off later.
     fabric.to_device(objective)
@@ -120,6 +125,7 @@ def fit(
     validation = Samples(*(fabric.to_device(t) for t in validation))
 
     order = torch.Generator().manual_seed(derive_seed(seed, "order"))
+    variety = torch.Generator(fabric.device).manual_seed(derive_seed(seed, "augmentation"))
     best, best_state, rows, began = (-1.0, -math.inf), None, [], time.perf_counter()
     bar = tqdm(total=epochs * steps, desc=title, unit="step", disable=not progress, mininterval=0.5)
     with seeded(derive_seed(seed, "dropout")):
@@ -131,9 +137,10 @@ def fit(
             shuffled = torch.randperm(len(train.inputs), generator=order).to(fabric.device)
             for step in range(steps):
                 rows_of_batch = shuffled[step * recipe.batch_size : (step + 1) * recipe.batch_size]
-                batch = Batch(
-                    train.inputs[rows_of_batch], train.target[rows_of_batch], rows_of_batch
-                )
+                inputs = train.inputs[rows_of_batch]
+                if augment:
+                    inputs = augment(inputs, variety)
+                batch = Batch(inputs, train.target[rows_of_batch], rows_of_batch)
                 terms = model(batch)
                 total = objective.total(terms)
                 optimizer.zero_grad(set_to_none=True)

@@ -28,7 +28,7 @@ def spectrum(signals: np.ndarray | Tensor, bins: int | None = None) -> Tensor:
         bins: how many bins to keep, from 0 Hz on; by default half the samples.
 
     Returns:
-        float32 ``(n, bins)`` on the CPU.
+        float32 ``(n, bins)`` on the signals' device.
 
     Raises:
         ArgumentError: if ``signals`` has another shape, or more bins are asked for than exist.
@@ -129,7 +129,8 @@ def _in_chunks(
     signals: np.ndarray | Tensor, length: int, view: Callable[[Tensor], Tensor]
 ) -> Tensor:
     """Apply ``view`` and min-max scaling, a chunk at a time, so that memory stays bounded."""
-    result = torch.empty(len(signals), length)
+    device = signals.device if isinstance(signals, Tensor) else None
+    result = torch.empty(len(signals), length, device=device)
     for start in range(0, len(signals), CHUNK):
         chunk = signals[start : start + CHUNK]
         x = _as_tensor(chunk)
