@@ -21,7 +21,7 @@ from hfld_lite.readers import read_folder, read_signals
 from hfld_lite.recipes import Recipe, preset
 from hfld_lite.recordings import Recordings
 from hfld_lite.report import INTERVAL_NOTE, display_table, write_report
-from hfld_lite.runs import fingerprint, load_run, new_run, save_run
+from hfld_lite.runs import load_run, new_run, save_run
 from hfld_lite.simulate import simulate_tiles
 from hfld_lite.version import __version__
 
@@ -125,7 +125,7 @@ def evaluate(
     loaded = load_run(run)
     if data is None:
         recordings = _recordings(loaded.facts["data"], progress=False)
-        if fingerprint(recordings) != loaded.facts["fingerprint"]:
+        if recordings.fingerprint() != loaded.facts["fingerprint"]:
             raise RecipeError(
                 f"The data of {run} have changed since the training, so its test part is lost; "
                 "give recordings by --data."

@@ -71,6 +71,11 @@ class Objective(nn.Module):
         """What answers for the teachers, none unless the method has them."""
         return ()
 
+    @property
+    def outside(self) -> Sequence[nn.Module]:
+        """Modules that change while this is trained without being part of it: none, if sound."""
+        return ()
+
 
 class Supervised(Objective):
     """Learn from labels alone: the cross-entropy of ``student``."""
@@ -206,6 +211,11 @@ class PublishedDistiller(Weighed):
         embedding = published_embedding(teacher.feature_channels, student.feature_channels)
         self._outside = (teacher, embedding.to(next(student.parameters()).device))
         self.weigh, self.temperature, self.heads = weighting, temperature, heads
+
+    @property
+    def outside(self) -> Sequence[nn.Module]:
+        """The teacher, whose batch norm drifts, and the embedding."""
+        return self._outside
 
     def train(self, mode: bool = True) -> "PublishedDistiller":
         """Set the mode; teacher and embedding are in training mode always, as published."""

@@ -37,3 +37,7 @@ class RecipeError(HfldError):
 
 class ArgumentError(HfldError, ValueError):
     """An argument of a library function that has the wrong value or shape."""
+
+
+class Interrupted(KeyboardInterrupt):
+    """A training that the user stopped; its text says what is kept and how to go on."""

@@ -1,10 +1,12 @@
 """The chain: a teacher learns from labels, a secondary teacher from it, a student from that."""
 
 import copy
+import json
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 from torch import Tensor
 
 from hfld_lite.augmentation import augment, check_shift
+from hfld_lite.checkpoints import Checkpoints, StageCheckpoints, digest
 from hfld_lite.detector import (
     ALONE,
     CONTROLS,
@@ -37,6 +40,7 @@ from hfld_lite.recordings import Recordings
 from hfld_lite.splits import Split, check_split, split
 from hfld_lite.teachers import LiveTeacher, TeacherTargets, teacher_targets
 from hfld_lite.training import Fit, Samples, derive_seed, fit, make_fabric, seeded
+from hfld_lite.version import __version__
 from hfld_lite.weighting import Published, make_weighting
 
 
@@ -86,7 +90,7 @@ class Trainer:
     after the teacher's hours.
 
     Args:
-        recordings, recipe, parts, progress, on_epoch: see :func:`distill_chain`.
+        recordings, recipe, parts, progress, on_epoch, folder, resume: see :func:`distill_chain`.
 
     Attributes:
         stages: what was trained so far, by role or by the name given.
@@ -99,7 +103,11 @@ class Trainer:
         parts: Split | None = None,
         progress: bool = True,
         on_epoch: Callable[[str, dict[str, float]], None] | None = None,
+        folder: str | Path | None = None,
+        resume: bool = False,
     ) -> None:
+        if resume and folder is None:
+            raise ArgumentError("resume needs the folder of the training that it continues.")
         if parts is None:
             parts = split(
                 recordings, validation=recipe.validation, test=recipe.test, seed=recipe.seed
@@ -130,12 +138,15 @@ class Trainer:
             check_shift(recipe.augmentation, recordings.samples, recordings.sample_rate)
             signals = torch.from_numpy(np.array(recordings.signals[rows]))
             self._signals = self.fabric.to_device(Samples(signals, labels[rows]))
+        self._checkpoints = None
+        if folder is not None:
+            self._checkpoints = Checkpoints(folder, *self._facts(), resume=resume)
         self.stages: dict[str, Stage] = {}
         self._targets: dict[str, TeacherTargets | LiveTeacher] = {}
 
     def supervise(self, role: str) -> Stage:
         """Train a role's network from labels alone."""
-        return self._fit(role, role, Supervised(self._network(role)), "labels")
+        return self._fit(role, role, lambda _: Supervised(self._network(role)), ())
 
     def distil(
         self,
@@ -155,8 +166,20 @@ class Trainer:
             epochs: by default the network's in the recipe.
         """
         recipe = recipe or self.recipe
-        if recipe.behaviour == "published":
-            return self._distil_as_published(role, teacher, recipe, name, epochs)
+        published = recipe.behaviour == "published"
+        build = self._published_distiller if published else self._distiller
+
+        def objective(generators: dict[str, torch.Generator]) -> Objective:
+            return build(role, teacher, recipe, generators)
+
+        stage = self._fit(name or role, role, objective, (teacher,), recipe, epochs)
+        if not published:
+            _check_terms(stage, recipe, len(self.recordings.class_names))
+        return stage
+
+    def _distiller(
+        self, role: str, teacher: str, recipe: Recipe, generators: dict[str, torch.Generator]
+    ) -> Distiller:
         student = self._network(role)
         # Seeds of their own, so that the projector begins alike whatever the strategy.
         with seeded(derive_seed(recipe.seed, f"{_same(role)} weighting")):
@@ -165,18 +188,15 @@ class Trainer:
                 channels=student.feature_channels,
                 positions=POSITIONS,
                 weights=recipe.weights,
-                **_meta_options(recipe, student, self.meta),
+                **_meta_options(recipe, student, self.meta, generators),
             )
         targets = self.targets(teacher)
         with seeded(derive_seed(recipe.seed, f"{_same(role)} projector")):
-            objective = Distiller(student, targets, weighting, recipe.temperature, recipe.heads)
-        stage = self._fit(name or role, role, objective, f"labels and {teacher}", recipe, epochs)
-        _check_terms(stage, recipe, len(self.recordings.class_names))
-        return stage
+            return Distiller(student, targets, weighting, recipe.temperature, recipe.heads)
 
-    def _distil_as_published(
-        self, role: str, teacher: str, recipe: Recipe, name: str | None, epochs: int | None
-    ) -> Stage:
+    def _published_distiller(
+        self, role: str, teacher: str, recipe: Recipe, _generators: dict[str, torch.Generator]
+    ) -> PublishedDistiller:
         student = self._network(role)
         with seeded(derive_seed(recipe.seed, f"{_same(role)} weighting")):
             weighting = Published(
@@ -184,16 +204,16 @@ class Trainer:
             )
             # A copy: this one drifts, as it did there, while the stored checkpoint stayed.
             live = copy.deepcopy(self.stages[teacher].network)
-            objective = PublishedDistiller(
-                student, live, weighting, recipe.temperature, recipe.heads
-            )
-        return self._fit(name or role, role, objective, f"labels and {teacher}", recipe, epochs)
+            return PublishedDistiller(student, live, weighting, recipe.temperature, recipe.heads)
 
     def guide_densely(self, role: str, teachers: Sequence[str]) -> Stage:
         """Train a role's network from labels and from the logits of several stages at once."""
-        targets = [self.targets(teacher) for teacher in teachers]
-        objective = DenselyGuided(self._network(role), targets, self.recipe.temperature)
-        return self._fit(role, role, objective, f"labels and {', '.join(teachers)}")
+
+        def objective(_: dict[str, torch.Generator]) -> DenselyGuided:
+            targets = [self.targets(teacher) for teacher in teachers]
+            return DenselyGuided(self._network(role), targets, self.recipe.temperature)
+
+        return self._fit(role, role, objective, teachers)
 
     def targets(self, stage: str) -> TeacherTargets | LiveTeacher:
         """What a trained stage says of the training part: computed once, or live if augmented."""
@@ -233,28 +253,79 @@ class Trainer:
         self,
         name: str,
         role: str,
-        objective: Objective,
-        source: str,
+        objective: Callable[[dict[str, torch.Generator]], Objective],
+        teachers: Sequence[str],
         recipe: Recipe | None = None,
         epochs: int | None = None,
     ) -> Stage:
-        on_epoch = self.on_epoch
-        varied = self._signals is not None
-        result = fit(
-            objective,
-            self._signals if varied else self.train,
-            self.validation,
-            recipe or self.recipe,
-            epochs or network_of(self.recipe, role).epochs,
-            seed=derive_seed(self.recipe.seed, f"{_same(role)} order"),
-            title=f"{name} ← {source}".replace("_", " "),
-            progress=self.progress,
-            fabric=self.fabric,
-            on_epoch=(lambda row: on_epoch(name, row)) if on_epoch else None,
-            augment=self._augment if varied else None,
-        )
-        self.stages[name] = Stage(name, objective.student, source, result)
+        """Train a stage, or take it up where a checkpoint left it.
+
+        ``objective`` builds what is minimised, and adds the generators that it draws from.
+        """
+        recipe, on_epoch = recipe or self.recipe, self.on_epoch
+        epochs = epochs or network_of(self.recipe, role).epochs
+        source = " and ".join(["labels", ", ".join(teachers)]) if teachers else "labels"
+        checkpoints = self._stage_checkpoints(name, teachers, recipe, epochs)
+        finished = self._finished(role, checkpoints, epochs)
+        if finished is None:
+            generators: dict[str, torch.Generator] = {}
+            built, varied = objective(generators), self._signals is not None
+            result = fit(
+                built,
+                self._signals if varied else self.train,
+                self.validation,
+                recipe,
+                epochs,
+                seed=derive_seed(self.recipe.seed, f"{_same(role)} order"),
+                title=f"{name} ← {source}".replace("_", " "),
+                progress=self.progress,
+                fabric=self.fabric,
+                on_epoch=(lambda row: on_epoch(name, row)) if on_epoch else None,
+                augment=self._augment if varied else None,
+                generators=generators,
+                checkpoints=checkpoints,
+            )
+            finished = built.student, result
+        self.stages[name] = Stage(name, finished[0], source, finished[1])
         return self.stages[name]
+
+    def _facts(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """What a training must have in common with the one it continues, and what it should."""
+        parts = json.dumps(self.parts.to_dict(), sort_keys=True)
+        facts = {
+            "recipe": asdict(self.recipe),
+            "recordings": self.recordings.fingerprint(),
+            "sample_rate": self.recordings.sample_rate,
+            "split": digest(parts, {}),
+        }
+        made_with = {
+            "hfld_lite": __version__,
+            "torch": torch.__version__,
+            "device": self.fabric.device.type,
+            "threads": torch.get_num_threads(),
+        }
+        return facts, made_with
+
+    def _stage_checkpoints(
+        self, name: str, teachers: Sequence[str], recipe: Recipe, epochs: int
+    ) -> StageCheckpoints | None:
+        if self._checkpoints is None:
+            return None
+        networks = {t: digest("", self.stages[t].network.state_dict()) for t in teachers}
+        made_of = {"recipe": recipe.to_json(), "number of epochs": str(epochs), **networks}
+        return StageCheckpoints(self._checkpoints, name, made_of)
+
+    def _finished(
+        self, role: str, checkpoints: StageCheckpoints | None, epochs: int
+    ) -> tuple[ResNet1d, Fit] | None:
+        """A stage that was trained to its end before, without asking its teachers again."""
+        state = checkpoints.load() if checkpoints else None
+        if state is None or state["epoch"] < epochs:
+            return None
+        network = self._network(role)
+        network.load_state_dict(state["best_state"])
+        history = pd.DataFrame(state["rows"])
+        return network.eval(), Fit(history, state["best_epoch"], state["seconds"])
 
 
 def distill_chain(
@@ -265,6 +336,8 @@ def distill_chain(
     controls: Sequence[str] = ("alone",),
     progress: bool = True,
     on_epoch: Callable[[str, dict[str, float]], None] | None = None,
+    folder: str | Path | None = None,
+    resume: bool = False,
 ) -> Chain:
     """Train teacher → secondary teachers → student, and the student in other ways as controls.
 
@@ -280,16 +353,21 @@ def distill_chain(
         controls: any of "alone", "direct" and "dense"; see CONTROLS.
         progress: a progress bar for each stage.
         on_epoch: called with a role and a new row of its history.
+        folder: for a checkpoint after each epoch; without it nothing is kept until the end.
+        resume: go on with the training in the folder, or begin it. On the same machine with as
+            many threads the weights then have the bits of an undisturbed training.
 
     Raises:
         DataError: if the recordings cannot be split, or are too short for the networks.
         RecipeError: if the heads do not divide a teacher's channels.
-        HfldError: if a term of the loss that has a weight stays zero for no good reason.
+        HfldError: if a term of the loss that has a weight stays zero for no good reason, a loss is
+            not finite, memory runs out, or a checkpoint cannot be written.
+        Interrupted: if the user stopped it; the text says what is kept.
     """
     for control in controls:
         if control not in CONTROLS:
             raise ArgumentError(f"Control {control!r} is unknown; choose of {', '.join(CONTROLS)}.")
-    trainer = Trainer(recordings, recipe, parts, progress, on_epoch)
+    trainer = Trainer(recordings, recipe, parts, progress, on_epoch, folder, resume)
     trainer.supervise("teacher")
     for teacher, role in pairwise(recipe.chain):
         trainer.distil(role, teacher)
@@ -347,11 +425,14 @@ def _meta_part(
     return train[cut.train], train[cut.test]
 
 
-def _meta_options(recipe: Recipe, student: ResNet1d, meta: Samples) -> dict[str, Any]:
+def _meta_options(
+    recipe: Recipe, student: ResNet1d, meta: Samples, generators: dict[str, torch.Generator]
+) -> dict[str, Any]:
     """What the weighting "meta" needs besides: the student, η and a stream of meta batches."""
     if recipe.weighting != "meta":
         return {}
     order = torch.Generator().manual_seed(derive_seed(recipe.seed, "meta batches"))
+    generators["meta batches"] = order
 
     def next_batch() -> Samples:
         rows = torch.randint(len(meta.inputs), (recipe.batch_size,), generator=order)

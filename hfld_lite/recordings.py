@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import InitVar, dataclass, replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -156,6 +157,14 @@ class Recordings:
         if name not in self.class_names:
             raise ArgumentError(f"No class is named {name!r}; {nearest(name, self.class_names)}.")
         return self.select(self.labels == self.class_names.index(name))
+
+    def fingerprint(self) -> str:
+        """SHA-256 of signals, labels and groups, to tell whether data are those of a training."""
+        digest = sha256()
+        for array in (self.signals, self.labels, self.groups):
+            for start in range(0, len(array), 1024):
+                digest.update(np.ascontiguousarray(array[start : start + 1024]).tobytes())
+        return digest.hexdigest()
 
     def summary(self) -> str:
         """Say in four lines what this is: the source; counts and seconds; classes; groups."""

@@ -2,12 +2,15 @@
 
 import copy
 import math
+import os
+import signal
+import threading
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,11 +18,13 @@ import torch
 import torch.nn.functional as F
 from lightning_fabric import Fabric
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
 
+from hfld_lite.checkpoints import StageCheckpoints
 from hfld_lite.distillation import Batch, Objective
-from hfld_lite.errors import ArgumentError
+from hfld_lite.errors import ArgumentError, HfldError, Interrupted
 from hfld_lite.recipes import Recipe
 from hfld_lite.weighting import TERMS
 
@@ -79,6 +84,8 @@ def fit(
     fabric: Fabric | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+    generators: Mapping[str, torch.Generator] | None = None,
+    checkpoints: StageCheckpoints | None = None,
 ) -> Fit:
     """Minimise an objective, and leave its student with the weights of the best epoch.
 
@@ -86,6 +93,10 @@ def fit(
     Each epoch visits the training set in a new order; the last, incomplete batch of an epoch is
     left out unless it is the only one (batch norm would be estimated from few samples, and the
     order changes what is left out).
+
+    A loss or gradient that is not finite stops the training before the weights change; the student
+    then has those of its best epoch so far. Ctrl-C, or the notebook's stop button, ends the step,
+    a second one ends at once.
 
     Args:
         objective: what is minimised; ``objective.student`` is validated.
@@ -99,6 +110,9 @@ def fit(
         on_epoch: called with each new row of the history.
         augment: makes what the networks read of a batch of ``train.inputs`` (raw signals then) and
             a generator on their device.
+        generators: others that the objective draws from, to be kept in checkpoints.
+        checkpoints: where the state after each epoch goes, and where an earlier one is; an epoch
+            that was interrupted is repeated from its start, with the same bits.
 
     Returns:
         The history and the best epoch.
@@ -106,6 +120,9 @@ def fit(
     Raises:
         ArgumentError: if training or validation set is empty, epochs is below 1, or the objective
             learns from cached answers that do not belong to these inputs: other rows, or augmented.
+        HfldError: if a loss or gradient is not finite, memory runs out, or a checkpoint cannot be
+            written.
+        Interrupted: if the user stopped it.
     """
     if len(train.inputs) < 2 or not len(validation.inputs) or epochs < 1:
         raise ArgumentError(
@@ -114,64 +131,203 @@ def fit(
         )
     objective.check(len(train.inputs), augmented=augment is not None)
     fabric = fabric or make_fabric(recipe)
-    # Moved before the optimiser looks at the parameters, and without a wrapper to peel off later.
-    fabric.to_device(objective)
-    steps = max(1, len(train.inputs) // recipe.batch_size)
-    optimizer = _optimizer(objective, recipe)
-    schedule = LambdaLR(optimizer, _schedule(recipe, epochs, steps))
-    momentum = optimizer.state
-    model, optimizer = fabric.setup(objective, optimizer)
-    train = Samples(*(fabric.to_device(t) for t in train))
-    validation = Samples(*(fabric.to_device(t) for t in validation))
+    loop = _Loop(
+        objective, train, validation, recipe, epochs, seed, fabric, augment, generators or {}
+    )
+    kept = checkpoints.kept if checkpoints else lambda: "Nothing of it is kept on disk."
+    with seeded(derive_seed(seed, "dropout")), _first_interrupt_waits() as stopped:
+        if checkpoints and (state := checkpoints.load()):
+            loop.load(state)
+        bar = tqdm(
+            total=epochs * loop.steps,
+            initial=loop.epoch * loop.steps,
+            desc=title,
+            unit="step",
+            disable=not progress,
+            mininterval=0.5,
+        )
+        try:
+            while loop.epoch < epochs:
+                row = loop.run_epoch(bar, stopped)
+                if checkpoints:
+                    checkpoints.save(loop.state(), loop.epoch, finished=loop.epoch == epochs)
+                bar.set_postfix_str(_postfix(row, epochs))
+                if on_epoch:
+                    on_epoch(row)
+        except _Stop as stop:
+            raise Interrupted(f"{title or 'fit'} was stopped {stop}. {kept()}") from None
+        except _Diverged as error:
+            raise HfldError(
+                f"{title or 'fit'}: {error}. The network is left as in its best epoch so far. "
+                f"{kept()} Try a lower learning_rate, precision 32-true, or look at the data; to "
+                "find the operation, run it again with torch.autograd.set_detect_anomaly(True) "
+                "(hfld train: --detect-anomaly)."
+            ) from error
+        except (MemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise HfldError(
+                f"{title or 'fit'}: memory ran out in epoch {loop.epoch + 1}. {kept()} A smaller "
+                "batch_size or a smaller network needs less."
+            ) from error
+        finally:
+            bar.close()
+            loop.keep_best()
+    return Fit(pd.DataFrame(loop.rows), loop.best_epoch, loop.seconds)
 
-    order = torch.Generator().manual_seed(derive_seed(seed, "order"))
-    variety = torch.Generator(fabric.device).manual_seed(derive_seed(seed, "augmentation"))
-    best, best_state, rows, began = (-1.0, -math.inf), None, [], time.perf_counter()
-    bar = tqdm(total=epochs * steps, desc=title, unit="step", disable=not progress, mininterval=0.5)
-    with seeded(derive_seed(seed, "dropout")):
-        for epoch in range(1, epochs + 1):
-            model.train()
-            if _is_renewed(recipe, epochs - epoch + 1):
-                momentum.clear()  # what a new optimiser would start with
-            start, sums = time.perf_counter(), {}
-            shuffled = torch.randperm(len(train.inputs), generator=order).to(fabric.device)
-            for step in range(steps):
-                rows_of_batch = shuffled[step * recipe.batch_size : (step + 1) * recipe.batch_size]
-                inputs = train.inputs[rows_of_batch]
-                if augment:
-                    inputs = augment(inputs, variety)
-                batch = Batch(inputs, train.target[rows_of_batch], rows_of_batch)
-                terms = model(batch)
-                total = objective.total(terms)
-                optimizer.zero_grad(set_to_none=True)
-                fabric.backward(total)
-                optimizer.step()
-                rate = optimizer.param_groups[0]["lr"]
-                schedule.step()
-                for name, value in (terms | {"total": total} | objective.monitor()).items():
-                    sums[name] = sums.get(name, 0) + value.detach()
-                bar.update()
-            row = {"epoch": epoch, **{name: float(v) / steps for name, v in sums.items()}}
-            row["learning_rate"] = rate
-            logits = predict_logits(objective.student, validation.inputs, fabric=fabric)
-            row["validation_accuracy"] = float(
-                (logits.argmax(1) == validation.target).float().mean()
-            )
-            row["validation_loss"] = float(F.cross_entropy(logits, validation.target))
-            row["seconds"] = time.perf_counter() - start
-            row["verdict"] = objective.verdict(row)
-            rows.append(row)
-            score = (row["validation_accuracy"], -row["validation_loss"])
-            if score > best:
-                best, best_epoch = score, epoch
-                best_state = copy.deepcopy(objective.student.state_dict())
-            bar.set_postfix_str(_postfix(row, epochs))
-            if on_epoch:
-                on_epoch(row)
-    bar.close()
-    objective.student.load_state_dict(best_state)
-    objective.student.eval()
-    return Fit(pd.DataFrame(rows), best_epoch, time.perf_counter() - began)
+
+class _Stop(Exception):
+    """The user asked to stop; says where."""
+
+
+class _Diverged(Exception):
+    """Something is not finite; says where, and what was."""
+
+
+class _Loop:
+    """All that changes while `fit` runs, so all that a checkpoint must hold."""
+
+    def __init__(
+        self,
+        objective: Objective,
+        train: Samples,
+        validation: Samples,
+        recipe: Recipe,
+        epochs: int,
+        seed: int,
+        fabric: Fabric,
+        augment: Callable[[Tensor, torch.Generator], Tensor] | None,
+        generators: Mapping[str, torch.Generator],
+    ) -> None:
+        self.objective, self.recipe, self.epochs, self.fabric = objective, recipe, epochs, fabric
+        self.augment = augment
+        # Moved before the optimiser looks at the parameters, and without a wrapper to peel off.
+        fabric.to_device(objective)
+        self.steps = max(1, len(train.inputs) // recipe.batch_size)
+        self.optimizer = _optimizer(objective, recipe)
+        self.schedule = LambdaLR(self.optimizer, _schedule(recipe, epochs, self.steps))
+        self.model, self.wrapped_optimizer = fabric.setup(objective, self.optimizer)
+        self.train = Samples(*(fabric.to_device(t) for t in train))
+        self.validation = Samples(*(fabric.to_device(t) for t in validation))
+        self.order = torch.Generator().manual_seed(derive_seed(seed, "order"))
+        self.variety = torch.Generator(fabric.device)
+        self.variety.manual_seed(derive_seed(seed, "augmentation"))
+        self.generators = {**generators, "order": self.order, "augmentation": self.variety}
+        self.epoch, self.rows, self.seconds = 0, [], 0.0
+        self.best, self.best_epoch = (-1.0, -math.inf), 0
+        self.best_state = copy.deepcopy(objective.student.state_dict())
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the next epoch depends on, as tensors and JSON values."""
+        cuda = self.fabric.device.type == "cuda"
+        return {
+            "epoch": self.epoch,
+            "objective": self.objective.state_dict(),
+            "outside": [module.state_dict() for module in self.objective.outside],
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),
+            "generators": {name: g.get_state() for name, g in self.generators.items()},
+            "dropout": torch.get_rng_state(),
+            "cuda_dropout": torch.cuda.get_rng_state(self.fabric.device) if cuda else None,
+            "rows": self.rows,
+            "seconds": self.seconds,
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "best_state": self.best_state,
+        }
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Take up a state that :meth:`state` gave."""
+        self.objective.load_state_dict(state["objective"])
+        for module, values in zip(self.objective.outside, state["outside"], strict=True):
+            module.load_state_dict(values)
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
+        for name, generator in self.generators.items():
+            generator.set_state(state["generators"][name])
+        torch.set_rng_state(state["dropout"])
+        if self.fabric.device.type == "cuda" and state["cuda_dropout"] is not None:
+            torch.cuda.set_rng_state(state["cuda_dropout"], self.fabric.device)
+        for name in ("epoch", "rows", "seconds", "best", "best_epoch"):
+            setattr(self, name, state[name])
+        self.best_state = self.fabric.to_device(state["best_state"])
+
+    def run_epoch(self, bar: tqdm, stopped: Callable[[], bool]) -> dict[str, Any]:
+        """Train for an epoch and validate; the new row of the history."""
+        number, began, sums = self.epoch + 1, time.perf_counter(), {}
+        self.model.train()
+        if _is_renewed(self.recipe, self.epochs - self.epoch):
+            self.optimizer.state.clear()  # what a new optimiser would start with
+        count, size = len(self.train.inputs), self.recipe.batch_size
+        shuffled = torch.randperm(count, generator=self.order).to(self.fabric.device)
+        for step, rows in enumerate(shuffled.split(size)[: self.steps], 1):
+            place = f"at step {step} of {self.steps} of epoch {number}"
+            for name, value in self._step(rows, place).items():
+                sums[name] = sums.get(name, 0) + value.detach()
+            bar.update()
+            if stopped():
+                raise _Stop(place)
+        row = {"epoch": number, **{name: float(v) / self.steps for name, v in sums.items()}}
+        row |= {"learning_rate": self.rate, **self._validate()}
+        row["seconds"] = time.perf_counter() - began
+        row["verdict"] = self.objective.verdict(row)
+        score = (row["validation_accuracy"], -row["validation_loss"])
+        if score > self.best:
+            self.best, self.best_epoch = score, number
+            self.best_state = copy.deepcopy(self.objective.student.state_dict())
+        self.rows.append(row)
+        self.epoch, self.seconds = number, self.seconds + row["seconds"]
+        return row
+
+    def keep_best(self) -> None:
+        """Leave the student as in its best epoch, in eval mode."""
+        self.objective.student.load_state_dict(self.best_state)
+        self.objective.student.eval()
+
+    def _step(self, rows: Tensor, place: str) -> dict[str, Tensor]:
+        inputs = self.train.inputs[rows]
+        if self.augment:
+            inputs = self.augment(inputs, self.variety)
+        terms = self.model(Batch(inputs, self.train.target[rows], rows))
+        total = self.objective.total(terms)
+        figures = terms | {"total": total}
+        self.wrapped_optimizer.zero_grad(set_to_none=True)
+        if not torch.isfinite(total):
+            raise _Diverged(f"the loss is not finite {place} ({self._say(figures)})")
+        self._backward(total, place, figures)
+        self.wrapped_optimizer.step()
+        self.rate = self.optimizer.param_groups[0]["lr"]
+        self.schedule.step()
+        return figures | self.objective.monitor()
+
+    def _backward(self, total: Tensor, place: str, figures: Mapping[str, Tensor]) -> None:
+        try:
+            self.fabric.backward(total)
+        except RuntimeError as error:  # from torch's anomaly detection, where it is switched on
+            if "returned nan values" not in str(error):
+                raise
+            raise _Diverged(
+                f"{error} {place} ({self._say(figures)})".replace(". at", " at")
+            ) from error
+        if self.recipe.precision == "16-mixed":
+            return  # the scaler tries too large a scale now and then, and leaves out such steps
+        gradients = [p.grad for p in self.objective.parameters() if p.grad is not None]
+        if not torch.isfinite(get_total_norm(gradients)):
+            raise _Diverged(f"a gradient is not finite {place} ({self._say(figures)})")
+
+    def _say(self, figures: Mapping[str, Tensor]) -> str:
+        values = ", ".join(f"{name} {float(value):.4g}" for name, value in figures.items())
+        return f"{values}; learning rate {self.optimizer.param_groups[0]['lr']:.3g}"
+
+    def _validate(self) -> dict[str, float]:
+        inputs, target = self.validation
+        logits = predict_logits(self.objective.student, inputs, fabric=self.fabric)
+        return {
+            "validation_accuracy": float((logits.argmax(1) == target).float().mean()),
+            "validation_loss": float(F.cross_entropy(logits, target)),
+        }
 
 
 def predict_logits(
@@ -231,3 +387,29 @@ def _schedule(recipe: Recipe, epochs: int, steps: int) -> Callable[[int], float]
         return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
 
     return one_cycle
+
+
+@contextmanager
+def _first_interrupt_waits() -> Iterator[Callable[[], bool]]:
+    """Give a function that says whether Ctrl-C was pressed; a second one interrupts as usual."""
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False  # signals reach the main thread only
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, _frame: object) -> None:
+        asked.append(number)
+        signal.signal(signal.SIGINT, before)
+        # A print could be interrupted by itself here.
+        os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "alloc" in str(error)

@@ -5,7 +5,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hfld_lite import RecipeError
-from hfld_lite.runs import fingerprint, load_run, new_run, save_run
+from hfld_lite.runs import load_run, new_run, save_run
 
 
 @pytest.fixture
@@ -77,5 +77,5 @@ def _edit(run, key, value):
 
 def test_fingerprint_tells_recordings_apart(tiny_recordings):
     same = tiny_recordings.select(range(len(tiny_recordings)))
-    assert fingerprint(tiny_recordings) == fingerprint(same)
-    assert fingerprint(tiny_recordings) != fingerprint(tiny_recordings.select(range(10)))
+    assert tiny_recordings.fingerprint() == same.fingerprint()
+    assert tiny_recordings.fingerprint() != tiny_recordings.select(range(10)).fingerprint()

@@ -1,0 +1,268 @@
+"""Where a training stands, on disk: each file whole or not at all, and read only if undamaged."""
+
+import json
+import os
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from hfld_lite.errors import HfldError, RecipeError
+
+FORMAT = 1
+"""Version of the checkpoints' format."""
+
+KEPT = 2
+"""Checkpoints of the stage at work that are kept: a damaged one has one before it."""
+
+FACTS = "training.json"
+
+
+class DamagedError(HfldError):
+    """A checkpoint that is not as it was written."""
+
+
+class Checkpoints:
+    """The checkpoints of one training: a file for each finished stage, and of the one at work two.
+
+    The folder holds ``training.json``, ``STAGE.safetensors`` for each finished stage, and
+    ``STAGE.epoch-N.safetensors`` for the last epochs of the stage at work. Each is written beside
+    its place, flushed to the disk and renamed, so that a death at any moment leaves the others.
+
+    Args:
+        folder: made if it is not there.
+        facts: what a training must have in common with the one that it continues, JSON values.
+        made_with: what it should have in common with it, for the same bits; else a warning.
+        resume: continue what is there, or begin where nothing is.
+
+    Raises:
+        RecipeError: if the folder cannot be written, holds a training although ``resume`` is
+            False, or that training has other facts; the message names the first that differs.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        facts: Mapping[str, Any],
+        made_with: Mapping[str, Any],
+        resume: bool = False,
+    ) -> None:
+        self.folder, path = Path(folder), Path(folder) / FACTS
+        facts = {"format": FORMAT, **facts}
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            for leftover in self.folder.glob("*.part"):
+                leftover.unlink()
+            if not path.exists():
+                text = json.dumps({**facts, "made_with": made_with}, indent=2) + "\n"
+                _atomically(path, lambda part: part.write_text(text))
+            elif not resume:
+                raise RecipeError(
+                    f"{folder} holds a training already; go on with it (resume) or choose another "
+                    "folder."
+                )
+        except OSError as error:
+            raise RecipeError(
+                f"{folder} cannot be written ({error.strerror}); choose another folder."
+            ) from error
+        _compare(path, facts, made_with)
+
+    def load(self, stage: str) -> dict[str, Any] | None:
+        """The newest undamaged state of a stage, or None; a warning names each damaged one."""
+        for path in [self._finished(stage), *reversed(self._epochs(stage))]:
+            if not path.exists():
+                continue
+            try:
+                return read_state(path)
+            except DamagedError as error:
+                warnings.warn(f"{error} The one before it is used instead.", stacklevel=2)
+        return None
+
+    def save(self, stage: str, state: Mapping[str, Any], epoch: int, finished: bool) -> None:
+        """Write the state of a stage after an epoch, and remove what is older than the last two.
+
+        Raises:
+            HfldError: if it cannot be written; the one before it stands.
+        """
+        path = self.folder / f"{stage}.epoch-{epoch:05d}.safetensors"
+        path = self._finished(stage) if finished else path
+        try:
+            write_state(path, state)
+        except (OSError, SafetensorError, MemoryError) as error:
+            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+            raise HfldError(
+                f"{path} cannot be written ({reason}). {self.kept()} Make room or mend the folder "
+                "and go on from there."
+            ) from error
+        if not finished:
+            recent = self._epochs(stage)[-KEPT:]
+            for old in set(self.folder.glob("*.epoch-*.safetensors")) - set(recent):
+                old.unlink(missing_ok=True)
+
+    def kept(self) -> str:
+        """A sentence that says which checkpoint is the newest, and where."""
+        files = sorted(self.folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
+        if not files:
+            return f"There is no checkpoint in {self.folder} yet."
+        return f"The last good checkpoint is {files[-1]}."
+
+    def _finished(self, stage: str) -> Path:
+        return self.folder / f"{stage}.safetensors"
+
+    def _epochs(self, stage: str) -> list[Path]:
+        return sorted(self.folder.glob(f"{stage}.epoch-*.safetensors"))
+
+
+@dataclass(frozen=True)
+class StageCheckpoints:
+    """The checkpoints of one stage, for `training.fit`.
+
+    ``made_of`` says by name what the state depends on besides the training's facts, hashes of the
+    teachers above all: a state that was reached with others is not taken up.
+    """
+
+    checkpoints: Checkpoints
+    stage: str
+    made_of: Mapping[str, str]
+
+    def load(self) -> dict[str, Any] | None:
+        """The newest undamaged state, or None."""
+        state = self.checkpoints.load(self.stage)
+        if state is not None and state["made_of"] != dict(self.made_of):
+            names = [k for k in self.made_of if state["made_of"].get(k) != self.made_of[k]]
+            warnings.warn(
+                f"{self.checkpoints.folder}: the stage {self.stage} was trained with another "
+                f"{' and another '.join(names)} than there is now, so it is trained anew.",
+                stacklevel=2,
+            )
+            return None
+        return state
+
+    def save(self, state: Mapping[str, Any], epoch: int, finished: bool) -> None:
+        """Keep the state after an epoch; see :meth:`Checkpoints.save`."""
+        state = {**state, "made_of": dict(self.made_of)}
+        self.checkpoints.save(self.stage, state, epoch, finished)
+
+    def kept(self) -> str:
+        """A sentence that says which checkpoint is the newest, and where."""
+        return self.checkpoints.kept()
+
+
+def write_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Write dicts, lists, tuples, numbers, strings and tensors as one safetensors file.
+
+    All but the tensors is JSON in the file's metadata, beside a SHA-256 of the whole.
+    """
+    tensors: dict[str, Tensor] = {}
+    text = json.dumps(_pack(dict(state), tensors))
+    metadata = {"state": text, "sha256": digest(text, tensors)}
+    _atomically(path, lambda part: save_file(tensors, part, metadata))
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """Read what :func:`write_state` wrote.
+
+    Raises:
+        DamagedError: if a bit of it is different.
+    """
+    try:
+        with safe_open(path, "pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        if metadata.get("sha256") != digest(metadata.get("state", ""), tensors):
+            raise DamagedError(f"{path}: the checkpoint is damaged (its check sum differs).")
+        return _unpack(json.loads(metadata["state"]), tensors)
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
+        reason = str(error).splitlines()[0]
+        raise DamagedError(f"{path}: the checkpoint is damaged ({reason}).") from error
+
+
+def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Put tensors into ``tensors`` and leave a JSON value that says where they were."""
+    if isinstance(value, Tensor):
+        name = str(len(tensors))
+        tensors[name] = value.detach().cpu().contiguous()
+        return {"tensor": name}
+    if isinstance(value, Mapping):  # pairs, since an optimiser's state has numbers for keys
+        return {"dict": [[key, _pack(item, tensors)] for key, item in value.items()]}
+    if isinstance(value, list | tuple):
+        return {type(value).__name__: [_pack(item, tensors) for item in value]}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise TypeError(f"A checkpoint holds no {type(value).__name__}.")
+
+
+def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "tensor":
+        return tensors[content]
+    if kind == "dict":
+        return {key: _unpack(item, tensors) for key, item in content}
+    items = [_unpack(item, tensors) for item in content]
+    return tuple(items) if kind == "tuple" else items
+
+
+def digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a text and of named tensors, in hexadecimal."""
+    result = sha256(text.encode())
+    for name in sorted(tensors):
+        value = tensors[name]
+        result.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        result.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+    return result.hexdigest()
+
+
+def _atomically(path: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a file beside ``path``, bring it to the disk, and give it its name."""
+    part = path.with_name(path.name + ".part")
+    try:
+        write(part)
+        _flush(part)
+        os.replace(part, path)
+        _flush(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    if path.is_dir() and os.name != "posix":
+        return  # a folder cannot be flushed there
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _compare(path: Path, facts: Mapping[str, Any], made_with: Mapping[str, Any]) -> None:
+    """Refuse to continue another training; warn where the same bits cannot be promised."""
+    try:
+        known = json.loads(path.read_text())
+        if not isinstance(known, dict):
+            raise ValueError("no JSON object")
+    except (OSError, ValueError, RecursionError) as error:
+        raise RecipeError(
+            f"{path} cannot be read ({error}); begin the training anew in another folder."
+        ) from error
+    for name, value in facts.items():
+        if known.get(name) != json.loads(json.dumps(value)):
+            raise RecipeError(
+                f"{path}: the training that was begun there has another {name} than this one; "
+                "continue it with the same, or begin anew in another folder."
+            )
+    before = known.get("made_with")
+    if before != made_with:
+        warnings.warn(
+            f"{path}: the training was begun with {before} and goes on with {dict(made_with)}, so "
+            "its bits may differ from those of an undisturbed one.",
+            stacklevel=3,
+        )
