@@ -4,10 +4,13 @@ import shlex
 import sys
 import time
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import pandas as pd
+import torch
 import typer
 from rich import box
 from rich.console import Console
@@ -18,10 +21,19 @@ from hfld_lite.edge import threads
 from hfld_lite.errors import HfldError, RecipeError
 from hfld_lite.hierarchy import Chain, distill_chain
 from hfld_lite.readers import read_folder, read_signals
-from hfld_lite.recipes import Recipe, preset
+from hfld_lite.recipes import Augmentation, Recipe, preset
 from hfld_lite.recordings import Recordings
 from hfld_lite.report import INTERVAL_NOTE, display_table, write_report
-from hfld_lite.runs import load_run, new_run, save_run
+from hfld_lite.runs import (
+    BEGUN,
+    CHECKPOINTS,
+    begin_run,
+    begun_run,
+    load_run,
+    new_run,
+    save_run,
+    unfinished,
+)
 from hfld_lite.simulate import simulate_tiles
 from hfld_lite.version import __version__
 
@@ -44,7 +56,10 @@ Variable = Annotated[str | None, Option(help="Name of the variable in .mat files
     epilog="Example: hfld train --data data/bearings --preset classroom --out runs/bearings",
 )
 def train(
-    out: Annotated[Path, Option(help="Folder of the run, not there yet.")],
+    out: Annotated[Path | None, Option(help="Folder of the run, not there yet.")] = None,
+    resume: Annotated[
+        Path | None, Option(help="Go on with the unfinished run of this folder, as it was begun.")
+    ] = None,
     data: Annotated[
         Path | None,
         Option(
@@ -53,12 +68,24 @@ def train(
         ),
     ] = None,
     preset_name: Annotated[
-        str, Option("--preset", help="The recipe: classroom, demo, paper or published.")
-    ] = "classroom",
+        str | None,
+        Option("--preset", help="The recipe: classroom (the default), demo, paper or published."),
+    ] = None,
     recipe_file: Annotated[
         Path | None, Option("--recipe", help="A recipe as JSON, instead of a preset.")
     ] = None,
     seed: Annotated[int | None, Option(help="Seed; by default the recipe's.")] = None,
+    augment: Annotated[
+        bool,
+        Option(
+            "--augment",
+            help="Vary pitch, moment, loudness and noise of the recordings at every step; slower.",
+        ),
+    ] = False,
+    detect_anomaly: Annotated[
+        bool,
+        Option("--detect-anomaly", help="Name the operation that gives NaN; much slower."),
+    ] = False,
     fresh: Annotated[bool, Option("--fresh", help="Replace a run that is there.")] = False,
     quiet: Annotated[bool, Option("--quiet", help="No progress bars.")] = False,
     samples: Annotated[
@@ -80,10 +107,9 @@ def train(
 
     The run folder holds the recipe, the weights, the metrics as CSV, the figures and report.html.
     """
-    recipe = Recipe.load(recipe_file) if recipe_file else preset(preset_name)
-    if seed is not None:
-        recipe = recipe.replace(seed=seed)
-    options = {
+    if (out is None) == (resume is None):
+        raise RecipeError("hfld train needs --out FOLDER for a new run, or --resume FOLDER.")
+    reading = {
         "samples": samples,
         "sample_rate": sample_rate,
         "variable": variable,
@@ -92,19 +118,37 @@ def train(
         "resample": resample or None,
         "pad": pad or None,
     }
-    options = {name: value for name, value in options.items() if value is not None}
-    if data is None and options:
-        raise RecipeError(f"--{next(iter(options)).replace('_', '-')} needs --data, a folder.")
-    origin: dict[str, Any] = {"folder": str(data), "options": options}
-    if data is None:
-        origin = {"simulated": {"seed": recipe.seed}}
+    reading = {name: value for name, value in reading.items() if value is not None}
+    choices = {"data": data, "preset": preset_name, "recipe": recipe_file, "seed": seed, **reading}
+    choices |= {"augment": augment or None, "fresh": fresh or None}
+    given = [name.replace("_", "-") for name, value in choices.items() if value is not None]
+    if resume and given:
+        raise RecipeError(f"--resume goes on as the run was begun; leave --{given[0]} out.")
+    if resume:
+        out = resume.with_name(resume.name.removesuffix(".unfinished"))
+    else:
+        recipe = Recipe.load(recipe_file) if recipe_file else preset(preset_name or "classroom")
+        recipe = recipe.replace(seed=recipe.seed if seed is None else seed)
+        if augment and recipe.augmentation is None:
+            recipe = recipe.replace(augmentation=Augmentation())
+        if data is None and reading:
+            raise RecipeError(f"--{next(iter(reading)).replace('_', '-')} needs --data, a folder.")
+        origin: dict[str, Any] = {"folder": str(data), "options": reading}
+        if data is None:
+            origin = {"simulated": {"seed": recipe.seed}}
+        command = shlex.join(["hfld", *sys.argv[1:]])
     began = time.perf_counter()
-    with new_run(out, fresh) as part:
+    with _how_to_go_on(out), new_run(out, fresh, resume is not None) as part:
+        if resume:
+            recipe, origin, command = begun_run(part)
         recordings = _recordings(origin, progress=not quiet)
         console.print(recordings.summary())
-        chain = distill_chain(recordings, recipe, progress=not quiet)
+        folder = part / CHECKPOINTS if resume else begin_run(part, recipe, origin, command)
+        with torch.autograd.set_detect_anomaly(detect_anomaly):
+            chain = distill_chain(
+                recordings, recipe, progress=not quiet, folder=folder, resume=resume is not None
+            )
         result = chain.test(recordings)
-        command = shlex.join(["hfld", *sys.argv[1:]])
         save_run(part, chain, result, recordings, origin)
         write_report(part, chain, result, recordings, command)
     _print_table(result.table)
@@ -207,6 +251,21 @@ def info(run: RunFolder) -> None:
             f"{stage['best_epoch']}, {stage['seconds']:.0f} s"
         )
     _print_table(results)
+
+
+@contextmanager
+def _how_to_go_on(out: Path) -> Iterator[None]:
+    """After Ctrl-C or an error, say how to go on with what was begun."""
+    try:
+        yield
+    except (KeyboardInterrupt, HfldError) as error:
+        begun = (unfinished(out) / BEGUN).exists()
+        how = f"Go on with: hfld train --resume {out}" if begun else "Nothing was begun yet."
+        stopped = isinstance(error, KeyboardInterrupt)
+        if stopped or (begun and not isinstance(error, RecipeError)):
+            print(f"hfld: {str(error) or 'Stopped.'} {how}", file=sys.stderr)
+            raise typer.Exit(130 if stopped else 2) from error
+        raise
 
 
 def _recordings(origin: dict[str, Any], progress: bool) -> Recordings:

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,12 +20,13 @@ from hfld_lite.networks import resnet1d
 from hfld_lite.recipes import Recipe
 from hfld_lite.recordings import Recordings
 from hfld_lite.splits import Split
+from hfld_lite.transforms import SCALING
 from hfld_lite.version import __version__
 
-FORMAT = 1
+FORMAT = 2
 """Version of the run folder's format."""
 
-FACTS = "run.json"
+FACTS, BEGUN, LOCK, CHECKPOINTS = "run.json", "begun.json", "lock", "checkpoints"
 
 
 @dataclass(frozen=True)
@@ -40,47 +40,147 @@ class Run:
 
 
 @contextmanager
-def new_run(folder: str | Path, fresh: bool = False) -> Iterator[Path]:
-    """Give a temporary folder to fill; rename it to ``folder`` when the block ends well.
+def new_run(folder: str | Path, fresh: bool = False, resume: bool = False) -> Iterator[Path]:
+    """Give a folder to fill beside ``folder``; rename it to ``folder`` when the block ends well.
 
-    The folder's place is tried before the block runs, so that hours of training are not lost to a
-    place that cannot be written. What stood there stays until the new run is complete.
+    That folder is ``FOLDER.unfinished``. It is tried before the block runs, so that hours of
+    training are not lost to a place that cannot be written, and it stays if the block fails after
+    :func:`begin_run`. What stood in ``folder`` stays until the new run is complete.
 
     Args:
         folder: where the run shall be.
-        fresh: replace a run that is there.
+        fresh: replace a run that is there, finished or not.
+        resume: go on with an unfinished run.
 
     Raises:
-        RecipeError: if the place is taken or cannot be written.
+        RecipeError: if the place is taken or cannot be written, if another process is at work
+            there, or if there is nothing to go on with.
     """
     folder = Path(folder)
-    if folder.exists() and not folder.is_dir():
-        raise RecipeError(f"{folder} is a file; choose a folder that is not there yet.")
-    if folder.is_dir() and any(folder.iterdir()):
-        if not (folder / FACTS).is_file():
-            raise RecipeError(f"{folder} holds other files; choose a folder that is not there yet.")
-        if not fresh:
-            raise RecipeError(
-                f"{folder} holds a run already (look at it with `hfld info {folder}`); add --fresh "
-                "to replace it, or choose another folder."
-            )
+    part = unfinished(folder)
+    _check_place(folder, part, fresh, resume)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        part = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+        part.mkdir(parents=True, exist_ok=fresh or resume)
+        lock = os.open(part / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
     except OSError as error:
         raise RecipeError(
             f"{folder} cannot be written ({error.strerror}); choose another folder."
         ) from error
+    mine = False
     try:
+        _lock(lock, part)
+        mine = True
+        if fresh:
+            _empty(part)
         yield part
-        old = part.with_name(part.name + "-old")
+        old = folder.with_name(f".{folder.name}.old")
         if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
             os.replace(folder, old)
         os.replace(part, folder)
-        folder.chmod(0o755)  # mkdtemp's folders are private
-        shutil.rmtree(old, ignore_errors=True)
+        for rest in (folder / CHECKPOINTS, old):
+            shutil.rmtree(rest, ignore_errors=True)
+        for name in (LOCK, BEGUN):
+            (folder / name).unlink(missing_ok=True)
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        os.close(lock)
+        if mine and part.exists() and not (part / BEGUN).exists():
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _empty(part: Path) -> None:
+    """Remove what an unfinished run left, but for the lock."""
+    (part / BEGUN).unlink(missing_ok=True)
+    shutil.rmtree(part / CHECKPOINTS, ignore_errors=True)
+    for file in part.iterdir():
+        if file.name != LOCK:
+            file.unlink()
+
+
+def unfinished(folder: Path) -> Path:
+    """Where a run that is not finished stands, beside its folder."""
+    return folder.with_name(folder.name + ".unfinished")
+
+
+def begin_run(part: Path, recipe: Recipe, data: dict[str, Any], command: str) -> Path:
+    """Write into a folder of `new_run` what going on needs; give the folder for checkpoints.
+
+    Args:
+        part: the folder.
+        recipe: of the run.
+        data: how to get the recordings again, JSON values.
+        command: that began the run, for its page.
+    """
+    recipe.save(part / "recipe.json")
+    text = json.dumps({"format": FORMAT, "data": data, "command": command}) + "\n"
+    draft = part / (BEGUN + ".part")
+    draft.write_text(text)
+    os.replace(draft, part / BEGUN)
+    return part / CHECKPOINTS
+
+
+def begun_run(part: Path) -> tuple[Recipe, dict[str, Any], str]:
+    """Recipe, data and command that :func:`begin_run` wrote.
+
+    Raises:
+        RecipeError: if they are missing, damaged or of another format.
+    """
+    path = part / BEGUN
+    begun = _json(path, f"{path} is missing: the run was stopped before it began; add --fresh.")
+    _check_format(path, begun)
+    try:
+        return Recipe.load(part / "recipe.json"), dict(begun["data"]), str(begun["command"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RecipeError(f"{path} is damaged ({error}); begin the run anew.") from error
+
+
+def _check_place(folder: Path, part: Path, fresh: bool, resume: bool) -> None:
+    there = folder.is_dir() and any(folder.iterdir())
+    if folder.exists() and not folder.is_dir():
+        raise RecipeError(f"{folder} is a file; choose a folder that is not there yet.")
+    if there and not (folder / FACTS).is_file():
+        raise RecipeError(f"{folder} holds other files; choose a folder that is not there yet.")
+    if resume:
+        if not part.is_dir():
+            hint = (
+                f"{folder} is finished; look at it with `hfld info {folder}`"
+                if there
+                else "begin one with `hfld train --out`"
+            )
+            raise RecipeError(f"There is no unfinished run {part}; {hint}.")
+        return
+    if there and not fresh:
+        raise RecipeError(
+            f"{folder} holds a run already (look at it with `hfld info {folder}`); add --fresh "
+            "to replace it, or choose another folder."
+        )
+    if part.exists() and not fresh:
+        raise RecipeError(
+            f"{part} holds an unfinished run; go on with `hfld train --resume {folder}`, or add "
+            "--fresh to begin anew."
+        )
+
+
+def _lock(handle: int, part: Path) -> None:
+    """Refuse a second process at the same run; the lock ends with the process, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise RecipeError(f"{part}: another process is training there; let it finish.") from error
+
+
+def preprocessing(recipe: Recipe) -> dict[str, Any]:
+    """What is done to a recording before a network reads it."""
+    return {
+        "view": recipe.view,
+        "samples": recipe.samples,
+        "bins": recipe.bins,
+        "scaling": SCALING,
+    }
 
 
 def save_run(
@@ -109,6 +209,7 @@ def save_run(
         "normal_classes": detector.normal_classes,
         "sample_rate": detector.sample_rate,
         "samples": detector.samples,
+        "preprocessing": preprocessing(detector.recipe),
         "window": recordings.window,
         "source": recordings.source,
         "simulated": recordings.simulated,
@@ -134,17 +235,22 @@ def load_run(folder: str | Path) -> Run:
     """Read a run folder.
 
     Raises:
-        RecipeError: if it is no run folder, was made by a newer format, or a file in it is missing
-            or damaged; the message names the file.
+        RecipeError: if it is no run folder, has another format or other preprocessing than this
+            version, or a file in it is missing or damaged; the message names the file.
     """
     folder = Path(folder)
-    facts = _json(folder / FACTS, f"{folder} holds no run; train one with `hfld train`.")
-    if facts.get("format") != FORMAT:
-        raise RecipeError(
-            f"{folder / FACTS}: the format is {facts.get('format')!r}; this version of hfld_lite "
-            f"reads format {FORMAT}."
-        )
+    how = "train one with `hfld train`"
+    if unfinished(folder).is_dir():
+        how = f"one is unfinished, go on with `hfld train --resume {folder}`"
+    facts = _json(folder / FACTS, f"{folder} holds no run; {how}.")
+    _check_format(folder / FACTS, facts)
     recipe = Recipe.load(folder / "recipe.json")
+    if facts.get("preprocessing") != preprocessing(recipe):
+        raise RecipeError(
+            f"{folder / FACTS}: the networks were trained on recordings preprocessed by "
+            f"{facts.get('preprocessing')}, and here it would be {preprocessing(recipe)}; use "
+            f"hfld_lite {facts.get('hfld_lite')}, which made the run, and its own recipe.json."
+        )
     try:
         names, roles = tuple(facts["class_names"]), tuple(facts["stages"])
         networks = {role: _network(folder, role, recipe, len(names)) for role in roles}
@@ -164,6 +270,14 @@ def load_run(folder: str | Path) -> Run:
             f"{folder}: the run is damaged ({error}); train it again or copy it again."
         ) from error
     return Run(folder, detector, split, facts)
+
+
+def _check_format(path: Path, facts: dict[str, Any]) -> None:
+    if facts.get("format") != FORMAT:
+        raise RecipeError(
+            f"{path}: the format is {facts.get('format')!r}; this version of hfld_lite reads "
+            f"format {FORMAT}."
+        )
 
 
 def _network(folder: Path, role: str, recipe: Recipe, classes: int) -> torch.nn.Module:

@@ -159,9 +159,9 @@ def fit(
         except _Diverged as error:
             raise HfldError(
                 f"{title or 'fit'}: {error}. The network is left as in its best epoch so far. "
-                f"{kept()} Try a lower learning_rate, precision 32-true, or look at the data; to "
-                "find the operation, run it again with torch.autograd.set_detect_anomaly(True) "
-                "(hfld train: --detect-anomaly)."
+                f"{kept()} Try a new run with a lower learning_rate or precision 32-true, or look "
+                "at the data; to find the operation that gives it, repeat this one with "
+                "torch.autograd.set_detect_anomaly(True) (hfld train: --detect-anomaly)."
             ) from error
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
@@ -318,7 +318,7 @@ class _Loop:
             raise _Diverged(f"a gradient is not finite {place} ({self._say(figures)})")
 
     def _say(self, figures: Mapping[str, Tensor]) -> str:
-        values = ", ".join(f"{name} {float(value):.4g}" for name, value in figures.items())
+        values = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in figures.items())
         return f"{values}; learning rate {self.optimizer.param_groups[0]['lr']:.3g}"
 
     def _validate(self) -> dict[str, float]:

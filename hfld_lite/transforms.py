@@ -12,6 +12,9 @@ from torch import Tensor
 
 from hfld_lite.errors import ArgumentError, DataError
 
+SCALING = "min-max per recording"
+"""What runs say of the scaling; change it when the views' values change."""
+
 CHUNK = 256
 """Recordings transformed at once: bounds memory, and is long enough to keep the FFT busy."""
 
