@@ -25,6 +25,9 @@ demo: $(STAMP)  ## train the chain on simulated tiles, about 3 minutes (FRESH=1 
 	@if [ -f $(DEMO)/run.json ] && [ -z "$(FRESH)" ]; then \
 	  $(BIN)/hfld info $(DEMO) && \
 	  echo "This run is there already, with its page $(DEMO)/report.html; redo it with: make demo FRESH=1"; \
+	elif [ -d $(DEMO).unfinished ] && [ -z "$(FRESH)" ]; then \
+	  echo "going on with the demo that was stopped; begin anew with: make demo FRESH=1"; \
+	  $(BIN)/hfld train --resume $(DEMO); \
 	else \
 	  $(BIN)/hfld train --preset demo --out $(DEMO) $(if $(FRESH),--fresh); \
 	fi
