@@ -5,16 +5,15 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from hfld_lite.errors import HfldError, RecipeError
+from hfld_lite.teachers import digest
 
 FORMAT = 1
 """Version of the checkpoints' format."""
@@ -209,16 +208,6 @@ def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         return {key: _unpack(item, tensors) for key, item in content}
     items = [_unpack(item, tensors) for item in content]
     return tuple(items) if kind == "tuple" else items
-
-
-def digest(text: str, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of a text and of named tensors, in hexadecimal."""
-    result = sha256(text.encode())
-    for name in sorted(tensors):
-        value = tensors[name]
-        result.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        result.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
-    return result.hexdigest()
 
 
 def _atomically(path: Path, write: Callable[[Path], object]) -> None:

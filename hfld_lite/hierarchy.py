@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from hfld_lite.augmentation import augment, check_shift
-from hfld_lite.checkpoints import Checkpoints, StageCheckpoints, digest
+from hfld_lite.checkpoints import Checkpoints, StageCheckpoints
 from hfld_lite.detector import (
     ALONE,
     CONTROLS,
@@ -38,7 +38,7 @@ from hfld_lite.networks import MIN_SAMPLES, POSITIONS, ResNet1d, resnet1d
 from hfld_lite.recipes import Recipe
 from hfld_lite.recordings import Recordings
 from hfld_lite.splits import Split, check_split, split
-from hfld_lite.teachers import LiveTeacher, TeacherTargets, teacher_targets
+from hfld_lite.teachers import LiveTeacher, TeacherTargets, digest, teacher_targets
 from hfld_lite.training import Fit, Samples, derive_seed, fit, make_fabric, seeded
 from hfld_lite.version import __version__
 from hfld_lite.weighting import Published, make_weighting
@@ -133,6 +133,7 @@ class Trainer:
             self.fabric.to_device(Samples(inputs[part], labels[part]))
             for part in (rows, chosen_on, meta_rows)
         )
+        self._ids = [str(origin) for origin in recordings.origins[rows]]
         self._signals = None
         if recipe.augmentation is not None:
             check_shift(recipe.augmentation, recordings.samples, recordings.sample_rate)
@@ -217,10 +218,13 @@ class Trainer:
 
     def targets(self, stage: str) -> TeacherTargets | LiveTeacher:
         """What a trained stage says of the training part: computed once, or live if augmented."""
-        if stage not in self._targets:
-            network, name = self.stages[stage].network, stage.replace("_", " ")
+        network, name = self.stages[stage].network, stage.replace("_", " ")
+        known = self._targets.get(stage)
+        if isinstance(known, TeacherTargets):
+            known.check(self.train.inputs, network, self._ids)
+        if known is None:
             with self.fabric.autocast():
-                found = teacher_targets(network, self.train.inputs)
+                found = teacher_targets(network, self.train.inputs, ids=self._ids)
             if self._signals is not None:
                 found = LiveTeacher(network, found)
                 said = f"the {name} is asked at every step, since recordings are augmented"

@@ -1,8 +1,15 @@
 """What a frozen teacher says of the training samples: cached once, or asked at every step."""
 
 import copy
-import hashlib
+import errno
+import json
+import math
+import os
+import shutil
 import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hfld_lite.errors import ArgumentError
+from hfld_lite.errors import ArgumentError, HfldError
 
 LIMIT = 2**30
 """Bytes of features above which they are kept in a memory-mapped file."""
@@ -29,7 +36,8 @@ class TeacherTargets(NamedTuple):
 
     ``features`` ``(n, C, positions)`` are standardised per channel with ``mean`` and ``deviation``
     ``(C,)`` of the training set, so that matching them has the same scale for every teacher.
-    ``key`` is :func:`cache_key` of what they were made of.
+    ``key`` is :func:`cache_key` of what they were made of; :meth:`check` compares it before they
+    are used for anything else.
     """
 
     features: Tensor
@@ -58,27 +66,39 @@ class TeacherTargets(NamedTuple):
         rows, device = batch.rows.to(self.features.device), batch.inputs.device
         return self.features[rows].to(device), self.logits[batch.rows.to(self.logits.device)]
 
-    def check(self, inputs: Tensor, teacher: nn.Module) -> None:
-        """Refuse other inputs (augmented ones, say) or another teacher than it was made of.
+    def check(self, inputs: Tensor, teacher: nn.Module, ids: Sequence[str] | None = None) -> None:
+        """Refuse other inputs (in another order, say, or augmented) or another teacher.
 
         Raises:
-            ArgumentError: if inputs or teacher differ in a single bit.
+            ArgumentError: if inputs, their ids or the teacher differ in a single bit.
         """
-        if cache_key(teacher, inputs) != self.key:
+        if cache_key(teacher, inputs, ids) != self.key:
             raise ArgumentError(
                 "The cached answers were made of other inputs or by another teacher; make them "
                 "anew with teacher_targets, or use a LiveTeacher where inputs are augmented."
             )
 
 
-def cache_key(teacher: nn.Module, inputs: Tensor) -> str:
-    """SHA-256 of the inputs and of the teacher's parameters and buffers, in hexadecimal."""
-    digest = hashlib.sha256()
-    for name, value in {**teacher.state_dict(), "inputs": inputs}.items():
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        flat = value.detach().cpu().contiguous().reshape(-1)
-        digest.update(flat.view(torch.uint8).numpy())
-    return digest.hexdigest()
+def cache_key(teacher: nn.Module, inputs: Tensor, ids: Sequence[str] | None = None) -> str:
+    """SHA-256 of the recordings' ids, the inputs and the teacher's parameters and buffers.
+
+    Raises:
+        ArgumentError: if there is not an id for each input.
+    """
+    if ids is not None and len(ids) != len(inputs):
+        raise ArgumentError(f"There are {len(ids)} ids for {len(inputs)} inputs.")
+    names = json.dumps(None if ids is None else [str(name) for name in ids])
+    return digest(names, {"inputs": inputs, **teacher.state_dict(prefix="teacher.")})
+
+
+def digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a text and of named tensors, in hexadecimal."""
+    result = sha256(text.encode())
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        result.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        result.update(value.reshape(-1).view(torch.uint8).numpy())
+    return result.hexdigest()
 
 
 def teacher_targets(
@@ -86,6 +106,7 @@ def teacher_targets(
     inputs: Tensor,
     batch_size: int = 128,
     *,
+    ids: Sequence[str] | None = None,
     limit: int = LIMIT,
     folder: str | Path | None = None,
 ) -> TeacherTargets:
@@ -95,19 +116,24 @@ def teacher_targets(
     when it reads row i of the inputs, and the teacher costs nothing more.
 
     Args:
-        teacher: a network; left as it was found (mode, parameters, buffers).
+        teacher: a network; left as it was found (modes, parameters, buffers).
         inputs: ``(n, length)``, the whole training set in order.
         batch_size: inputs at once.
+        ids: names the recording of each input, for the key that :meth:`TeacherTargets.check`
+            compares; by default the inputs themselves are enough.
         limit: bytes of features above which they are memory-mapped, never wholly in memory.
         folder: where that file goes; by default a temporary one without a name.
+
+    Raises:
+        ArgumentError: if there is not an id for each input, or the folder has no room.
+        HfldError: if an answer is not finite (row named).
     """
-    was_training = teacher.training
-    teacher.eval()
     mapped, features, logits = None, [], []
     for start in range(0, len(inputs), batch_size):
-        with torch.inference_mode():
+        with _evaluated(teacher), torch.inference_mode():
             output = teacher(inputs[start : start + batch_size])
-        found = output.features.float()
+            found = output.features.float()
+            _check_finite(start, found, output.logits)
         if not start and found[0].nbytes * len(inputs) > limit:
             mapped = _map((len(inputs), *found.shape[1:]), folder)
         if mapped is None:
@@ -115,9 +141,8 @@ def teacher_targets(
         else:
             mapped[start : start + batch_size] = found.cpu().numpy()
         logits.append(output.logits)
-    teacher.train(was_training)
     # Concatenated outside inference mode, or autograd could not use the result.
-    logits, key = torch.cat(logits).float(), cache_key(teacher, inputs)
+    logits, key = torch.cat(logits).float(), cache_key(teacher, inputs, ids)
     if mapped is not None:
         mean, deviation = _standardise(mapped, batch_size)
         return TeacherTargets(torch.from_numpy(mapped), logits, mean, deviation, key)
@@ -157,15 +182,47 @@ class LiveTeacher(nn.Module):
         return features, output.logits.float()
 
 
+@contextmanager
+def _evaluated(teacher: nn.Module) -> Iterator[None]:
+    """Every module in eval mode, and each back in its own mode afterwards."""
+    modes = [(module, module.training) for module in teacher.modules()]
+    teacher.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _check_finite(start: int, *answers: Tensor) -> None:
+    finite = torch.stack([torch.isfinite(answer.flatten(1)).all(1) for answer in answers]).all(0)
+    if not finite.all():
+        row = start + int((~finite).nonzero()[0])
+        raise HfldError(
+            f"The teacher's answer to training row {row} is not finite; it cannot teach. Train it "
+            "again with a lower learning_rate."
+        )
+
+
 def _statistics(features: Tensor) -> tuple[Tensor, Tensor]:
     every = (0, *range(2, features.ndim))
     return features.mean(every), features.std(every).clamp_min(1e-6)
 
 
 def _map(shape: tuple[int, ...], folder: str | Path | None) -> np.memmap:
-    # The map keeps the file open, which vanishes with it.
-    with tempfile.TemporaryFile(dir=folder, suffix=".features") as file:
-        return np.memmap(file, np.float32, "w+", shape=shape)
+    size = math.prod(shape) * np.dtype(np.float32).itemsize
+    place = folder or tempfile.gettempdir()
+    try:
+        # The map keeps the file open, which vanishes with it.
+        with tempfile.TemporaryFile(dir=folder, suffix=".features") as file:
+            if shutil.disk_usage(place).free < size:  # a map on a full disk kills the process
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return np.memmap(file, np.float32, "w+", shape=shape)
+    except OSError as error:
+        raise ArgumentError(
+            f"{place}: the teacher's answers, {size / 1e6:.0f} MB, cannot be kept there "
+            f"({error.strerror}); make room, or choose another folder."
+        ) from error
 
 
 def _standardise(mapped: np.memmap, size: int) -> tuple[Tensor, Tensor]:

@@ -25,9 +25,9 @@ from pathlib import Path
 import torch
 
 from hfld_lite import Network, Recipe, checkpoints, distill_chain, simulate_tiles
-from hfld_lite.checkpoints import digest
 from hfld_lite.recipes import Augmentation
 from hfld_lite.recordings import Recordings
+from hfld_lite.teachers import digest
 
 PLAIN = Recipe(
     name="soak",
