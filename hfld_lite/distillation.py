@@ -161,6 +161,7 @@ class Distiller(Weighed):
             "nckd": nckd,
             "cross_entropy": F.cross_entropy(output.logits.float(), batch.target),
         }
+        self.weigh.observe(batch.inputs, *output)
         self._total = self.weigh(terms, output.features)
         return terms
 

@@ -4,14 +4,20 @@ import copy
 import itertools
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+import hfld_lite.weighting as weighting_module
+from hfld_lite import distill_chain
+from hfld_lite.distillation import Distiller
 from hfld_lite.errors import ArgumentError
 from hfld_lite.losses import separated_logit_loss
 from hfld_lite.networks import Output, count_parameters, resnet1d
+from hfld_lite.teachers import Batch, teacher_targets
+from hfld_lite.training import seeded
 from hfld_lite.weighting import (
     PVPN,
     STRATEGIES,
@@ -21,6 +27,7 @@ from hfld_lite.weighting import (
     Naive,
     Published,
     Uncertainty,
+    _drops_out,
     collapse,
     make_weighting,
     meta_gradient,
@@ -558,3 +565,112 @@ def test_what_counts_as_starved_is_a_choice():
     weights = dict(zip(TERMS, (1.5, 1.4, 0.1, 1.0), strict=True))
     assert collapse(weights) == ""
     assert "nckd (2.5%)" in collapse(weights, low=0.05)
+
+
+# The meta gradient by one forward-mode pass
+
+
+def distilled(dtype=torch.float64, dropout=0.0):
+    """A small student with its real losses: (losses, weights, student, meta batch, answer)."""
+    with seeded(5):
+        teacher, student = resnet1d(10, 6, 1 / 8), resnet1d(10, 6, 1 / 16, dropout=dropout)
+        inputs, meta = torch.rand(2, 12, 600, dtype=dtype).unbind()
+        targets = teacher_targets(teacher.to(dtype), inputs)
+        targets = targets._replace(
+            features=targets.features.to(dtype), logits=targets.logits.to(dtype)
+        )
+        objective = Distiller(student.to(dtype), targets, EQUAL).to(dtype).train()
+        objective.weigh = Listener().to(dtype)
+        target = torch.arange(12) % 6
+        objective(Batch(inputs, target, torch.arange(12)))
+    losses = [objective.weigh.losses[term] for term in TERMS]
+    weights = torch.tensor([0.5, 1.5, 0.7, 1.3], dtype=dtype)
+    return losses, weights, student, (meta, target.flip(0)), objective.weigh.answer
+
+
+class Listener(Fixed):
+    def __init__(self):
+        super().__init__(EQUAL)
+
+    def observe(self, *answer):
+        self.answer = answer
+
+    def forward(self, losses, features):
+        self.losses = losses
+        return super().forward(losses, features)
+
+
+@pytest.mark.parametrize(("dtype", "error"), [(torch.float64, 1e-10), (torch.float32, 1e-4)])
+def test_one_forward_mode_pass_gives_what_a_backward_pass_for_each_term_gives(
+    dtype, error, monkeypatch
+):
+    losses, weights, student, meta, answer = distilled(dtype)
+    before = {name: value.clone() for name, value in student.state_dict().items()}
+    slow = meta_gradient(losses, weights, student, *meta, 0.05)
+    monkeypatch.setattr(weighting_module, "_dot", counted(weighting_module._dot, calls := []))
+    fast = meta_gradient(losses, weights, student, *meta, 0.05, answer)
+    assert [len(ones) for ones, _ in calls] == [2] * 4, "features and logits, not 30 parameters"
+    torch.testing.assert_close(fast, slow, rtol=error, atol=error * slow.abs().max().item())
+    assert slow.abs().min() > 0
+    assert all(torch.equal(before[name], value) for name, value in student.state_dict().items())
+    assert not any(p.grad is not None for p in student.parameters())
+    torch.stack(losses).sum().backward()  # the training step's own pass still has its graph
+
+
+def counted(function, calls):
+    def spy(*arguments):
+        calls.append(arguments)
+        return function(*arguments)
+
+    return spy
+
+
+def test_where_dropout_would_answer_otherwise_each_term_has_its_backward_pass():
+    losses, weights, student, meta, answer = distilled(dropout=0.5)
+    assert not _drops_out(student.eval())
+    student.train()
+    found = []
+    for again in (answer, None):
+        with seeded(0):  # the meta batch meets the same mask
+            found.append(meta_gradient(losses, weights, student, *meta, 0.05, again))
+    torch.testing.assert_close(*found, rtol=0, atol=0)
+
+
+def test_the_distiller_tells_meta_what_its_losses_come_from(monkeypatch):
+    asked = []
+
+    def spy(losses, weights, student, inputs, target, rate, answer):
+        asked.append(answer)
+        return torch.ones(4)
+
+    monkeypatch.setattr(weighting_module, "meta_gradient", spy)
+    with seeded(0):
+        teacher, student = resnet1d(10, 6, 1 / 8), resnet1d(10, 6, 1 / 16, dropout=0.0)
+    batch = Batch(torch.rand(8, 300), torch.arange(8) % 6, torch.arange(8))
+    meta = Meta(student.feature_channels, 9, student, lambda: batch[:2], 0.1, every=2)
+    objective = Distiller(student, teacher_targets(teacher, batch.inputs), meta).train()
+    for _ in range(4):
+        objective(batch)
+        assert meta._answer is None, "no graph is kept"
+    assert len(asked) == 2
+    for inputs, features, logits in asked:
+        assert inputs is batch.inputs
+        assert features.shape == (8, student.feature_channels, 9)
+        assert logits.shape == (8, 6)
+        assert features.requires_grad
+
+
+@pytest.mark.parametrize("weighting", ["fixed", "meta", "uncertainty"])
+def test_a_chain_trains_in_bf16_with_parameters_in_float32(weighting, tiny_recordings, tiny_recipe):
+    recipe = tiny_recipe.replace(
+        precision="bf16-mixed", weighting=weighting, meta_share=0.2, meta_every=2
+    )
+    chain = distill_chain(tiny_recordings, recipe, progress=False)
+    history = chain.history()
+    assert np.isfinite(history["total"]).all()
+    for stage in chain.stages.values():
+        assert all(p.dtype == torch.float32 for p in stage.network.parameters())
+        assert (stage.fit.history["cross_entropy"].diff().dropna() < 0.1).all()
+    full = distill_chain(tiny_recordings, recipe.replace(precision="32-true"), progress=False)
+    closeness = np.abs(history["cross_entropy"] - full.history()["cross_entropy"])
+    assert 0 < closeness.max() < 0.2, "rounded otherwise, but the same training"
