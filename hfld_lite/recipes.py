@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hfld_lite.errors import RecipeError
+from hfld_lite.untrusted import read_json
 
 STRATEGIES = ("fixed", "published", "naive", "uncertainty", "meta")
 BEHAVIOURS = ("sound", "published")
@@ -208,7 +209,7 @@ class Recipe:
                 an impossible value; the message names it.
         """
         try:
-            values = json.loads(Path(path).read_text())
+            values = read_json(Path(path))
         except (OSError, ValueError) as error:
             raise RecipeError(f"{path}: the recipe cannot be read ({error}).") from error
         if not isinstance(values, dict):
