@@ -4,6 +4,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import fuzz
@@ -49,11 +50,13 @@ class TestTheFuzzerItself:
             (lambda: "\ud800", "UnicodeEncodeError"),
             (hoard, "reserved too much"),
             (hang, "too slow"),
+            (lambda: time.sleep(60), "too slow"),
             (lambda: len(b"x" * (600 << 20)), "600 MiB|601 MiB"),
         ],
     )
     def test_bad_ends_are_told(self, monkeypatch, read, words):
-        monkeypatch.setattr(fuzz, "SECONDS", 1.0)
+        if words == "too slow":
+            monkeypatch.setattr(fuzz, "SECONDS", 0.5)
 
         assert re.search(words, fuzz.outcome(read)["end"])
 
