@@ -5,7 +5,7 @@ STAMP = .venv/.installed
 DEMO = runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lab bench clean
+.PHONY: help setup demo test soak lab bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ test: $(STAMP)  ## check the style and run all tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pytest tests -n 2 --dist loadscope
+
+soak: $(STAMP)  ## damage 2,000 files and read them; each ends in data or a clear error
+	HFLD_FUZZ_CASES=2000 $(BIN)/pytest tests/test_fuzz.py -s
 
 lab: $(STAMP)  ## open JupyterLab on notebooks/
 	$(BIN)/jupyter lab --notebook-dir=notebooks

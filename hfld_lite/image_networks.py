@@ -4,12 +4,19 @@ Source: He et al., "Deep residual learning for image recognition", 2016, section
 the layers are those of the one network that was published, so that its state loads strictly.
 """
 
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hfld_lite.errors import ArgumentError
+from hfld_lite.errors import ArgumentError, DataError
 from hfld_lite.networks import Output
+from hfld_lite.untrusted import regular_size
 
 BLOCKS = {20: 3, 32: 5, 56: 9, 110: 18}
 """Residual blocks in each of the three stages, by depth = 6 · blocks + 2."""
@@ -100,3 +107,92 @@ def cifar_resnet(depth: int, num_classes: int = 100) -> CifarResNet:
     if not isinstance(num_classes, int) or num_classes < 2:
         raise ArgumentError(f"num_classes is {num_classes!r}; at least 2 are needed.")
     return CifarResNet(depth, num_classes)
+
+
+def load_published(path: str | Path, depth: int = 32, num_classes: int = 100) -> CifarResNet:
+    """Load the weights of a CIFAR ResNet from a file of ``torch.save``, as the authors published.
+
+    A pickle is a program, so this one is never run: torch's weights-only loading knows tensors and
+    dicts, and refuses all else. Before any number is read, sizes and shapes are compared with the
+    file's size and with the network.
+
+    Args:
+        path: a state by the layers' names; those of ``nn.DataParallel`` begin with ``module.``.
+        depth: 20, 32, 56 or 110.
+        num_classes: that the network tells apart.
+
+    Returns:
+        The network in evaluation mode.
+
+    Raises:
+        DataError: the file is damaged, holds anything but these weights, or those of another
+            network.
+        ArgumentError: the depth or the number of classes is impossible.
+    """
+    path = Path(path)
+    with torch.device("meta"):
+        network = cifar_resnet(depth, num_classes)
+    try:
+        _check_archive(path)
+        # on the device "meta" tensors have shapes and no numbers: nothing is reserved for them
+        _check_state(_weights(path, "meta"), network.state_dict())
+        state = {_plain(name): value for name, value in _weights(path, "cpu").items()}
+        network.load_state_dict(state, strict=True, assign=True)
+    except Exception as error:  # torch and zipfile raise many kinds on damaged input
+        raise DataError(
+            path,
+            f"is no file of weights for this network ({_reason(error)})",
+            expected=f"the state of a CIFAR ResNet{depth} with {num_classes} classes, as torch.save"
+            " writes it",
+            mend="copy it again, or give its depth and its number of classes",
+        ) from error
+    return network.eval()
+
+
+def _weights(path: Path, device: str) -> Any:
+    return torch.load(path, map_location=device, weights_only=True)
+
+
+def _plain(name: str) -> str:
+    return name.removeprefix("module.")
+
+
+def _check_archive(path: Path) -> None:
+    """Raise a ValueError unless the file is a zip of uncompressed records, none beyond its size."""
+    size = regular_size(path)
+    if not zipfile.is_zipfile(path):
+        raise ValueError("it is no zip archive, as torch.save has made since version 1.6")
+    with zipfile.ZipFile(path) as archive:
+        records = archive.infolist()
+    if any(record.compress_type != zipfile.ZIP_STORED for record in records):
+        raise ValueError("a record is compressed, and torch.save compresses none")
+    if (claimed := sum(record.file_size for record in records)) > size:
+        raise ValueError(f"its records claim {claimed} bytes, and it has {size}")
+
+
+def _check_state(found: Any, expected: Mapping[str, Tensor]) -> None:
+    """Raise a ValueError unless names, types and shapes are the expected ones."""
+    if not isinstance(found, dict) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in found.items()
+    ):
+        raise ValueError("it holds no dict of names and tensors")
+    names = [_plain(name) for name in found]
+    for wrong, what in ((set(expected) - set(names), "lacks"), (set(names) - set(expected), "has")):
+        if wrong:
+            raise ValueError(f"it {what} {len(wrong)} tensors, such as {min(wrong)!r}")
+    if len(names) > len(expected):
+        raise ValueError("it has a tensor twice, with and without 'module.'")
+    for name, value in found.items():
+        like = expected[_plain(name)]
+        here, there = (value.shape, value.dtype), (like.shape, like.dtype)
+        if here != there:
+            raise ValueError(f"{name} is {here[1]} {tuple(here[0])}, not {tuple(there[0])}")
+        if not value.is_contiguous() or value.untyped_storage().nbytes() != like.nbytes:
+            raise ValueError(f"{name} is a part of something larger")
+
+
+def _reason(error: Exception) -> str:
+    """The cause in few words, without torch's advice to load the file unsafely."""
+    if called := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"its pickle calls for {called[1]}, which is not run"
+    return (str(error) or type(error).__name__).splitlines()[0][:200].rstrip(".")

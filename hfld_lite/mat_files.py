@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import scipy.io
+import scipy.io.matlab
 from tqdm.auto import tqdm
 
 from hfld_lite.errors import DataError
@@ -28,11 +29,14 @@ from hfld_lite.layouts import (
     some,
 )
 from hfld_lite.recordings import Recordings, positive
+from hfld_lite.untrusted import regular_size, unfolded
 
 _NUMBERS = {"double", "single", "logical"} | {
     f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)
 }
 _TYPES = {1, 2, 3, 4, 5, 6, 7, 9, 12, 13}  # the codes of integers and floats in a .mat file
+_CLASSES = range(6, 16)  # the codes of matrices of numbers: double, single, int8, …, uint64
+_VERSION_4_BYTES = {0: 8, 1: 4, 2: 4, 3: 2, 4: 2, 5: 1}  # of one number, by its code
 
 
 def read_mat(
@@ -213,11 +217,16 @@ def _mat_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
 
 def mat_variable(file: Path, name: str) -> np.ndarray:
     """Read a matrix of real numbers from a .mat file."""
-    if file.stat().st_size == 0:
+    if file.stat().st_size == 0 and file.is_file():
         raise DataError(file, "the file is empty", mend="copy it again")
     try:
-        there = {entry[0]: entry[2] for entry in scipy.io.whosmat(file, appendmat=False)}
-        sound = there.get(name) in _NUMBERS and _tags_are_sound(file, name)
+        regular_size(file)
+        version, _ = scipy.io.matlab.matfile_version(file, appendmat=False)
+        real = {0: _check_version_4, 1: _check_version_5}.get(version, lambda *_: False)(file, name)
+        there: dict[str, str] = {}
+        for entry in scipy.io.whosmat(file, appendmat=False):
+            there.setdefault(entry[0], entry[2])  # the first of a name is the one that is loaded
+        sound = real and there.get(name) in _NUMBERS
         content = scipy.io.loadmat(file, variable_names=[name], appendmat=False) if sound else {}
     except NotImplementedError as error:
         raise DataError(
@@ -247,39 +256,81 @@ def mat_variable(file: Path, name: str) -> np.ndarray:
     return array
 
 
-def _tags_are_sound(file: Path, name: str) -> bool:
-    """Tell whether the variable is real; raise a ValueError where its data has no known type.
+def _check_version_4(file: Path, name: str) -> bool:
+    """Compare what each header claims with the file's size, since scipy believes it; True.
+
+    A header is five integers: type (its tens name the numbers' kind), rows, columns, whether
+    complex, length of the name ("MAT-File Format", The MathWorks, version 4).
+    """
+    left = regular_size(file)
+    with file.open("rb") as stream:
+        first = stream.read(4)
+        order = "<" if first == bytes(4) or 0 <= struct.unpack("<i", first)[0] <= 5000 else ">"
+        stream.seek(0)
+        while len(header := stream.read(20)) == 20:
+            kind, rows, columns, imaginary, length = struct.unpack(order + "5i", header)
+            size = _VERSION_4_BYTES.get(kind // 10 % 10, 8) * (1 + (imaginary == 1))
+            claimed = length + rows * columns * size
+            left -= 20
+            if min(rows, columns, length) < 0 or claimed > left:
+                raise ValueError(
+                    f"a variable of shape ({rows}, {columns}) is claimed, and {left} bytes are left"
+                )
+            left -= claimed
+            stream.seek(claimed, os.SEEK_CUR)
+    return True
+
+
+def _check_version_5(file: Path, name: str) -> bool:
+    """Compare what each element claims with the file's size; tell whether the variable is real.
 
     On an unknown type code scipy does not raise: the interpreter crashes
-    (https://github.com/scipy/scipy/pull/25829). So the tags of the matrix are looked at first:
-    flags, dimensions, name, data ("MAT-File Format", The MathWorks, version 5). Files of version 4
-    know no tags.
+    (https://github.com/scipy/scipy/pull/25829). And it reserves what is claimed. So the tags of
+    each matrix are looked at first: flags, dimensions, name, data ("MAT-File Format", The
+    MathWorks, version 5). A compressed matrix may claim what its bytes could unfold to.
+
+    Raises:
+        ValueError: an element claims more than there is, or the variable's data has no known type.
     """
+    whole, real = regular_size(file), None
     with file.open("rb") as stream:
-        header = stream.read(128)
-        if 0 in header[:4]:  # version 4
-            return True
-        order = "<II" if header.endswith(b"IM") else ">II"
+        order = "<II" if stream.read(128).endswith(b"IM") else ">II"
         while len(tag := stream.read(8)) == 8:
             kind, size = struct.unpack(order, tag)
             end = stream.tell() + size
-            start = stream.read(min(size, 1024))
+            if end > whole:
+                raise ValueError(f"an element claims {size} bytes, {end - whole} more than it has")
+            start, claimed = stream.read(min(size, 1024)), size
             if kind == 15:  # a compressed matrix, its own tag included
-                start = zlib.decompressobj().decompress(start, 1024)[8:]
-            parts, at = [], 0
-            while len(parts) < 4 and at + 8 <= len(start):
-                kind, size = struct.unpack_from(order, start, at)
-                at += 8
-                if kind >> 16:  # a small element: up to 4 bytes, in the second half of its tag
-                    kind, size, at = kind & 0xFFFF, kind >> 16, at - 4
-                parts.append((kind, start[at : at + size]))
-                at += size + -(at + size) % 8
-            if len(parts) == 4 and parts[2][1] == name.encode():
-                if parts[3][0] not in _TYPES:
+                start = zlib.decompressobj().decompress(start, 1024)
+                if len(start) < 8:
+                    raise ValueError("a compressed element holds nothing")
+                claimed, start = struct.unpack_from(order, start)[1], start[8:]
+                if claimed > unfolded(size):
+                    raise ValueError(f"{size} compressed bytes claim to hold {claimed}")
+            parts = _parts(start, claimed, order)
+            if real is None and len(parts) == 4 and parts[2][1] == name.encode():
+                flags = struct.unpack_from(order, parts[0][1])[0]
+                real = not flags & 0x800 and flags & 0xFF in _CLASSES  # 0x800 means complex
+                if real and parts[3][0] not in _TYPES:
                     raise ValueError(f"{name!r} has data of type {parts[3][0]}")
-                return not struct.unpack(order, parts[0][1])[0] & 0x800  # the flag "complex"
             stream.seek(end)
-    raise ValueError(f"no matrix {name!r} is found")
+    return bool(real)
+
+
+def _parts(start: bytes, claimed: int, order: str) -> list[tuple[int, bytes]]:
+    """The first four elements of a matrix of ``claimed`` bytes: each one's type and its bytes."""
+    parts, at = [], 0
+    while len(parts) < 4 and at + 8 <= len(start):
+        kind, size = struct.unpack_from(order, start, at)
+        at += 8
+        if kind >> 16:  # a small element: up to 4 bytes, in the second half of its tag
+            kind, size, at = kind & 0xFFFF, kind >> 16, at - 4
+        if at + size > claimed:
+            raise ValueError(f"an element of {claimed} bytes claims to hold one of {size}")
+        parts.append((kind, start[at : at + size]))
+        at += size + -(at + size) % 8
+    return parts
 
 
 def _windows(

@@ -15,6 +15,7 @@ from uuid import uuid4
 import numpy as np
 
 from hfld_lite.errors import DataError
+from hfld_lite.untrusted import read_json
 from hfld_lite.version import __version__
 
 MANIFEST = "manifest.json"
@@ -31,6 +32,7 @@ FACTS = {  # key of the manifest: the types that its value may have
     "classes": (list,),
     "normal_classes": (list,),
 }
+_MOST_HEADER = 10_000  # bytes, as in numpy.load
 _ANEW = "prepare the folder anew"
 
 
@@ -87,6 +89,9 @@ def read(folder: str | Path, *, verify: bool = True) -> tuple[dict, dict]:
         DataError: a file is missing, damaged, or not what the manifest says.
     """
     folder = Path(folder)
+    for name in (MANIFEST, *ARRAYS):
+        if not (folder / name).resolve().is_relative_to(folder.resolve()):
+            raise DataError(folder / name, "is a link that leads out of the folder", mend=_ANEW)
     manifest = _manifest(folder)
     arrays = {}
     for name, kind in ARRAYS.items():
@@ -106,6 +111,8 @@ def read(folder: str | Path, *, verify: bool = True) -> tuple[dict, dict]:
                 f"does not match its checksum in {MANIFEST}, so it was changed or damaged",
                 mend=f"copy it again or {_ANEW}",
             )
+        if kind == "<U" and not _is_text(array):
+            raise DataError(path, "holds numbers that are no characters", mend=_ANEW)
     return arrays, {key: manifest[key] for key in FACTS}
 
 
@@ -119,8 +126,8 @@ def _manifest(folder: Path) -> dict:
             mend="make one with a program in data_scripts/ or with Recordings.save",
         )
     try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        manifest = read_json(path)
+    except (OSError, ValueError) as error:
         raise DataError(path, f"is not readable as JSON ({error})", mend=_ANEW) from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else None
@@ -151,6 +158,11 @@ def _map(path: Path) -> np.memmap:
     if not path.is_file():
         raise DataError(path, "is missing", mend=f"copy it again or {_ANEW}")
     try:
+        with path.open("rb") as file:  # numpy would reserve whatever length the header claims
+            major, _ = np.lib.format.read_magic(file)
+            claimed = int.from_bytes(file.read(2 if major == 1 else 4), "little")
+        if claimed > _MOST_HEADER:
+            raise ValueError(f"its header claims {claimed} bytes")
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         whole = array.offset + array.nbytes == path.stat().st_size
     except Exception as error:  # numpy's header parser raises many kinds on damaged input
@@ -158,6 +170,14 @@ def _map(path: Path) -> np.memmap:
     if not whole or not array.flags.c_contiguous:
         raise DataError(path, "its size does not fit its header", mend=f"copy it again or {_ANEW}")
     return array
+
+
+def _is_text(array: np.ndarray) -> bool:
+    """Tell whether all code points of a string array are characters of Unicode."""
+    if array.itemsize == 0:
+        return True
+    codes = np.array(array).view("<u4")
+    return not ((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))).any()
 
 
 def _check_target(folder: Path, overwrite: bool) -> None:

@@ -3,14 +3,17 @@
 import difflib
 import json
 import math
+import sys
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from hfld_lite.errors import RecipeError
+from hfld_lite.untrusted import read_json
 
 STRATEGIES = ("fixed", "published", "naive", "uncertainty", "meta")
 BEHAVIOURS = ("sound", "published")
+_LARGEST = sys.float_info.max
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
 
@@ -48,17 +51,13 @@ class Augmentation:
     frequency: float = 0.005
 
     def __post_init__(self) -> None:
-        def number(value: Any) -> bool:
-            valid = isinstance(value, int | float) and not isinstance(value, bool)
-            return valid and math.isfinite(value)
-
         if isinstance(self.noise, list):
             object.__setattr__(self, "noise", tuple(self.noise))
         noise = self.noise
         if noise is not None and not (
             isinstance(noise, tuple)
             and len(noise) == 2
-            and all(map(number, noise))
+            and all(map(_is_number, noise))
             and noise[0] <= noise[1]
         ):
             raise RecipeError(
@@ -67,7 +66,7 @@ class Augmentation:
             )
         for name, highest in (("shift", math.inf), ("gain", 60), ("frequency", 0.2)):
             value = getattr(self, name)
-            if not (number(value) and 0 <= value <= highest):
+            if not (_is_number(value) and 0 <= value <= highest):
                 bound = f" and {highest:g} at most" if highest < math.inf else ""
                 raise RecipeError(
                     f"The augmentation's {name} is {value!r}; it must be 0 or more{bound}."
@@ -208,7 +207,7 @@ class Recipe:
                 an impossible value; the message names it.
         """
         try:
-            values = json.loads(Path(path).read_text())
+            values = read_json(Path(path))
         except (OSError, ValueError) as error:
             raise RecipeError(f"{path}: the recipe cannot be read ({error}).") from error
         if not isinstance(values, dict):
@@ -253,6 +252,11 @@ def _known(kind: type, values: dict[str, Any], where: str) -> None:
             raise RecipeError(f"The {where} has no entry {key!r}{hint}")
 
 
+def _is_number(value: Any, kind: type | tuple[type, ...] = (int, float)) -> bool:
+    """Tell whether a value is a number that a float can hold; true and false are none."""
+    return isinstance(value, kind) and not isinstance(value, bool) and abs(value) <= _LARGEST
+
+
 def _check(recipe: Recipe) -> None:
     """Refuse values that would fail, or quietly do nothing, hours later."""
 
@@ -265,15 +269,15 @@ def _check(recipe: Recipe) -> None:
     def number(name: str, low: float, rule: str, whole: bool = False, above: bool = False) -> None:
         value = getattr(recipe, name)
         kind = int if whole else (int, float)
-        valid = isinstance(value, kind) and not isinstance(value, bool)
-        need(valid and (value > low if above else value >= low), name, rule)
+        need(_is_number(value, kind) and (value > low if above else value >= low), name, rule)
 
+    need(isinstance(recipe.name, str), "name", "a text")
     need(recipe.view in ("spectrum", "time"), "view", "'spectrum' or 'time'")
     need(recipe.optimizer in ("sgd", "adamw"), "optimizer", "'sgd' or 'adamw'")
     need(recipe.schedule in ("one-cycle", "drops"), "schedule", "'one-cycle' or 'drops'")
     need(recipe.weighting in STRATEGIES, "weighting", f"one of {', '.join(STRATEGIES)}")
     need(
-        isinstance(recipe.meta_share, int | float) and 0 <= recipe.meta_share < 0.5,
+        _is_number(recipe.meta_share) and 0 <= recipe.meta_share < 0.5,
         "meta_share",
         "a share from 0 to below 0.5",
     )
@@ -298,7 +302,7 @@ def _check(recipe: Recipe) -> None:
         number(name, 0, "0 or more")
     need(
         isinstance(recipe.drops, tuple)
-        and all(isinstance(drop, int) and drop >= 0 for drop in recipe.drops),
+        and all(_is_number(drop, int) and drop >= 0 for drop in recipe.drops),
         "drops",
         "a list of whole numbers, epochs before the end",
     )
@@ -313,7 +317,18 @@ def _check(recipe: Recipe) -> None:
     for role, network in recipe.chain.items():
         if not isinstance(network, Network):
             raise RecipeError(f"The recipe's {role} is {network!r}; it must be a network.")
-        if not isinstance(network.epochs, int) or network.epochs < 1:
+        for entry, valid in {
+            "depth": _is_number(network.depth, int),
+            "width": _is_number(network.width),
+            "head": isinstance(network.head, str),
+            "dropout": network.dropout is None or _is_number(network.dropout),
+        }.items():
+            if not valid:
+                raise RecipeError(
+                    f"The recipe's {role} has the {entry} {getattr(network, entry)!r}, which is of "
+                    "the wrong kind; see hfld_lite.resnet1d."
+                )
+        if not _is_number(network.epochs, int) or network.epochs < 1:
             raise RecipeError(
                 f"The recipe's {role} is to train for {network.epochs!r} epochs; it must be a "
                 "whole number, 1 or more."

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from hfld_lite.detector import Detector, TestResult, network_of
 from hfld_lite.errors import HfldError, RecipeError
@@ -21,10 +22,26 @@ from hfld_lite.recipes import Recipe
 from hfld_lite.recordings import Recordings
 from hfld_lite.splits import Split
 from hfld_lite.transforms import SCALING
+from hfld_lite.untrusted import read_json, regular_size
 from hfld_lite.version import __version__
 
 FORMAT = 2
 """Version of the run folder's format."""
+
+_KINDS = {  # entry of run.json: the types that its value may have
+    "hfld_lite": (str,),
+    "class_names": (list,),
+    "normal_classes": (list,),
+    "sample_rate": (int,),
+    "samples": (int,),
+    "window": (list, type(None)),
+    "source": (str,),
+    "simulated": (bool,),
+    "data": (dict,),
+    "fingerprint": (str,),
+    "stages": (dict,),
+}
+_STAGE = {"learned_from": str, "best_epoch": int, "seconds": float}
 
 FACTS, BEGUN, LOCK, CHECKPOINTS = "run.json", "begun.json", "lock", "checkpoints"
 
@@ -252,6 +269,7 @@ def load_run(folder: str | Path) -> Run:
             f"hfld_lite {facts.get('hfld_lite')}, which made the run, and its own recipe.json."
         )
     try:
+        _check_facts(facts)
         names, roles = tuple(facts["class_names"]), tuple(facts["stages"])
         networks = {role: _network(folder, role, recipe, len(names)) for role in roles}
         detector = Detector(
@@ -282,12 +300,16 @@ def _check_format(path: Path, facts: dict[str, Any]) -> None:
 
 def _network(folder: Path, role: str, recipe: Recipe, classes: int) -> torch.nn.Module:
     spec = network_of(recipe, role)
-    network = resnet1d(spec.depth, classes, spec.width, spec.head, spec.dropout)
     path = folder / f"{role}.safetensors"
+    with torch.device("meta"):  # shapes without numbers: a recipe alone reserves no memory
+        network = resnet1d(spec.depth, classes, spec.width, spec.head, spec.dropout)
     try:
-        network.load_state_dict(load_file(path))
-    except (OSError, SafetensorError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
+        regular_size(path)
+        state = {name: value.clone() for name, value in load_file(path).items()}
+        _check_weights(state, network.state_dict())
+        network.load_state_dict(state, assign=True)
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise RecipeError(
             f"{path}: the weights cannot be read or do not fit the recipe ({reason}); copy the run "
             "again."
@@ -295,9 +317,40 @@ def _network(folder: Path, role: str, recipe: Recipe, classes: int) -> torch.nn.
     return network.eval()
 
 
+def _check_weights(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Refuse what torch would convert in silence, and weights that answer NaN to everything."""
+    for name in state.keys() & expected.keys():
+        if state[name].dtype != expected[name].dtype:
+            raise ValueError(f"{name} is {state[name].dtype}, not {expected[name].dtype}")
+        if not state[name].isfinite().all():
+            raise ValueError(f"{name} holds NaN or infinity")
+
+
+def _check_facts(facts: dict[str, Any]) -> None:
+    """Raise a ValueError unless ``run.json`` has what `save_run` writes."""
+    for name, kind in _KINDS.items():
+        if type(facts.get(name)) not in kind:  # bool is an int, and must not pass for one
+            raise ValueError(f"{name} is {facts.get(name)!r}")
+    names, normal, window = (facts[k] for k in ("class_names", "normal_classes", "window"))
+    if not all(isinstance(name, str) and name for name in [*names, *normal]):
+        raise ValueError(f"class_names are {names}, normal_classes {normal}")
+    if len(set(names)) < len(names) or not set(normal) < set(names):
+        raise ValueError(f"class_names are {names}, normal_classes {normal}")
+    sizes = [facts["sample_rate"], facts["samples"], *(window or [])]
+    if not all(type(size) is int and 0 < size < 2**63 for size in sizes):
+        raise ValueError(f"sample_rate, samples and window are {sizes}")
+    if window is not None and len(window) != 2:
+        raise ValueError(f"window is {window}")
+    for role, stage in facts["stages"].items():
+        if not isinstance(stage, dict) or [type(stage.get(k)) for k in _STAGE] != [
+            *_STAGE.values()
+        ]:
+            raise ValueError(f"the stage {role} is {stage!r}")
+
+
 def _json(path: Path, missing: str = "") -> dict:
     try:
-        content = json.loads(path.read_text())
+        content = read_json(path)
     except FileNotFoundError as error:
         raise RecipeError(missing or f"{path} is missing; copy the run again.") from error
     except (OSError, ValueError) as error:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import re
+import struct
 import warnings
 from collections import Counter
 from collections.abc import Sequence
@@ -31,7 +33,12 @@ from hfld_lite.layouts import (
     some,
 )
 from hfld_lite.recordings import Recordings, positive
+from hfld_lite.untrusted import RATIO, SLACK, read_text, regular_size, unfolded
 
+_MANIFEST_BYTES = 1 << 24
+_MOST_RATIO = 1 << 18
+_RIFF, _RF64, _W64, _FLAC = (b"RIFF", b"RIFX"), b"RF64", b"riff\x2e\x91\xcf\x11", b"fLaC"
+_MOST_CHUNKS = 1000
 _NORMAL = {"n", "normal", "ok", "good", "sound", "intact"}
 
 
@@ -153,7 +160,8 @@ def _from_manifest(folder: Path, manifest: Path) -> dict[Path, tuple[str, str, s
     if not folder.is_dir():
         raise DataError(folder, "is not there", expected="a folder")
     try:
-        reader = csv.DictReader(StringIO(manifest.read_text("utf-8-sig"), newline=""), strict=True)
+        text = read_text(manifest, _MANIFEST_BYTES, "utf-8-sig")
+        reader = csv.DictReader(StringIO(text, newline=""), strict=True)
         if sorted(reader.fieldnames or []) not in (["file", "label"], ["file", "group", "label"]):
             raise DataError(
                 f"{manifest}, line 1",
@@ -186,7 +194,7 @@ def _from_manifest(folder: Path, manifest: Path) -> dict[Path, tuple[str, str, s
                 )
             name = path.relative_to(root).as_posix()
             found[path] = (name, row["label"], row.get("group", name))
-    except (OSError, ValueError, csv.Error) as error:
+    except (OSError, ValueError, RuntimeError, csv.Error) as error:  # Runtime: links in a circle
         raise DataError(
             f"{manifest}, line {line}", f"cannot be read ({error})", expected="a CSV file in UTF-8"
         ) from error
@@ -227,13 +235,66 @@ def _wav_classes(names: Sequence[str], normal: Sequence[str] | None) -> tuple[li
 def _header(path: Path) -> tuple[int, int, int]:
     """Return a sound file's rate in Hz, its samples and its channels."""
     try:
+        if (size := regular_size(path)) == 0:
+            raise DataError(path, "is empty", expected="a WAV or FLAC file", mend="copy it again")
+        _check_container(path, size)
         info = soundfile.info(path)
-    except (soundfile.SoundFileError, OSError) as error:
-        found = f"is damaged or no sound file ({error})" if path.stat().st_size else "is empty"
-        raise DataError(path, found, expected="a WAV or FLAC file", mend="copy it again") from error
+        if info.frames * info.channels > unfolded(size):
+            raise ValueError(
+                f"it claims {info.frames} samples in {info.channels} channels and has {size} bytes"
+            )
+    except (soundfile.SoundFileError, OSError, ValueError) as error:
+        raise DataError(
+            path,
+            f"is damaged or no sound file ({error})",
+            expected="a WAV or FLAC file",
+            mend="copy it again",
+        ) from error
     if info.frames == 0:
         raise DataError(path, "is empty: it has a header but no samples", mend="record it again")
     return info.samplerate, info.frames, info.channels
+
+
+def _check_container(path: Path, size: int) -> None:
+    """Raise a ValueError unless the file begins as WAV or FLAC, and a WAV holds what it claims.
+
+    libsndfile knows two dozen other formats, which nobody asked for here, and cuts a sound that
+    ends too early in silence. WAV: "RIFF", "RIFX" (big-endian) or "RF64" (EBU Tech 3306: sizes in
+    the chunk "ds64"), a size, "WAVE", then chunks of name, size and content, padded to two bytes.
+    Sony's Wave64 has GUIDs for names, 64-bit sizes that include the chunk's head, and pads to 8.
+    """
+    with path.open("rb") as file:
+        head = file.read(12)
+        if head.startswith(_FLAC):
+            return
+        wave64, big = head.startswith(_W64), head.startswith(b"RIFX")
+        if not wave64 and not (head[:4] in (*_RIFF, _RF64) and head[8:] == b"WAVE"):
+            raise ValueError("it begins like neither of them")
+        form = "<16sQ" if wave64 else ">4sI" if big else "<4sI"
+        width, pad = struct.calcsize(form), 8 if wave64 else 2
+        file.seek(40 if wave64 else 12)
+        long_size = None
+        for _ in range(_MOST_CHUNKS):
+            if len(chunk := file.read(width)) < width:
+                raise ValueError("it holds no sound: the chunk 'data' is missing")
+            name, claimed = struct.unpack(form, chunk)
+            claimed -= width if wave64 else 0
+            if name == b"ds64" and (content := file.read(16)):
+                long_size = struct.unpack("<Q", content[8:])[0] if len(content) == 16 else None
+                file.seek(-len(content), os.SEEK_CUR)
+            if name[:4] == b"data":
+                if claimed == 0xFFFFFFFF and head.startswith(_RF64) and long_size is not None:
+                    claimed = long_size
+                if not 0 <= claimed <= size - file.tell():
+                    raise ValueError(
+                        f"it claims {claimed} bytes of sound and has {size - file.tell()}, so it "
+                        "was cut off or its writing was never finished"
+                    )
+                return
+            if not 0 <= claimed <= size:
+                raise ValueError(f"a chunk claims {claimed} bytes, and the file has {size}")
+            file.seek(claimed + -claimed % pad, os.SEEK_CUR)
+        raise ValueError(f"no sound is found within {_MOST_CHUNKS} chunks")
 
 
 def read_sound(path: Path) -> tuple[np.ndarray, int]:
@@ -253,7 +314,16 @@ def _signal(sound: _Sound, rate: int) -> np.ndarray:
     signal, _ = read_sound(sound.path)
     if sound.rate != rate:
         common = math.gcd(rate, sound.rate)
-        signal = scipy.signal.resample_poly(signal, rate // common, sound.rate // common)
+        up, down = rate // common, sound.rate // common
+        # the filter has 20 · max(up, down) coefficients, and the result up / down as many samples
+        if max(up, down) > _MOST_RATIO or len(signal) * up > max(SLACK, RATIO * len(signal)) * down:
+            raise DataError(
+                sound.path,
+                f"says that its rate is {sound.rate} Hz, which cannot be converted to {rate} Hz",
+                expected="a usual sample rate",
+                mend="correct the header or take the file out",
+            )
+        signal = scipy.signal.resample_poly(signal, up, down)
     return float32(signal)
 
 

@@ -7,6 +7,8 @@ from safetensors.torch import load_file, save_file
 from hfld_lite import RecipeError
 from hfld_lite.runs import load_run, new_run, save_run
 
+STAGE = {"learned_from": "labels", "best_epoch": 1, "seconds": 1.0}
+
 
 @pytest.fixture
 def saved(tmp_path, tiny_chain, tiny_recordings):
@@ -54,7 +56,7 @@ def test_a_failing_training_leaves_nothing_and_keeps_what_was_there(saved):
         (lambda run: (run / "student.safetensors").write_bytes(b"x" * 20), "student.safetensors"),
         (lambda run: _drop_a_tensor(run / "student.safetensors"), "student.safetensors"),
         (lambda run: _edit(run, "class_names", None), "damaged"),
-        (lambda run: _edit(run, "stages", {"../../x": {}}), "no role here"),
+        (lambda run: _edit(run, "stages", {"../../x": STAGE}), "no role here"),
     ],
 )
 def test_damage_is_named(saved, damage, words):
