@@ -37,7 +37,8 @@ test: $(STAMP)  ## check the style and run all tests
 	$(BIN)/ruff format --check .
 	$(BIN)/pytest tests -n 2 --dist loadscope
 
-soak: $(STAMP)  ## damage 2,000 files and read them; each ends in data or a clear error
+soak: $(STAMP)  ## kill 20 trainings and damage 2,000 files; print what became of them
+	$(BIN)/python tests/soak.py --kills 20
 	HFLD_FUZZ_CASES=2000 $(BIN)/pytest tests/test_fuzz.py -s
 
 lab: $(STAMP)  ## open JupyterLab on notebooks/

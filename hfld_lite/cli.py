@@ -43,7 +43,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Train, measure and use small defect detectors by hierarchical knowledge distillation.",
 )
-console = Console(highlight=False)
+console = Console(highlight=False, markup=False)
 
 RunFolder = Annotated[Path, Argument(help="A run folder that `hfld train` wrote.")]
 Role = Annotated[
@@ -250,7 +250,10 @@ def info(run: RunFolder) -> None:
             f"{role.replace('_', ' ')}: from {stage['learned_from'].replace('_', ' ')}, best epoch "
             f"{stage['best_epoch']}, {stage['seconds']:.0f} s"
         )
-    _print_table(results)
+    try:
+        _print_table(results)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RecipeError(f"{run}/results.csv is damaged ({error}); copy the run again.") from error
 
 
 @contextmanager

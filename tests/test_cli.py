@@ -1,5 +1,6 @@
 import json
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -232,3 +233,14 @@ def test_predict_refuses_what_training_did_not_see(place, tiny_recordings, mista
         said = mistake("predict", place / name, "--run", place / "run")
         assert words in said
         assert name in said
+
+
+def test_info_shows_brackets_in_names_and_names_a_damaged_table(place, mistake, capsys, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(place / "run", run)
+    facts = json.loads((run / "run.json").read_text())
+    facts["source"] = "folder [/x] [red]loud[/red]"
+    (run / "run.json").write_text(json.dumps(facts))
+    assert "folder [/x] [red]loud[/red]" in hfld("info", run)
+    (run / "results.csv").write_text("a,b\n1,2\n")
+    assert "results.csv is damaged" in mistake("info", run)
