@@ -108,7 +108,8 @@ class Recipe:
         validation, test: shares of the recordings (of their groups).
         precision: lightning-fabric's name, ``"32-true"``, ``"bf16-mixed"`` or ``"16-mixed"``.
         behaviour: ``"sound"``, or ``"published"`` to train as the released code does, mistakes
-            included (method.md, section 4): for comparison and teaching only.
+            included (method.md, section 4): for comparison and teaching only. The validation
+            share is then trained on, since the released code holds none back.
         seed: of split, initial weights and order; each stage derives its own from it.
     """
 

@@ -37,6 +37,7 @@ from hfld_lite.published import (
     published_weight_decay,
 )
 from hfld_lite.recipes import Augmentation
+from hfld_lite.report import write_report
 from hfld_lite.runs import load_run, new_run, save_run
 from hfld_lite.teachers import cache_key
 from hfld_lite.training import predict_logits
@@ -291,6 +292,17 @@ def test_row_no_validation_part(varied, tiny_recordings):
         assert np.array_equal(trainer.parts.test, drawn.test)
         assert len(trainer.parts.validation) == (0 if behaviour == "published" else 16)
     assert (len(learned["published"]), len(drawn.test)) == (64, 16)  # 80/20
+
+
+@pytest.mark.filterwarnings("ignore:The recipe's behaviour is published")
+@pytest.mark.parametrize(("behaviour", "part"), [("published", "test"), ("sound", "validation")])
+def test_the_report_says_by_which_part_epochs_were_chosen(
+    behaviour, part, tiny_recordings, tmp_path
+):
+    chain = distill_chain(tiny_recordings, tiny(behaviour), controls=(), progress=False)
+    write_report(tmp_path, chain, chain.test(tiny_recordings), tiny_recordings, "")
+    found = f"the {part} part, by which each network&#39;s epoch was chosen"
+    assert found in (tmp_path / "report.html").read_text()
 
 
 def test_row_every_fifth_row_of_each_file(tiny_recordings):
