@@ -17,6 +17,7 @@ from typer import Option
 from hfld_lite.detector import ALONE
 from hfld_lite.hierarchy import distill_chain
 from hfld_lite.metrics import paired_interval
+from hfld_lite.recipes import Recipe
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -82,7 +83,8 @@ def main(
     data: Annotated[list[str], Option(help="Data sets.")] = ("tiles", "bearings"),
 ) -> None:
     """Run what is missing, and write the table."""
-    todo = [(name, seed, str(folder)) for name in data for seed in range(seeds)]
+    repeats = Recipe().repeats(seeds)
+    todo = [(name, repeat.seed, str(folder)) for name in data for repeat in repeats]
     table = summarise(cells(run, todo, work, jobs))
     print(table.to_string(index=False))
     write_table(

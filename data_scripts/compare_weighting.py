@@ -130,7 +130,8 @@ def main(
     data: Annotated[list[str], Option(help="Data sets.")] = ("tiles", "bearings"),
 ) -> None:
     """Run what is missing, and write the table."""
-    todo = [(name, seed, str(folder)) for name in data for seed in range(seeds)]
+    repeats = Recipe().repeats(seeds)
+    todo = [(name, repeat.seed, str(folder)) for name in data for repeat in repeats]
     table = summarise(cells(run, todo, work, jobs))
     print(table.to_string(index=False))
     write_table(

@@ -93,6 +93,8 @@ class Trainer:
         recordings, recipe, parts, progress, on_epoch, folder, resume: see :func:`distill_chain`.
 
     Attributes:
+        parts: the split. With the behaviour ``"published"`` the training part has taken in the
+            validation part, and the test part chooses the epochs, as there.
         stages: what was trained so far, by role or by the name given.
     """
 
@@ -114,6 +116,16 @@ class Trainer:
             )
         else:
             check_split(parts, recordings)
+        if recipe.behaviour == "published":
+            # Its split has no validation part, so what would be that is learned from as well.
+            learned = np.sort(np.concatenate([parts.train, parts.validation]))
+            parts = Split(learned, [], parts.test)
+            warnings.warn(
+                "The recipe's behaviour is published: the test part chooses the best epoch, so "
+                "that figures on it are optimistic, and the validation part is trained on. Use it "
+                "for comparison only.",
+                stacklevel=2,
+            )
         self.recordings, self.recipe, self.parts = recordings, recipe, parts
         self.progress, self.on_epoch = progress, on_epoch
         self.fabric = make_fabric(recipe)
@@ -121,14 +133,7 @@ class Trainer:
         _check_wiring(recipe, recordings, inputs.shape[1])
         labels = torch.from_numpy(np.array(recordings.labels))
         rows, meta_rows = _meta_part(recordings, parts.train, recipe)
-        chosen_on = parts.validation
-        if recipe.behaviour == "published":
-            chosen_on = parts.test
-            warnings.warn(
-                "The recipe's behaviour is published: the test part chooses the best epoch, so "
-                "that figures on it are optimistic. Use it for comparison only.",
-                stacklevel=2,
-            )
+        chosen_on = parts.test if recipe.behaviour == "published" else parts.validation
         self.train, self.validation, self.meta = (
             self.fabric.to_device(Samples(inputs[part], labels[part]))
             for part in (rows, chosen_on, meta_rows)
@@ -208,7 +213,10 @@ class Trainer:
             return PublishedDistiller(student, live, weighting, recipe.temperature, recipe.heads)
 
     def guide_densely(self, role: str, teachers: Sequence[str]) -> Stage:
-        """Train a role's network from labels and from the logits of several stages at once."""
+        """Train a role's network from labels and from the logits of several stages at once.
+
+        It stays sound with the behaviour ``"published"``, since the released code has none of it.
+        """
 
         def objective(_: dict[str, torch.Generator]) -> DenselyGuided:
             targets = [self.targets(teacher) for teacher in teachers]

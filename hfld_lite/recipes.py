@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from hfld_lite.errors import RecipeError
+from hfld_lite.errors import ArgumentError, RecipeError
 from hfld_lite.untrusted import read_json
 
 STRATEGIES = ("fixed", "published", "naive", "uncertainty", "meta")
@@ -107,7 +107,8 @@ class Recipe:
         validation, test: shares of the recordings (of their groups).
         precision: lightning-fabric's name, ``"32-true"``, ``"bf16-mixed"`` or ``"16-mixed"``.
         behaviour: ``"sound"``, or ``"published"`` to train as the released code does, mistakes
-            included (method.md, section 4): for comparison and teaching only.
+            included (method.md, section 4): for comparison and teaching only. The validation
+            share is then trained on, since the released code holds none back.
         seed: of split, initial weights and order; each stage derives its own from it.
     """
 
@@ -166,6 +167,21 @@ class Recipe:
         """A copy with some attributes changed; an unknown one is a RecipeError."""
         _known(type(self), changes, "recipe")
         return replace(self, **changes)
+
+    def repeats(self, count: int) -> "tuple[Recipe, ...]":
+        """The recipes of repeated runs, whose results' mean and deviation are reported.
+
+        The seeds are seed, seed + 1, …: each run has its own split, initial weights and order.
+        With the behaviour ``"published"`` all have this recipe's seed, as there: runs are then the
+        same bit for bit, or differ by the machine's rounding, and their deviation says nothing.
+
+        Raises:
+            ArgumentError: if count is no whole number of 1 or more.
+        """
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise ArgumentError(f"count is {count!r}; it must be a whole number, 1 or more.")
+        step = 0 if self.behaviour == "published" else 1
+        return tuple(self.replace(seed=self.seed + step * i) for i in range(count))
 
     @property
     def chain(self) -> dict[str, Network]:

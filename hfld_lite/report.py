@@ -74,6 +74,8 @@ def write_report(
     """
     detector, table = chain.detector, result.table
     test = chain.split.test
+    # With the behaviour "published" there is no validation part.
+    chosen_on = "validation" if len(chain.split.validation) else "test"
     figures = [
         (
             "size_against_accuracy",
@@ -93,7 +95,7 @@ def write_report(
             plots.curves(chain.history()),
             "Loss terms of each network over the epochs, and the validation accuracy of all",
             "Above, the unweighted terms of the loss on the training part; below, the accuracy on "
-            "the validation part, by which each network's epoch was chosen.",
+            f"the {chosen_on} part, by which each network's epoch was chosen.",
         ),
         (
             "confusions",

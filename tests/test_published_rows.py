@@ -1,18 +1,47 @@
 """What the preset `published` does and the default does not: rows of method.md, section 4."""
 
+import os
 import warnings
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 
-from hfld_lite import Network, Recipe, RecipeError, hierarchy, preset, training
+from hfld_lite import (
+    DataError,
+    Network,
+    Recipe,
+    RecipeError,
+    distill_chain,
+    hierarchy,
+    preset,
+    published_split,
+    spectrum,
+    split,
+    time_view,
+    training,
+)
+from hfld_lite.checkpoints import DamagedError, read_state
+from hfld_lite.detector import network_inputs
 from hfld_lite.distillation import Batch, Distiller, PublishedDistiller, teacher_targets
 from hfld_lite.hierarchy import Trainer
 from hfld_lite.losses import one_to_all_matching
 from hfld_lite.networks import resnet1d
-from hfld_lite.published import published_image_matching, published_matching
-from hfld_lite.weighting import Published
+from hfld_lite.published import (
+    published_image_matching,
+    published_matching,
+    published_min_max,
+    published_weight_decay,
+)
+from hfld_lite.recipes import Augmentation
+from hfld_lite.report import write_report
+from hfld_lite.runs import load_run, new_run, save_run
+from hfld_lite.teachers import cache_key
+from hfld_lite.training import predict_logits
+from hfld_lite.weighting import Naive, Published, Uncertainty
 
 EQUAL = {"feature": 1.0, "tckd": 1.0, "nckd": 1.0, "cross_entropy": 1.0}
 
@@ -47,8 +76,14 @@ def test_the_preset_is_paper_with_one_switch():
 
 def test_row_two_classes_nckd_is_zero_in_both():
     teacher, student, batch = pair(2)
+    gone = published(teacher, student).train()(batch)["nckd"]
+    assert gone.item() == pytest.approx(0, abs=1e-6)
+    with pytest.warns(UserWarning, match="With two classes NCKD is zero by definition"):
+        gone = sound(teacher, student, batch).train()(batch)["nckd"]
+    assert gone.item() == pytest.approx(0, abs=1e-6)
+    teacher, student, batch = pair(6)
     for objective in (published(teacher, student), sound(teacher, student, batch)):
-        assert objective.train()(batch)["nckd"].item() == pytest.approx(0, abs=1e-6)
+        assert objective.train()(batch)["nckd"] > 1e-6
 
 
 def test_row_logit_loss_is_divided_by_the_batch_twice():
@@ -67,6 +102,22 @@ def test_row_logit_loss_is_divided_by_the_batch_twice():
     assert ratio(sound(teacher, student, batch)).item() == pytest.approx(1.0, rel=1e-3)
 
 
+def test_row_large_gaps_between_logits_give_gradients_that_are_not_finite():
+    teacher, student, batch = pair()
+    last = [layer for layer in student.modules() if isinstance(layer, torch.nn.Linear)][-1]
+    with torch.no_grad():
+        last.bias[0] += 5.0 * 95  # 95 temperatures: p below the smallest normal float32
+
+    def finite(objective):
+        student.zero_grad()
+        terms = objective.train()(batch)
+        (terms["tckd"] + terms["nckd"]).backward()
+        return all(p.grad.isfinite().all() for p in student.parameters() if p.grad is not None)
+
+    assert not finite(published(teacher, student))
+    assert finite(sound(teacher, student, batch))
+
+
 def test_rows_pvpn_and_embedding_are_in_no_optimiser():
     teacher, student, batch = pair()
     objective = published(teacher, student)
@@ -78,6 +129,11 @@ def test_rows_pvpn_and_embedding_are_in_no_optimiser():
     project = sound(teacher, student, batch).project
     assert project[0].in_channels == student.feature_channels
     assert all(p.requires_grad for p in project.parameters())
+    learning = Distiller(
+        student, teacher_targets(teacher, batch.inputs), Uncertainty(student.feature_channels, 9)
+    )
+    parts = [*learning.project.parameters(), *learning.weigh.pvpn.parameters()]
+    assert {id(p) for p in parts} < {id(p) for p in learning.parameters() if p.requires_grad}
 
 
 def test_row_pvpn_reads_undetached_features():
@@ -86,6 +142,27 @@ def test_row_pvpn_reads_undetached_features():
     Published(32, 9, detach_input=False)(losses, features).backward()
     assert features.grad.any()
     assert not Published(32, 9)(losses, features).requires_grad
+
+
+def test_row_naive_weights_collapse_and_are_named():
+    teacher, student, batch = pair()
+
+    def trained(weighting):
+        targets = teacher_targets(teacher, batch.inputs)
+        objective = Distiller(student, targets, weighting).train()
+        optimizer = torch.optim.Adam(objective.parameters(), 1e-2)
+        for _ in range(30):
+            optimizer.zero_grad()
+            objective.total(objective(batch)).backward()
+            optimizer.step()
+        row = {name: value.item() for name, value in objective.monitor().items()}
+        return list(row.values()), objective.verdict(row)
+
+    weights, verdict = trained(Naive(student.feature_channels, 9))
+    assert max(weights) < 1e-3
+    assert "All weights are saturated" in verdict
+    assert trained(EQUAL) == ([1.0] * 4, "")
+    assert (Recipe().weighting, *Recipe().weights.values()) == ("fixed", 1, 1, 1, 1)
 
 
 def test_row_teacher_runs_live():
@@ -184,3 +261,203 @@ def test_row_images_pooled_first_are_matched_by_plain_mse():
     plain = F.mse_loss(student.mean((2, 3)), teacher.mean((2, 3)))
     torch.testing.assert_close(published_image_matching(student, teacher), plain)
     assert not torch.isclose(one_to_all_matching(student, teacher), plain, rtol=0.1)
+
+
+def quiet(recordings, recipe, parts=None):
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The recipe's behaviour is published")
+        return Trainer(recordings, recipe, parts, progress=False)
+
+
+@pytest.mark.parametrize("varied", [None, Augmentation()])
+def test_row_no_validation_part(varied, tiny_recordings):
+    drawn = split(tiny_recordings)
+    learned = {
+        "published": np.sort(np.concatenate([drawn.train, drawn.validation])),
+        "sound": drawn.train,
+    }
+    for behaviour, rows in learned.items():
+        recipe = tiny(behaviour).replace(augmentation=varied)
+        trainer = quiet(tiny_recordings, recipe, drawn)
+        inputs = network_inputs(tiny_recordings.signals[rows], recipe)
+        torch.testing.assert_close(trainer.train.inputs.cpu(), inputs)
+        labels = torch.from_numpy(tiny_recordings.labels[rows])
+        assert torch.equal(trainer.train.target.cpu(), labels)
+        if varied:
+            signals = torch.from_numpy(tiny_recordings.signals[rows])
+            assert torch.equal(trainer._signals.inputs.cpu(), signals)
+            assert torch.equal(trainer._signals.target.cpu(), labels)
+        # What is said of the run, and saved with it, is what was done.
+        assert np.array_equal(trainer.parts.train, rows)
+        assert np.array_equal(trainer.parts.test, drawn.test)
+        assert len(trainer.parts.validation) == (0 if behaviour == "published" else 16)
+    assert (len(learned["published"]), len(drawn.test)) == (64, 16)  # 80/20
+
+
+@pytest.mark.filterwarnings("ignore:The recipe's behaviour is published")
+@pytest.mark.parametrize(("behaviour", "part"), [("published", "test"), ("sound", "validation")])
+def test_the_report_says_by_which_part_epochs_were_chosen(
+    behaviour, part, tiny_recordings, tmp_path
+):
+    chain = distill_chain(tiny_recordings, tiny(behaviour), controls=(), progress=False)
+    write_report(tmp_path, chain, chain.test(tiny_recordings), tiny_recordings, "")
+    found = f"the {part} part, by which each network&#39;s epoch was chosen"
+    assert found in (tmp_path / "report.html").read_text()
+
+
+def test_row_every_fifth_row_of_each_file(tiny_recordings):
+    rows = np.array([int(origin.rpartition(":")[2]) for origin in tiny_recordings.origins])
+    fifth = rows % 5 == 4
+    groups = tiny_recordings.groups
+    assert set(groups[fifth]) & set(groups[~fifth]), "drops of one tile stand on both sides there"
+    with pytest.raises(DataError, match=r"stands on two sides.*use `split`"):
+        published_split(tiny_recordings)
+    drawn = split(tiny_recordings)
+    sides = [set(groups[part]) for part in drawn.parts().values()]
+    assert sum(map(len, sides)) == len(set.union(*sides))
+    assert all(sides)
+    single = replace(tiny_recordings, groups=tiny_recordings.origins)
+    there = published_split(single)
+    assert np.array_equal(there.test, np.flatnonzero(fifth))
+    assert there.validation.size == 0
+    trainer = quiet(single, tiny("published"), there)
+    assert len(trainer.train.inputs) == (~fifth).sum()
+
+
+def test_row_same_seed_in_all_repeats(tiny_recordings):
+    for behaviour, alike in (("published", True), ("sound", False)):
+        first, second = (quiet(tiny_recordings, recipe) for recipe in tiny(behaviour).repeats(2))
+        assert np.array_equal(first.parts.test, second.parts.test) is alike
+        assert same(*(trainer.supervise("teacher").network for trainer in (first, second))) is alike
+
+
+def same(one, other):
+    pairs = zip(one.state_dict().values(), other.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+@pytest.mark.parametrize(("behaviour", "part"), [("published", "test"), ("sound", "validation")])
+def test_row_the_next_stages_teacher_is_chosen_on(behaviour, part, tiny_recordings):
+    recipe = tiny(behaviour)
+    trainer = quiet(tiny_recordings, recipe)
+    stage = trainer.supervise("teacher")
+    history = stage.fit.history.set_index("epoch")
+    ranked = history.sort_values(
+        ["validation_accuracy", "validation_loss"], ascending=[False, True]
+    )
+    assert stage.fit.best_epoch == ranked.index[0]
+
+    def loss(rows):
+        logits = predict_logits(
+            stage.network, network_inputs(tiny_recordings.signals[rows], recipe)
+        )
+        return F.cross_entropy(logits, torch.from_numpy(tiny_recordings.labels[rows])).item()
+
+    chosen_by = history.loc[stage.fit.best_epoch, "validation_loss"]
+    found = {name: loss(rows) for name, rows in split(tiny_recordings).parts().items()}
+    assert [name for name in found if found[name] == pytest.approx(chosen_by, rel=1e-4)] == [part]
+    # These very weights teach the student.
+    if behaviour == "published":
+        live, _ = trainer._published_distiller("student", "teacher", recipe, {}).outside
+        assert same(live, stage.network)
+    else:
+        assert trainer.targets("teacher").key == cache_key(stage.network, trainer.train.inputs)
+
+
+def test_row_a_sound_chain_is_reproducible(tiny_recordings):
+    recipe = tiny("sound").replace(secondary_teachers=(Network(10, 1 / 16, epochs=2),))
+    one, other = (
+        distill_chain(tiny_recordings, recipe, controls=(), progress=False).stages for _ in range(2)
+    )
+    assert list(one) == list(other) == list(recipe.chain)
+    assert all(same(one[role].network, other[role].network) for role in one)
+    assert [stage.learned_from for stage in one.values()] == [
+        "labels",
+        "labels and teacher",
+        "labels and secondary_teacher",
+    ]
+
+
+def test_row_weight_decay_of_networks_trained_alone(tiny_recordings, monkeypatch):
+    alone, distilled = (
+        [published_weight_decay(epoch, taught) for epoch in range(240)] for taught in (False, True)
+    )
+    assert alone == [5e-4] * 150 + [5e-5] * 90
+    assert distilled == [5e-4] * 240
+    decays, real = [], torch.optim.SGD.step
+
+    def spy(self, *args, **options):
+        decays.append([group["weight_decay"] for group in self.param_groups])
+        return real(self, *args, **options)
+
+    monkeypatch.setattr(torch.optim.SGD, "step", spy)
+    trainer = quiet(tiny_recordings, tiny("sound").replace(weight_decay=5e-4))
+    trainer.supervise("teacher")
+    decays.clear()
+    trainer.supervise("student_alone")
+    here_alone = decays.copy()
+    decays.clear()
+    trainer.distil("student", "teacher")
+    assert here_alone == decays == [[5e-4]] * 6  # three steps in each of two epochs
+
+
+class Trap:
+    """What a pickle can hold: a call that is made while it is read, here to make a folder."""
+
+    def __init__(self, folder):
+        self.folder = str(folder)
+
+    def __reduce__(self):
+        return os.mkdir, (self.folder,)
+
+
+def test_row_a_pickle_runs_code_and_our_files_are_none(tmp_path, tiny_recordings, tiny_chain):
+    file, sprung = tmp_path / "checkpoint.pkl", tmp_path / "sprung"
+    torch.save({"weight": torch.zeros(2), "trap": Trap(sprung)}, file)
+    torch.load(file, weights_only=False)
+    assert sprung.is_dir()
+    sprung.rmdir()
+    with pytest.raises(DamagedError):
+        read_state(file)
+    with new_run(tmp_path / "run") as part:
+        save_run(part, tiny_chain, tiny_chain.test(tiny_recordings), tiny_recordings, {})
+    # A small chain, whose checkpoints stay as nobody ends the run.
+    distill_chain(
+        tiny_recordings,
+        tiny("sound"),
+        controls=(),
+        progress=False,
+        folder=tmp_path / "checkpoints",
+    )
+    weights = set()
+    for folder in (tmp_path / "run", tmp_path / "checkpoints"):
+        for path in filter(os.path.isfile, folder.rglob("*")):
+            if path.suffix == ".safetensors":
+                assert load_file(path)
+                weights.add(f"{folder.name}/{path.stem}")
+            else:  # text; torch.save writes a zip file with a pickle in it
+                assert path.suffix in (".json", ".csv")
+                assert not path.read_text().startswith("PK")
+    assert weights >= {f"run/{role}" for role in tiny_chain.stages} | {
+        "checkpoints/teacher",
+        "checkpoints/student",
+    }
+    file.replace(tmp_path / "run" / "student.safetensors")
+    with pytest.raises(RecipeError, match=r"student\.safetensors: the weights cannot be read"):
+        load_run(tmp_path / "run")
+    assert not sprung.exists()
+
+
+def test_row_min_max_of_a_constant_recording():
+    torch.manual_seed(0)
+    signals = torch.randn(3, 300)
+    torch.testing.assert_close(published_min_max(signals), time_view(signals))
+    signals[1] = 0.25
+    scaled = published_min_max(signals)
+    assert scaled.isnan().any(1).tolist() == [False, True, False]
+    assert scaled[1].isnan().all()
+    network = resnet1d(10, 6, 1 / 16).train()
+    assert F.cross_entropy(network(scaled).logits, torch.arange(3)).isnan()
+    for view in (time_view, spectrum):
+        with pytest.raises(DataError, match="recording 1: the signal is constant"):
+            view(signals)

@@ -6,7 +6,7 @@ from dataclasses import FrozenInstanceError, fields, replace
 import pytest
 
 from hfld_lite import recipes, weighting
-from hfld_lite.errors import RecipeError
+from hfld_lite.errors import ArgumentError, RecipeError
 from hfld_lite.recipes import PRECISIONS, PRESETS, Network, Recipe, preset
 
 CHANGED = Recipe(
@@ -81,6 +81,20 @@ def test_secondary_teachers_are_a_list_of_networks(between):
 def test_drops_must_fall_within_every_networks_epochs():
     with pytest.raises(RecipeError, match="the student trains for 40"):
         preset("paper").replace(student=Network(10, epochs=40))
+
+
+def test_repeats_have_a_seed_each_but_for_the_published_ones():
+    assert CHANGED.repeats(3) == tuple(CHANGED.replace(seed=seed) for seed in (11, 12, 13))
+    assert CHANGED.repeats(1) == (CHANGED,)
+    assert preset("published").replace(seed=2).repeats(5) == (
+        *[preset("published").replace(seed=2)] * 5,
+    )
+
+
+@pytest.mark.parametrize("count", [0, -1, 2.0, True, "5"])
+def test_repeats_are_one_or_more(count):
+    with pytest.raises(ArgumentError, match=f"count is {count!r}; it must be a whole number"):
+        Recipe().repeats(count)
 
 
 def test_meta_needs_a_share_and_weighting_a_known_name():
