@@ -39,7 +39,6 @@ from hfld_lite.published import (
 from hfld_lite.recipes import Augmentation
 from hfld_lite.report import write_report
 from hfld_lite.runs import load_run, new_run, save_run
-from hfld_lite.teachers import cache_key
 from hfld_lite.training import predict_logits
 from hfld_lite.weighting import Naive, Published, Uncertainty
 
@@ -361,7 +360,9 @@ def test_row_the_next_stages_teacher_is_chosen_on(behaviour, part, tiny_recordin
         live, _ = trainer._published_distiller("student", "teacher", recipe, {}).outside
         assert same(live, stage.network)
     else:
-        assert trainer.targets("teacher").key == cache_key(stage.network, trainer.train.inputs)
+        trainer.targets("teacher").check(
+            trainer.train.inputs, stage.network, tiny_recordings.origins[trainer.parts.train]
+        )
 
 
 def test_row_a_sound_chain_is_reproducible(tiny_recordings):

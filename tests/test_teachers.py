@@ -1,12 +1,18 @@
 """A teacher's answers: cached or live, in any order, and never of another teacher or other data."""
 
+import collections
+import errno
+import shutil
+
 import pytest
 import torch
 
+from hfld_lite import HfldError, teachers
 from hfld_lite.distillation import Distiller
 from hfld_lite.errors import ArgumentError
+from hfld_lite.hierarchy import Trainer
 from hfld_lite.networks import resnet1d
-from hfld_lite.teachers import Batch, LiveTeacher, teacher_targets
+from hfld_lite.teachers import Batch, LiveTeacher, cache_key, teacher_targets
 from hfld_lite.training import seeded
 
 WEIGHTS = {"feature": 1.0, "tckd": 1.0, "nckd": 1.0, "cross_entropy": 1.0}
@@ -66,3 +72,95 @@ def test_a_live_teacher_stays_in_eval_and_never_changes(teacher, inputs):
     assert all(p.grad is None and not p.requires_grad for p in live.parameters())
     assert all(torch.equal(before[name], value) for name, value in live.state_dict().items())
     assert all(p.requires_grad for p in teacher.parameters()), "the caller's is left alone"
+
+
+def test_the_key_knows_ids_inputs_their_order_and_the_teacher(teacher, inputs):
+    ids = [f"a.wav:{row}" for row in range(20)]
+    targets = teacher_targets(teacher, inputs, ids=ids)
+    targets.check(inputs, teacher, ids)
+    for other in (
+        (inputs, teacher, ids[::-1]),
+        (inputs, teacher, None),
+        (inputs.flip(0), teacher, ids),
+    ):
+        with pytest.raises(ArgumentError, match="other inputs or by another teacher"):
+            targets.check(*other)
+    two = inputs[:2]
+    keys = {cache_key(teacher, two, names) for names in (["ab", "c"], ["a", "bc"], ["abc", ""])}
+    assert len(keys) == 3
+    with pytest.raises(ArgumentError, match="There are 3 ids for 20 inputs"):
+        teacher_targets(teacher, inputs, ids=ids[:3])
+
+
+class Breaks(torch.nn.Module):
+    """A network whose second batch fails."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network, self.calls = network, 0
+
+    def forward(self, x):
+        self.calls += 1
+        if self.calls == 2:
+            raise ValueError("broken")
+        return self.network(x)
+
+
+def test_each_module_gets_its_own_mode_back_even_after_an_error(teacher, inputs):
+    broken = Breaks(teacher)
+    teacher.train()
+    teacher.stem.eval()
+    before = [module.training for module in broken.modules()]
+    assert len(set(before)) == 2
+    with pytest.raises(ValueError, match="broken"):
+        teacher_targets(broken, inputs, 7)
+    assert [module.training for module in broken.modules()] == before
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_teacher_that_has_diverged_does_not_teach(teacher, inputs, value):
+    inputs[13, 5] = value
+    with pytest.raises(HfldError, match="answer to training row 13 is not finite"):
+        teacher_targets(teacher, inputs, 5)
+
+
+def test_a_folder_without_room_is_named(teacher, inputs, tmp_path, monkeypatch):
+    with pytest.raises(ArgumentError, match=r"gone: the teacher's answers, 0 MB, cannot be kept"):
+        teacher_targets(teacher, inputs, limit=0, folder=tmp_path / "gone")
+    usage = collections.namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(10, 0, 10))
+    with pytest.raises(ArgumentError, match=r"No space left on device\); make room"):
+        teacher_targets(teacher, inputs, limit=0, folder=tmp_path)
+    monkeypatch.undo()
+
+    def full(*arguments, **options):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(teachers.tempfile, "TemporaryFile", full)
+    with pytest.raises(ArgumentError, match="Read-only file system"):
+        teacher_targets(teacher, inputs, limit=0, folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_teacher_is_asked_once_for_each_row_however_many_learn_from_it(
+    tiny_recordings, tiny_recipe
+):
+    trainer = Trainer(tiny_recordings, tiny_recipe, progress=False)
+    network, asked = trainer.supervise("teacher").network, []
+    network.register_forward_hook(lambda _, inputs, __: asked.append(len(inputs[0])))
+    trainer.distil("secondary_teacher", "teacher")
+    assert sum(asked) == len(trainer.train.inputs)
+    trainer.distil("student", "teacher", name="student_direct")
+    trainer.guide_densely("student_dense", ["teacher", "secondary_teacher"])
+    assert sum(asked) == len(trainer.train.inputs)
+
+
+def test_kept_answers_are_refused_once_the_stage_has_changed(tiny_recordings, tiny_recipe):
+    trainer = Trainer(tiny_recordings, tiny_recipe, progress=False)
+    trainer.supervise("teacher")
+    kept = trainer.targets("teacher")
+    assert trainer.targets("teacher") is kept
+    with torch.no_grad():
+        next(trainer.stages["teacher"].network.parameters()).add_(0.1)
+    with pytest.raises(ArgumentError, match="other inputs or by another teacher"):
+        trainer.targets("teacher")

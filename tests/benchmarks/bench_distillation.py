@@ -8,6 +8,7 @@ the program itself. Memory is measured in processes of its own, by their peak re
 """
 
 import argparse
+import copy
 import resource
 import statistics
 import subprocess
@@ -18,11 +19,11 @@ from collections.abc import Callable
 import torch
 from lightning_fabric import Fabric
 
-from hfld_lite.distillation import Batch, Distiller, Supervised, teacher_targets
+from hfld_lite.distillation import Batch, Distiller, PublishedDistiller, Supervised, teacher_targets
 from hfld_lite.networks import POSITIONS, resnet1d
 from hfld_lite.recipes import preset
 from hfld_lite.training import _optimizer
-from hfld_lite.weighting import make_weighting
+from hfld_lite.weighting import Published, make_weighting
 
 BATCH, BINS, CLASSES = 24, 3500, 6
 
@@ -172,13 +173,26 @@ def main() -> None:
 
         def run() -> object:
             with fabric.autocast():
-                return teacher_targets(teacher, samples.inputs[:BATCH], BATCH)
+                return teacher_targets(teacher, many)  # in batches as the trainer has them
 
         return run
 
-    one, full, half = in_turn(options.rounds, plain, fill("32-true"), fill("bf16-mixed"))
-    say("filling the cache / plain epoch, per recording", full / one, 2.0)
-    say("filling the cache in bf16 / plain epoch, per recording", half / one, 1.0)
+    many, few = data(6).inputs, max(3, options.rounds // 2)
+    one, full, half = in_turn(few, plain, fill("32-true"), fill("bf16-mixed"))
+    epochs = len(many) / BATCH
+    say("filling the cache / plain epoch, per recording", full / one / epochs, 2.0)
+    say("filling the cache in bf16 / plain epoch, per recording", half / one / epochs, 1.0)
+
+    learner = student()
+    weighting = Published(
+        learner.feature_channels, POSITIONS, detach_input=False, hidden="published"
+    )
+    live = PublishedDistiller(learner, copy.deepcopy(teacher), weighting)
+    live = stepper(live, preset("published"))
+    ours, theirs = in_turn(few, distilled, live)
+    spread = full * BATCH / len(many) / recipe.student.epochs  # one filling for all epochs
+    say("published step, live teacher / our step", theirs / ours, 6, most=False)
+    say("the same, filling the cache once included", theirs / (ours + spread), 6, most=False)
 
     fast = stepper(distiller(student(), targets), recipe.replace(precision="bf16-mixed"))
     one, other = in_turn(options.rounds, distilled, fast)
