@@ -17,8 +17,8 @@ import typer
 from _study import BEARINGS_SNR, TILES_PER_CLASS, bearings, cells, tiles, write_table
 from typer import Option
 
-from hfld_lite.hierarchy import Stage, Trainer
 from hfld_lite.recipes import STRATEGIES, Recipe
+from hfld_lite.trainer import Stage, Trainer
 from hfld_lite.training import derive_seed
 from hfld_lite.weighting import TERMS
 

@@ -5,14 +5,16 @@ import numpy as np
 import pytest
 import torch
 
-from hfld_lite import ArgumentError, Recipe, RecipeError, hierarchy, spectrum
+import hfld_lite.trainer as trainer_module
+from hfld_lite import ArgumentError, Recipe, RecipeError, spectrum
 from hfld_lite.augmentation import augment
 from hfld_lite.detector import network_inputs
 from hfld_lite.distillation import DenselyGuided, Distiller
-from hfld_lite.hierarchy import Trainer, distill_chain
+from hfld_lite.hierarchy import distill_chain
 from hfld_lite.networks import resnet1d
 from hfld_lite.recipes import Augmentation
 from hfld_lite.teachers import LiveTeacher, teacher_targets
+from hfld_lite.trainer import Trainer
 from hfld_lite.training import Samples, fit
 from hfld_lite.weighting import TERMS
 
@@ -154,7 +156,7 @@ def test_teacher_student_and_control_see_the_same_augmented_recordings(
     tiny_recordings, tiny_recipe, monkeypatch
 ):
     recipe = tiny_recipe.replace(augmentation=Augmentation(), secondary_teachers=())
-    seen, real, asked = [], hierarchy.augment, LiveTeacher.answers
+    seen, real, asked = [], trainer_module.augment, LiveTeacher.answers
 
     def spy(*arguments):
         seen.append(real(*arguments))
@@ -164,7 +166,7 @@ def test_teacher_student_and_control_see_the_same_augmented_recordings(
         answers.append(batch.inputs)
         return asked(live, batch)
 
-    monkeypatch.setattr(hierarchy, "augment", spy)
+    monkeypatch.setattr(trainer_module, "augment", spy)
     monkeypatch.setattr(LiveTeacher, "answers", listen)
     trainer = Trainer(tiny_recordings, recipe, progress=False)
     steps = len(trainer.train.inputs) // recipe.batch_size

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+import hfld_lite.trainer as trainer_module
 from hfld_lite import (
     DataError,
     HfldError,
@@ -11,16 +12,15 @@ from hfld_lite import (
     Recipe,
     RecipeError,
     distill_chain,
-    hierarchy,
     losses,
     preset,
     simulate_tiles,
     spectrum,
 )
 from hfld_lite.detector import ALONE
-from hfld_lite.hierarchy import _check_terms
 from hfld_lite.networks import count_parameters, resnet1d
 from hfld_lite.tiles import Bench
+from hfld_lite.trainer import _check_terms
 from hfld_lite.training import Fit, predict_logits
 from hfld_lite.weighting import TERMS
 
@@ -49,14 +49,14 @@ def test_student_and_control_begin_equal_and_see_the_same_batches(
     tiny_recordings, tiny_recipe, monkeypatch
 ):
     begun = {}
-    real = hierarchy.fit
+    real = trainer_module.fit
 
     def spy(objective, train, validation, recipe, epochs, **options):
         weights = {k: v.clone() for k, v in objective.student.state_dict().items()}
         begun[options["title"]] = (weights, options["seed"], epochs)
         return real(objective, train, validation, recipe, epochs, **options)
 
-    monkeypatch.setattr(hierarchy, "fit", spy)
+    monkeypatch.setattr(trainer_module, "fit", spy)
     distill_chain(tiny_recordings, tiny_recipe, progress=False)
     student = begun["student ← labels and secondary teacher"]
     alone = begun["student alone ← labels"]
@@ -146,7 +146,7 @@ def test_a_term_that_does_nothing_is_refused_except_nckd_of_two_classes(tiny_cha
 
 
 def test_wiring_faults_show_before_any_training(tiny_recordings, tiny_recipe, monkeypatch):
-    monkeypatch.setattr(hierarchy, "fit", lambda *_, **__: pytest.fail("training began"))
+    monkeypatch.setattr(trainer_module, "fit", lambda *_, **__: pytest.fail("training began"))
     with pytest.raises(RecipeError, match="heads is 7, which does not divide the 64 channels"):
         distill_chain(tiny_recordings, tiny_recipe.replace(heads=7), progress=False)
     short = tiny_recipe.replace(samples=400, bins=None)
@@ -220,12 +220,14 @@ def test_every_strategy_runs_through_the_chain_and_its_weights_are_kept(
 
 
 def test_meta_share_leaves_the_training_part_by_tile(tiny_recordings, tiny_recipe):
-    whole = hierarchy.Trainer(tiny_recordings, tiny_recipe, progress=False)
-    cut = hierarchy.Trainer(tiny_recordings, tiny_recipe.replace(meta_share=0.2), progress=False)
+    whole = trainer_module.Trainer(tiny_recordings, tiny_recipe, progress=False)
+    cut = trainer_module.Trainer(
+        tiny_recordings, tiny_recipe.replace(meta_share=0.2), progress=False
+    )
     assert len(cut.meta.inputs) > 0
     assert len(cut.train.inputs) + len(cut.meta.inputs) == len(whole.train.inputs)
     assert torch.equal(cut.validation.inputs, whole.validation.inputs)
-    rows, meta = hierarchy._meta_part(
+    rows, meta = trainer_module._meta_part(
         tiny_recordings, whole.parts.train, tiny_recipe.replace(meta_share=0.2)
     )
     assert not set(tiny_recordings.groups[rows]) & set(tiny_recordings.groups[meta])
@@ -236,7 +238,7 @@ def test_strategies_begin_with_the_same_student_and_projector(
     tiny_recordings, tiny_recipe, monkeypatch
 ):
     begun = {}
-    real = hierarchy.fit
+    real = trainer_module.fit
 
     def spy(objective, *arguments, **options):
         begun[options["title"]] = {
@@ -246,9 +248,9 @@ def test_strategies_begin_with_the_same_student_and_projector(
         }
         return real(objective, *arguments, **options)
 
-    monkeypatch.setattr(hierarchy, "fit", spy)
+    monkeypatch.setattr(trainer_module, "fit", spy)
     recipe = tiny_recipe.replace(meta_share=0.2)
-    trainer = hierarchy.Trainer(tiny_recordings, recipe, progress=False)
+    trainer = trainer_module.Trainer(tiny_recordings, recipe, progress=False)
     trainer.supervise("teacher")
     for strategy in ("fixed", "uncertainty", "meta"):
         chosen = recipe.replace(weighting=strategy)

@@ -10,13 +10,13 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
 
+import hfld_lite.trainer as trainer_module
 from hfld_lite import (
     DataError,
     Network,
     Recipe,
     RecipeError,
     distill_chain,
-    hierarchy,
     preset,
     published_split,
     spectrum,
@@ -27,7 +27,6 @@ from hfld_lite import (
 from hfld_lite.checkpoints import DamagedError, read_state
 from hfld_lite.detector import network_inputs
 from hfld_lite.distillation import Batch, Distiller, PublishedDistiller, teacher_targets
-from hfld_lite.hierarchy import Trainer
 from hfld_lite.losses import one_to_all_matching
 from hfld_lite.networks import resnet1d
 from hfld_lite.published import (
@@ -39,6 +38,7 @@ from hfld_lite.published import (
 from hfld_lite.recipes import Augmentation
 from hfld_lite.report import write_report
 from hfld_lite.runs import load_run, new_run, save_run
+from hfld_lite.trainer import Trainer
 from hfld_lite.training import predict_logits
 from hfld_lite.weighting import Naive, Published, Uncertainty
 
@@ -205,7 +205,7 @@ def test_rows_test_part_chooses_and_student_drops_out(tiny_recordings):
     assert torch.equal(trainer.validation.target.cpu(), labels[trainer.parts.test])
     assert torch.equal(default.validation.target.cpu(), labels[default.parts.validation])
     for recipe, some in ((tiny("published"), True), (tiny("sound"), False)):
-        student = hierarchy._build(recipe, "student", 6)
+        student = trainer_module._build(recipe, "student", 6)
         rates = [m.p for m in student.modules() if isinstance(m, torch.nn.Dropout)]
         assert any(rates) is some
     teacher = trainer.supervise("teacher").network
