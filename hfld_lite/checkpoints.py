@@ -240,7 +240,8 @@ def digest(text: str, tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         value = tensors[name]
         result.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        result.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())
+        flat = value.detach().cpu().contiguous().reshape(-1)
+        result.update(flat.view(torch.uint8).numpy())
     return result.hexdigest()
 
 
