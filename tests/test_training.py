@@ -866,11 +866,28 @@ def noisy(inputs, generator):
     return inputs + 0.1 * torch.randn(inputs.shape, generator=generator)
 
 
+class Drifting(Supervised):
+    """Its loss depends on a module that changes and is no part of it."""
+
+    def __init__(self) -> None:
+        super().__init__(network())
+        self._steps = (nn.BatchNorm1d(1),)
+
+    @property
+    def outside(self):
+        return self._steps
+
+    def forward(self, batch):
+        self._steps[0].num_batches_tracked += 1
+        factor = 1 + 0.1 * self._steps[0].num_batches_tracked
+        return {name: value * factor for name, value in super().forward(batch).items()}
+
+
 SGD = replace(RECIPE, optimizer="sgd", learning_rate=0.02, schedule="drops", drops=(2,))
 META = replace(RECIPE, weighting="meta", meta_share=0.1, meta_every=2)
 
 
-@pytest.mark.parametrize("kind", ["augmented", "sgd", "meta", "uncertainty"])
+@pytest.mark.parametrize("kind", ["augmented", "sgd", "outside", "meta", "uncertainty"])
 def test_an_interrupted_training_goes_on_with_the_same_bits(tmp_path, taught, kind):
     def train(folder=None, resume=False, on_epoch=None):
         order = torch.Generator().manual_seed(5)
@@ -879,6 +896,8 @@ def test_an_interrupted_training_goes_on_with_the_same_bits(tmp_path, taught, ki
             options["augment"] = noisy
         elif kind == "sgd":
             recipe = SGD
+        elif kind == "outside":
+            objective = Drifting()
         elif kind == "meta":
             with seeded(6):
                 objective, recipe = meta_objective(taught, order), META
