@@ -43,7 +43,8 @@ class Checkpoints:
 
     Raises:
         RecipeError: if the folder cannot be written, holds a training although ``resume`` is
-            False, or that training has other facts; the message names the first that differs.
+            False or other files, or that training has other facts; the message names the first
+            that differs.
     """
 
     def __init__(
@@ -54,11 +55,20 @@ class Checkpoints:
         resume: bool = False,
     ) -> None:
         self.folder, path = Path(folder), Path(folder) / FACTS
+        self._unfit: set[Path] = set()
         facts = {"format": FORMAT, **facts}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            for leftover in self.folder.glob("*.part"):
-                leftover.unlink()
+            leftovers = [FACTS + ".part"]
+            if path.exists():
+                leftovers = [file.name for file in self.folder.glob("*.part")]
+            elif others := {file.name for file in self.folder.iterdir()}.difference(leftovers):
+                raise RecipeError(
+                    f"{folder} holds other files ({min(others)}); choose a folder that is not "
+                    "there yet."
+                )
+            for leftover in leftovers:
+                (self.folder / leftover).unlink(missing_ok=True)
             if not path.exists():
                 text = json.dumps({**facts, "made_with": made_with}, indent=2) + "\n"
                 _atomically(path, lambda part: part.write_text(text))
@@ -81,11 +91,14 @@ class Checkpoints:
             try:
                 return read_state(path)
             except DamagedError as error:
+                self._unfit.add(path)
                 warnings.warn(f"{error} The one before it is used instead.", stacklevel=2)
         return None
 
     def save(self, stage: str, state: Mapping[str, Any], epoch: int, finished: bool) -> None:
-        """Write the state of a stage after an epoch, and remove what is older than the last two.
+        """Write the state of a stage after an epoch, and remove all but it and the one before.
+
+        What is newer is removed too: it is damaged, or of a training that was given up.
 
         Raises:
             HfldError: if it cannot be written; the one before it stands.
@@ -95,19 +108,21 @@ class Checkpoints:
         try:
             write_state(path, state)
         except (OSError, SafetensorError, MemoryError) as error:
-            reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
             raise HfldError(
-                f"{path} cannot be written ({reason}). {self.kept()} Make room or mend the folder "
-                "and go on from there."
+                f"{path} cannot be written ({_reason(error)}). {self.kept()} Make room "
+                "or mend the folder and go on from there."
             ) from error
+        self._unfit.discard(path)
         if not finished:
-            recent = self._epochs(stage)[-KEPT:]
-            for old in set(self.folder.glob("*.epoch-*.safetensors")) - set(recent):
+            until = [file for file in self._epochs(stage) if file <= path]
+            others = {self._finished(stage), *self.folder.glob("*.epoch-*.safetensors")}
+            for old in others.difference(until[-KEPT:]):
                 old.unlink(missing_ok=True)
 
     def kept(self) -> str:
-        """A sentence that says which checkpoint is the newest, and where."""
-        files = sorted(self.folder.glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
+        """A sentence that says which good checkpoint is the newest, and where."""
+        good = set(self.folder.glob("*.safetensors")) - self._unfit
+        files = sorted(good, key=lambda path: path.stat().st_mtime_ns)
         if not files:
             return f"There is no checkpoint in {self.folder} yet."
         return f"The last good checkpoint is {files[-1]}."
@@ -179,8 +194,13 @@ def read_state(path: Path) -> dict[str, Any]:
             raise DamagedError(f"{path}: the checkpoint is damaged (its check sum differs).")
         return _unpack(json.loads(metadata["state"]), tensors)
     except (OSError, SafetensorError, ValueError, RecursionError) as error:
-        reason = str(error).splitlines()[0]
-        raise DamagedError(f"{path}: the checkpoint is damaged ({reason}).") from error
+        raise DamagedError(f"{path}: the checkpoint is damaged ({_reason(error)}).") from error
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong, in a line; some errors say nothing but their name."""
+    said = getattr(error, "strerror", None) or str(error)
+    return said.splitlines()[0] if said else type(error).__name__
 
 
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
@@ -190,9 +210,12 @@ def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
         tensors[name] = value.detach().cpu().contiguous()
         return {"tensor": name}
     if isinstance(value, Mapping):  # pairs, since an optimiser's state has numbers for keys
+        if odd := [key for key in value if not isinstance(key, str | int)]:
+            raise TypeError(f"A checkpoint holds no {type(odd[0]).__name__} as a key.")
         return {"dict": [[key, _pack(item, tensors)] for key, item in value.items()]}
     if isinstance(value, list | tuple):
-        return {type(value).__name__: [_pack(item, tensors) for item in value]}
+        kind = "tuple" if isinstance(value, tuple) else "list"
+        return {kind: [_pack(item, tensors) for item in value]}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise TypeError(f"A checkpoint holds no {type(value).__name__}.")

@@ -15,6 +15,7 @@ import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from safetensors import SafetensorError
 from typer import Argument, Option
 
 from hfld_lite.edge import threads
@@ -31,6 +32,7 @@ from hfld_lite.runs import (
     begun_run,
     load_run,
     new_run,
+    run_of,
     save_run,
     unfinished,
 )
@@ -125,7 +127,7 @@ def train(
     if resume and given:
         raise RecipeError(f"--resume goes on as the run was begun; leave --{given[0]} out.")
     if resume:
-        out = resume.with_name(resume.name.removesuffix(".unfinished"))
+        out = run_of(resume)
     else:
         recipe = Recipe.load(recipe_file) if recipe_file else preset(preset_name or "classroom")
         recipe = recipe.replace(seed=recipe.seed if seed is None else seed)
@@ -261,14 +263,21 @@ def _how_to_go_on(out: Path) -> Iterator[None]:
     """After Ctrl-C or an error, say how to go on with what was begun."""
     try:
         yield
-    except (KeyboardInterrupt, HfldError) as error:
+    except RecipeError:
+        raise
+    except (KeyboardInterrupt, HfldError, *_OUT_OF_ROOM) as error:
         begun = (unfinished(out) / BEGUN).exists()
         how = f"Go on with: hfld train --resume {out}" if begun else "Nothing was begun yet."
-        stopped = isinstance(error, KeyboardInterrupt)
-        if stopped or (begun and not isinstance(error, RecipeError)):
-            print(f"hfld: {str(error) or 'Stopped.'} {how}", file=sys.stderr)
-            raise typer.Exit(130 if stopped else 2) from error
-        raise
+        stopped, said = isinstance(error, KeyboardInterrupt), str(error)
+        if isinstance(error, _OUT_OF_ROOM):  # outside of training, which has its own sentences
+            said = f"The disk or memory failed ({said or type(error).__name__})."
+        elif not begun and not stopped:
+            raise
+        print(f"hfld: {said or 'Stopped.'} {how}", file=sys.stderr)
+        raise typer.Exit(130 if stopped else 2) from error
+
+
+_OUT_OF_ROOM = (OSError, SafetensorError, MemoryError, torch.OutOfMemoryError)
 
 
 def _recordings(origin: dict[str, Any], progress: bool) -> Recordings:

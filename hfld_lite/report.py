@@ -128,7 +128,7 @@ def write_report(
                 "Magnitude spectra of the test part, each scaled to [0, 1].",
             )
         )
-    (folder / "figures").mkdir()
+    (folder / "figures").mkdir(exist_ok=True)
     shown = []
     for name, title, figure, alt, caption in figures:
         data = plots.png(figure)

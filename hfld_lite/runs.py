@@ -73,7 +73,7 @@ def new_run(folder: str | Path, fresh: bool = False, resume: bool = False) -> It
         RecipeError: if the place is taken or cannot be written, if another process is at work
             there, or if there is nothing to go on with.
     """
-    folder = Path(folder)
+    folder = _named(folder)
     part = unfinished(folder)
     _check_place(folder, part, fresh, resume)
     try:
@@ -107,16 +107,30 @@ def new_run(folder: str | Path, fresh: bool = False, resume: bool = False) -> It
 
 def _empty(part: Path) -> None:
     """Remove what an unfinished run left, but for the lock."""
-    (part / BEGUN).unlink(missing_ok=True)
-    shutil.rmtree(part / CHECKPOINTS, ignore_errors=True)
-    for file in part.iterdir():
-        if file.name != LOCK:
-            file.unlink()
+    (part / BEGUN).unlink(missing_ok=True)  # first, so that no half of it can be gone on with
+    for path in part.iterdir():
+        if path.is_dir():  # figures, of a run that was killed when it was all but complete
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
 
 
 def unfinished(folder: Path) -> Path:
     """Where a run that is not finished stands, beside its folder."""
+    folder = _named(folder)
     return folder.with_name(folder.name + ".unfinished")
+
+
+def _named(folder: str | Path) -> Path:
+    """The same folder, by a path that ends in its name: the current one is not called "."."""
+    folder = Path(folder)
+    return Path(os.path.abspath(folder)) if folder.name in ("", "..") else folder
+
+
+def run_of(folder: Path) -> Path:
+    """The run's folder, of it or of its unfinished one."""
+    folder = _named(folder)
+    return folder.with_name(folder.name.removesuffix(".unfinished"))
 
 
 def begin_run(part: Path, recipe: Recipe, data: dict[str, Any], command: str) -> Path:
@@ -157,6 +171,8 @@ def _check_place(folder: Path, part: Path, fresh: bool, resume: bool) -> None:
         raise RecipeError(f"{folder} is a file; choose a folder that is not there yet.")
     if there and not (folder / FACTS).is_file():
         raise RecipeError(f"{folder} holds other files; choose a folder that is not there yet.")
+    if part.is_dir() and any(part.iterdir()) and not (part / LOCK).exists():
+        raise RecipeError(f"{part} holds other files; choose another folder than {folder}.")
     if resume:
         if not part.is_dir():
             hint = (

@@ -274,6 +274,7 @@ class Trainer:
         facts = {
             "recipe": asdict(self.recipe),
             "recordings": self.recordings.fingerprint(),
+            "class_names": self.recordings.class_names,
             "sample_rate": self.recordings.sample_rate,
             "split": digest(parts, {}),
         }

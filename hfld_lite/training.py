@@ -154,8 +154,11 @@ def fit(
                 bar.set_postfix_str(_postfix(row, epochs))
                 if on_epoch:
                     on_epoch(row)
+                if stopped():  # in validation or while a checkpoint was written
+                    raise _Stop(f"after epoch {loop.epoch} of {epochs}")
         except _Stop as stop:
-            raise Interrupted(f"{title or 'fit'} was stopped {stop}. {kept()}") from None
+            hint = " The same call with resume=True goes on from there." if checkpoints else ""
+            raise Interrupted(f"{title or 'fit'} was stopped {stop}. {kept()}{hint}") from None
         except _Diverged as error:
             raise HfldError(
                 f"{title or 'fit'}: {error}. The network is left as in its best epoch so far. "
@@ -271,6 +274,12 @@ class _Loop:
                 raise _Stop(place)
         row = {"epoch": number, **{name: float(v) / self.steps for name, v in sums.items()}}
         row |= {"learning_rate": self.rate, **self._validate()}
+        if not math.isfinite(row["validation_loss"]):  # before such weights are taken for the best
+            figures = {name: row[name] for name in (*sums, "validation_loss")}
+            raise _Diverged(
+                f"the loss on validation data is not finite after epoch {number} "
+                f"({self._say(figures, self.rate)})"
+            )
         row["seconds"] = time.perf_counter() - began
         row["verdict"] = self.objective.verdict(row)
         score = (row["validation_accuracy"], -row["validation_loss"])
@@ -295,6 +304,8 @@ class _Loop:
         figures = terms | {"total": total}
         self.wrapped_optimizer.zero_grad(set_to_none=True)
         if not torch.isfinite(total):
+            if torch.is_anomaly_enabled():
+                self._backward(total, place, figures)  # may name the operation
             raise _Diverged(f"the loss is not finite {place} ({self._say(figures)})")
         self._backward(total, place, figures)
         self.wrapped_optimizer.step()
@@ -317,9 +328,10 @@ class _Loop:
         if not torch.isfinite(get_total_norm(gradients)):
             raise _Diverged(f"a gradient is not finite {place} ({self._say(figures)})")
 
-    def _say(self, figures: Mapping[str, Tensor]) -> str:
-        values = ", ".join(f"{name} {float(value.detach()):.4g}" for name, value in figures.items())
-        return f"{values}; learning rate {self.optimizer.param_groups[0]['lr']:.3g}"
+    def _say(self, figures: Mapping[str, Tensor | float], rate: float | None = None) -> str:
+        rate = self.optimizer.param_groups[0]["lr"] if rate is None else rate
+        values = {name: float(torch.as_tensor(v).detach()) for name, v in figures.items()}
+        return ", ".join(f"{n} {v:.4g}" for n, v in values.items()) + f"; learning rate {rate:.3g}"
 
     def _validate(self) -> dict[str, float]:
         inputs, target = self.validation
@@ -397,6 +409,9 @@ def _first_interrupt_waits() -> Iterator[Callable[[], bool]]:
         yield lambda: False  # signals reach the main thread only
         return
     before = signal.getsignal(signal.SIGINT)
+    if before in (None, signal.SIG_IGN):  # a job in the background is not to be stopped by Ctrl-C
+        yield lambda: False
+        return
 
     def note(number: int, _frame: object) -> None:
         asked.append(number)
@@ -412,4 +427,5 @@ def _first_interrupt_waits() -> Iterator[Callable[[], bool]]:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or "alloc" in str(error)
+    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return known or any(word in str(error) for word in ("DefaultCPUAllocator", "ALLOC_FAILED"))

@@ -1,7 +1,7 @@
 """Kill trainings at random moments, go on with them, and compare the final weights bit for bit.
 
     python tests/soak.py [--kills 20] [--seed 0]      # prints a table; status 1 if a bit differs
-    python tests/soak.py --once [--threads 2]         # trains once and prints what came out
+    python tests/soak.py --once [--threads 1 2]       # trains once with each, prints what came out
 
 Every training is a process of its own, forked so that it need not import anything, and killed by
 SIGKILL: at a moment spread over the time that an undisturbed one takes, or, every fourth, by itself
@@ -54,10 +54,14 @@ RECIPES = {
 }
 
 
-def train(recordings: Recordings, recipe: Recipe, folder: Path | None) -> dict[str, str]:
-    """Train the chain with all controls, and give the digest of each network's final weights."""
+def train(
+    recordings: Recordings,
+    recipe: Recipe,
+    folder: Path | None,
+    controls: tuple[str, ...] = ("alone", "dense"),
+) -> dict[str, str]:
+    """Train the chain with controls, and give the digest of each network's final weights."""
     warnings.simplefilter("ignore")
-    controls = ("alone", "dense")
     chain = distill_chain(
         recordings, recipe, controls=controls, progress=False, folder=folder, resume=bool(folder)
     )
@@ -158,13 +162,16 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--once", action="store_true")
-    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--threads", type=int, nargs="+", default=[1])
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     if options.once:
         recordings = simulate_tiles("AB", tiles_per_class=10, drops=2, seed=3)
-        print(json.dumps(train(recordings, RECIPES["meta, augmented"], None)))
+        for threads in options.threads:
+            torch.set_num_threads(threads)
+            digests = train(recordings, RECIPES["meta, augmented"], None, controls=())
+            print(json.dumps({"threads": torch.get_num_threads(), **digests}))
         return
+    torch.set_num_threads(options.threads[0])
     with tempfile.TemporaryDirectory() as folder:
         sys.exit(not soak(options.kills, options.seed, Path(folder)))
 

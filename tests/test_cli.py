@@ -1,15 +1,19 @@
+import errno
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.io
 import soundfile
+import torch
 
 from hfld_lite import Recipe, cli
 from hfld_lite.networks import count_parameters
@@ -244,3 +248,149 @@ def test_info_shows_brackets_in_names_and_names_a_damaged_table(place, mistake, 
     assert "folder [/x] [red]loud[/red]" in hfld("info", run)
     (run / "results.csv").write_text("a,b\n1,2\n")
     assert "results.csv is damaged" in mistake("info", run)
+
+
+# Runs that stop
+
+
+def started(place, name, recipe="tiny.json"):
+    return ("train", "--data", place / "data", "--recipe", place / recipe, "--out", place / name)
+
+
+def test_going_on_takes_no_other_choices(place, mistake):
+    for option, value in (
+        ("data", place),
+        ("preset", "demo"),
+        ("recipe", place / "tiny.json"),
+        ("seed", "0"),
+        ("samples", "100"),
+        ("sample-rate", "100"),
+        ("variable", "x"),
+        ("window", "100"),
+        ("group-pattern", "x"),
+    ):
+        said = mistake("train", "--resume", place / "run", f"--{option}", value)
+        assert said == f"hfld: --resume goes on as the run was begun; leave --{option} out."
+    for flag in ("augment", "fresh", "resample", "pad"):
+        assert f"leave --{flag} out" in mistake("train", "--resume", place / "run", f"--{flag}")
+    needed = "needs --out FOLDER for a new run, or --resume FOLDER"
+    assert needed in mistake("train")
+    assert needed in mistake("train", "--resume", place / "run", "--out", place / "run")
+    assert "run is finished" in mistake("train", "--resume", place / "run")
+    assert "no unfinished run" in mistake("train", "--resume", place / "nothing")
+
+
+def test_divergence_is_told_with_what_to_try(place, tiny_recipe, mistake):
+    changes = {"optimizer": "sgd", "learning_rate": 1e30, "schedule": "drops", "drops": ()}
+    tiny_recipe.replace(**changes).save(place / "absurd.json")
+    said = mistake(*started(place, "diverged", "absurd.json"), "--quiet")
+    pattern = (
+        r"hfld: teacher ← labels: .* is not finite at step 2 of \d+ of epoch 1 \(cross_entropy "
+        r"\S+, total \S+; learning rate 1e\+30\)\. .*There is no checkpoint in .* yet\. Try .*"
+        r"lower learning_rate.*--detect-anomaly\)\. Go on with: hfld train --resume .*diverged"
+    )
+    assert re.fullmatch(pattern, said), said
+    assert not (place / "diverged").exists()
+    said = mistake("info", place / "diverged")
+    assert f"one is unfinished, go on with `hfld train --resume {place / 'diverged'}`" in said
+    assert "add --fresh" in mistake(*started(place, "diverged"))
+
+
+def test_anomaly_detection_is_on_if_asked_for(place, mistake, monkeypatch):
+    found = []
+
+    def look(*_, **__):
+        found.append(torch.is_anomaly_enabled())
+        raise cli.HfldError("Enough.")
+
+    monkeypatch.setattr(cli, "distill_chain", look)
+    mistake(*started(place, "a"), "--detect-anomaly")
+    said = mistake("train", "--resume", place / "a.unfinished", "--detect-anomaly")
+    assert said.endswith(f"Enough. Go on with: hfld train --resume {place / 'a'}")
+    mistake("train", "--resume", place / "a")
+    assert found == [True, True, False]
+    assert not torch.is_anomaly_enabled()
+
+
+def test_a_full_disk_after_the_training_costs_nothing(place, mistake, monkeypatch):
+    name = "full-disk"
+
+    def report(part, *_):
+        (part / "figures").mkdir()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(cli, "write_report", report)
+    found = mistake(*started(place, name), "--quiet")
+    assert re.match(r"hfld: The disk or memory failed \(.*No space left on device\)\. Go", found)
+    assert found.endswith(f"Go on with: hfld train --resume {place / name}")
+    assert not (place / name).exists()
+    monkeypatch.undo()
+    monkeypatch.setattr(sys, "argv", ["hfld", "train", "--resume", str(place / name), "--quiet"])
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    monkeypatch.setattr("hfld_lite.training._Loop.run_epoch", None)  # nothing is trained again
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert not end.value.code
+    kept = {path.name for path in (place / name).iterdir()}
+    assert kept == {path.name for path in (place / "run").iterdir()}
+    for role in ("teacher", "student"):
+        weights = [place / run / f"{role}.safetensors" for run in (name, "run")]
+        assert weights[0].read_bytes() == weights[1].read_bytes()
+    page = (place / name / "report.html").read_text()
+    assert f"--out {place / name}" in page, "the page tells the command that began the run"
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (KeyboardInterrupt, 130, "Stopped."),
+        (MemoryError, 2, "The disk or memory failed (MemoryError)."),
+    ],
+)
+def test_what_happens_before_the_training_is_said_too(
+    place, capsys, monkeypatch, error, status, said
+):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(cli, "read_folder", fail)
+    monkeypatch.setattr(sys, "argv", ["hfld", *map(str, started(place, "early"))])
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert end.value.code == status
+    assert capsys.readouterr().err.strip() == f"hfld: {said} Nothing was begun yet."
+    assert not list(place.glob("early*"))
+
+
+def test_recordings_of_another_kind_are_refused(place, tiny_recordings, mistake):
+    names = ("AN", "AD", "BN", "CD")
+    for name, change, words in (
+        ("rate", {"sample_rate": 44_100}, "44100 Hz; expected 40000 Hz, as in training"),
+        (
+            "classes",
+            {"class_names": names, "normal_classes": ("AN", "BN")},
+            "the classes are AN, AD, BN, CD; expected AN, AD, BN, BD, as in training",
+        ),
+        ("short", {"signals": tiny_recordings.signals[:, :5000]}, "5000 samples; expected 7000"),
+    ):
+        replace(tiny_recordings, **change).save(place / name)
+        assert words in mistake("evaluate", place / "run", "--data", place / name)
+
+
+def test_runs_of_other_versions_are_refused_by_every_command(place, mistake):
+    subprocess.run(["cp", "-r", place / "run", place / "older"], check=True)
+    facts = json.loads((place / "run" / "run.json").read_text())
+    soundfile.write(place / "noise.wav", np.random.default_rng(0).normal(size=7000) / 9, 40_000)
+    other = facts["preprocessing"] | {"scaling": "none"}
+    for change, words in (
+        ({"format": 1}, "the format is 1"),
+        ({"preprocessing": other}, "'scaling': 'none'"),
+    ):
+        (place / "older" / "run.json").write_text(json.dumps(facts | change))
+        for command in (
+            ("info", place / "older"),
+            ("evaluate", place / "older"),
+            ("predict", place / "noise.wav", "--run", place / "older"),
+        ):
+            assert words in mistake(*command)

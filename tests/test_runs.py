@@ -1,21 +1,34 @@
 import json
+import os
+import shutil
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from hfld_lite import RecipeError
-from hfld_lite.runs import load_run, new_run, save_run
+from hfld_lite.runs import begin_run, begun_run, load_run, new_run, run_of, save_run, unfinished
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory, tiny_chain, tiny_recordings):
+    folder = tmp_path_factory.mktemp("written") / "run"
+    with new_run(folder) as part:
+        result = tiny_chain.test(tiny_recordings)
+        save_run(part, tiny_chain, result, tiny_recordings, {"folder": "x", "options": {}})
+    return folder
+
 
 STAGE = {"learned_from": "labels", "best_epoch": 1, "seconds": 1.0}
 
 
 @pytest.fixture
-def saved(tmp_path, tiny_chain, tiny_recordings):
-    with new_run(tmp_path / "run") as part:
-        result = tiny_chain.test(tiny_recordings)
-        save_run(part, tiny_chain, result, tiny_recordings, {"folder": "x", "options": {}})
-    return tmp_path / "run"
+def saved(written, tmp_path):
+    return Path(shutil.copytree(written, tmp_path / "run"))
 
 
 def test_round_trip_gives_the_same_weights_and_split(saved, tiny_chain):
@@ -81,3 +94,220 @@ def test_fingerprint_tells_recordings_apart(tiny_recordings):
     same = tiny_recordings.select(range(len(tiny_recordings)))
     assert tiny_recordings.fingerprint() == same.fingerprint()
     assert tiny_recordings.fingerprint() != tiny_recordings.select(range(10)).fingerprint()
+
+
+# Runs that are not finished
+
+DATA = {"folder": "data", "options": {"samples": 7000}}
+
+
+class PowerCutError(BaseException):
+    """Not to be caught by anything."""
+
+
+def begin(folder, recipe, **options):
+    """Begin a run and stop: the unfinished folder."""
+    with pytest.raises(PowerCutError), new_run(folder, **options) as part:  # noqa: PT012
+        begin_run(part, recipe, DATA, "hfld train").mkdir(exist_ok=True)
+        (part / "checkpoints" / "teacher.safetensors").write_text("weights")
+        raise PowerCutError
+    return part
+
+
+def files(folder):
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*.*s*")}
+
+
+def test_an_unfinished_run_stays_from_its_beginning_on(tmp_path, tiny_recipe):
+    with pytest.raises(PowerCutError), new_run(tmp_path / "run"):
+        raise PowerCutError
+    assert not list(tmp_path.iterdir()), "nothing was begun"
+    part = begin(tmp_path / "run", tiny_recipe)
+    assert part == tmp_path / "run.unfinished" == unfinished(tmp_path / "run")
+    assert begun_run(part) == (tiny_recipe, DATA, "hfld train")
+    with (
+        pytest.raises(RecipeError, match=r"unfinished run; go on with `hfld train --resume .*run`"),
+        new_run(tmp_path / "run"),
+    ):
+        pass
+    with pytest.raises(PowerCutError), new_run(tmp_path / "run", resume=True) as again:  # noqa: PT012
+        assert again == part
+        raise PowerCutError
+    assert "checkpoints/teacher.safetensors" in files(part)
+    with pytest.raises(RecipeError, match=r"one is unfinished, go on with .*--resume .*/run`"):
+        load_run(tmp_path / "run")
+    with new_run(tmp_path / "run", resume=True) as part:
+        (part / "run.json").write_text("{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    assert sorted(p.name for p in (tmp_path / "run").iterdir()) == ["recipe.json", "run.json"]
+
+
+def test_there_must_be_something_to_go_on_with(saved, tmp_path):
+    with pytest.raises(RecipeError, match=r"run is finished; look at it with"):
+        new_run(saved, resume=True).__enter__()
+    with pytest.raises(RecipeError, match=r"no unfinished run .*x\.unfinished; begin one with"):
+        new_run(tmp_path / "x", resume=True).__enter__()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def test_fresh_replaces_what_is_finished_and_what_is_not(saved, tiny_recipe):
+    before = files(saved)
+    part = begin(saved, tiny_recipe, fresh=True)
+    (part / "figures").mkdir()
+    (part / "figures" / "curves.png").write_text("of a run that was killed while it was reported")
+    assert files(saved) == before
+    with pytest.raises(PowerCutError), new_run(saved, fresh=True):  # noqa: PT012
+        assert [path.name for path in part.iterdir()] == ["lock"]
+        raise PowerCutError
+    assert files(saved) == before
+    assert not part.exists()
+    begin(saved, tiny_recipe, fresh=True)
+    with new_run(saved, fresh=True) as part:
+        (part / "run.json").write_text("{}")
+    assert files(saved) == {"run.json": b"{}"}
+    assert [path.name for path in saved.parent.iterdir()] == ["run"]
+
+
+def test_fresh_empties_no_folder_that_no_run_made(tmp_path):
+    (tmp_path / "run.unfinished").mkdir()
+    (tmp_path / "run.unfinished" / "letter.txt").write_text("mine")
+    for options in ({}, {"fresh": True}, {"resume": True}):
+        with pytest.raises(RecipeError, match=r"run\.unfinished holds other files"):
+            new_run(tmp_path / "run", **options).__enter__()
+    assert (tmp_path / "run.unfinished" / "letter.txt").read_text() == "mine"
+
+
+@contextmanager
+def other_process(code, *arguments):
+    """A process that has run some code and waits, so that it still holds its locks."""
+    command = [sys.executable, "-c", code + "\nprint('ready', flush=True)\ninput()", *arguments]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout.readline() == "ready\n"
+        yield process
+        process.kill()
+
+
+TAKE = """
+import fcntl, sys
+handle = open(sys.argv[1], "w")
+fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+"""
+
+
+@pytest.mark.parametrize("options", [{"fresh": True}, {"resume": True}])
+def test_a_run_that_another_process_is_at_is_left_alone(tmp_path, tiny_recipe, options):
+    part = begin(tmp_path / "run", tiny_recipe)
+    before = files(part)
+    with (
+        other_process(TAKE, str(part / "lock")),
+        pytest.raises(RecipeError, match=r"run\.unfinished: another process is training there"),
+    ):
+        new_run(tmp_path / "run", **options).__enter__()
+    assert files(part) == before
+    assert len(before) >= 3
+    with pytest.raises(PowerCutError), new_run(tmp_path / "run", **options) as part:  # noqa: PT012
+        begin_run(part, tiny_recipe, DATA, "")
+        refused = subprocess.run(
+            [sys.executable, "-c", TAKE, part / "lock"], capture_output=True, text=True, check=False
+        )
+        assert "BlockingIOError" in refused.stderr, "and the other way round"
+        raise PowerCutError
+    with other_process(TAKE, str(part / "lock")):
+        pass  # it ended with the block
+
+
+@pytest.mark.parametrize("renames", [0, 1])
+def test_a_death_between_the_last_two_renames_is_mended_by_going_on(
+    saved, tiny_recipe, monkeypatch, renames
+):
+    real, done = os.replace, []
+
+    def replace(source, target):
+        if len(done) == renames:
+            raise PowerCutError
+        done.append(real(source, target))
+
+    part = begin(saved, tiny_recipe, fresh=True)
+    with pytest.raises(PowerCutError), new_run(saved, resume=True):  # noqa: PT012
+        (part / "run.json").write_text("new")
+        monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.undo()
+    assert saved.exists() is (renames == 0)
+    assert begun_run(part)[0] == tiny_recipe
+    with new_run(saved, resume=True) as again:
+        assert (again / "run.json").read_text() == "new"
+    assert (saved / "run.json").read_text() == "new"
+    assert [path.name for path in saved.parent.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda part: (part / "begun.json").unlink(), "stopped before it began; add --fresh"),
+        (lambda part: (part / "begun.json").write_text("{"), "begun.json cannot be read"),
+        (lambda part: (part / "begun.json").write_text('{"format": 1}'), "format is 1; this"),
+        (lambda part: (part / "begun.json").write_text('{"format": 2}'), "damaged .'data'."),
+        (lambda part: (part / "recipe.json").unlink(), "recipe.json"),
+    ],
+)
+def test_a_damaged_beginning_is_named(tmp_path, tiny_recipe, damage, words):
+    part = begin(tmp_path / "run", tiny_recipe)
+    damage(part)
+    with pytest.raises(RecipeError, match=words):
+        begun_run(part)
+
+
+def test_the_current_folder_may_be_the_run(saved, tmp_path, tiny_recipe, monkeypatch):
+    monkeypatch.chdir(saved)
+    assert load_run(".").detector.class_names == load_run(saved).detector.class_names
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    part = begin(".", tiny_recipe)
+    assert part == tmp_path / "empty.unfinished"
+    monkeypatch.chdir(part)
+    assert run_of(".") == run_of("../empty.unfinished").resolve() == tmp_path / "empty"
+    monkeypatch.chdir(tmp_path)
+    with new_run("empty", resume=True) as part:
+        (part / "run.json").write_text("{}")
+    assert (tmp_path / "empty" / "run.json").exists()
+
+
+# Versions
+
+
+def test_a_run_carries_what_made_it(saved):
+    facts = json.loads((saved / "run.json").read_text())
+    assert facts["format"] == 2
+    assert facts["torch"] == torch.__version__
+    assert facts["hfld_lite"]
+    assert facts["preprocessing"] == {
+        "view": "spectrum",
+        "samples": None,
+        "bins": 600,
+        "scaling": facts["preprocessing"]["scaling"],
+    }
+    assert facts["preprocessing"]["scaling"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("format", 1, "the format is 1; this version of hfld_lite reads format 2"),
+        ("format", None, "the format is None"),
+        ("preprocessing", None, "preprocessed by None, and here"),
+        ("preprocessing", {"view": "wave"}, r"preprocessed by .'view': 'wave'.*use hfld_lite \d"),
+    ],
+)
+def test_runs_made_otherwise_are_refused(saved, key, value, words):
+    _edit(saved, key, value)
+    with pytest.raises(RecipeError, match=words):
+        load_run(saved)
+
+
+def test_another_number_of_bins_is_no_wrong_answer(saved):
+    recipe = json.loads((saved / "recipe.json").read_text())
+    (saved / "recipe.json").write_text(json.dumps(recipe | {"bins": 500}))
+    with pytest.raises(RecipeError, match=r"'bins': 600.* would be .*'bins': 500"):
+        load_run(saved)

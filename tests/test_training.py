@@ -2,6 +2,8 @@
 
 import copy
 import math
+import signal
+import threading
 from dataclasses import replace
 
 import pytest
@@ -11,8 +13,9 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from hfld_lite.checkpoints import Checkpoints, StageCheckpoints
 from hfld_lite.distillation import Batch, Distiller, Supervised, teacher_targets
-from hfld_lite.errors import ArgumentError
+from hfld_lite.errors import ArgumentError, HfldError, Interrupted
 from hfld_lite.losses import one_to_all_matching, separated_logit_loss
 from hfld_lite.networks import resnet1d
 from hfld_lite.recipes import Recipe, preset
@@ -558,9 +561,9 @@ def test_progress_shows_title_terms_and_validation(capsys):
     assert capsys.readouterr().err == ""
 
 
-def meta_objective(taught):
+def meta_objective(taught, order=None):
     student = network()
-    order = torch.Generator().manual_seed(0)
+    order = order or torch.Generator().manual_seed(0)
 
     def next_batch():
         rows = torch.randint(len(VALIDATION.inputs), (8,), generator=order)
@@ -614,3 +617,369 @@ def test_naive_weights_that_collapse_are_named_in_the_history(taught):
         weighting.pvpn.layers[-1].bias.fill_(-8.0)
     row = run(Distiller(student, taught[1], weighting, 4.0, 8)).history.iloc[-1]
     assert "saturated" in row["verdict"]
+
+
+# Interrupts
+
+
+class Troubled(Supervised):
+    """An objective to which something happens in the steps of the given numbers, from 1."""
+
+    def __init__(self, trouble, *steps: int) -> None:
+        super().__init__(network())
+        self.trouble, self.at, self.seen = trouble, steps, 0
+
+    def forward(self, batch):
+        self.seen += 1
+        terms = super().forward(batch)
+        if self.seen in self.at:
+            return self.trouble(self, terms) or terms
+        return terms
+
+
+def interrupt(*_):
+    signal.raise_signal(signal.SIGINT)
+
+
+def interrupt_twice(*_):
+    interrupt()
+    interrupt()
+
+
+@pytest.fixture
+def optimised():
+    """Counts the steps of all optimisers."""
+    steps = []
+    handle = register_optimizer_step_pre_hook(lambda *_: steps.append(1))
+    yield steps
+    handle.remove()
+
+
+@pytest.fixture
+def handler():
+    """A handler of Ctrl-C that is no other's, so that it can be told."""
+
+    def mine(number, frame):
+        signal.default_int_handler(number, frame)
+
+    before = signal.signal(signal.SIGINT, mine)
+    yield mine
+    signal.signal(signal.SIGINT, before)
+
+
+def test_the_first_interrupt_lets_the_step_end(optimised, handler, capfd):
+    objective = Troubled(interrupt, 6)
+    with pytest.raises(Interrupted) as stop:
+        run(objective, title="student ← labels")
+    said = "student ← labels was stopped at step 2 of 4 of epoch 2. Nothing of it is kept on disk."
+    assert str(stop.value) == said
+    assert isinstance(stop.value, KeyboardInterrupt)
+    assert objective.seen == len(optimised) == 6
+    assert "stopping after this step; Ctrl-C again stops at once" in capfd.readouterr().err
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_second_interrupt_stops_within_the_step(optimised, handler):
+    objective = Troubled(interrupt_twice, 6)
+    with pytest.raises(KeyboardInterrupt) as stop:
+        run(objective)
+    assert type(stop.value) is KeyboardInterrupt
+    assert (objective.seen, len(optimised)) == (6, 5)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert not objective.student.training
+
+
+def test_an_interrupt_in_the_last_validation_is_not_forgotten(handler):
+    objective, epochs = Troubled(None), []
+
+    def on_epoch(row):
+        epochs.append(row["epoch"])
+        if row["epoch"] == 2:
+            interrupt()
+
+    with pytest.raises(Interrupted, match="stopped after epoch 2 of 2"):
+        run(objective, on_epoch=on_epoch)
+    assert epochs == [1, 2]
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_the_handler_of_interrupts_is_given_back_after_the_end_and_after_errors(handler):
+    run(Troubled(None), epochs=1)
+    assert signal.getsignal(signal.SIGINT) is handler
+
+    def fail(*_):
+        assert signal.getsignal(signal.SIGINT) is not handler
+        raise KeyError("x")
+
+    with pytest.raises(KeyError):
+        run(Troubled(fail, 1))
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+def test_a_job_that_ignores_interrupts_goes_on_ignoring_them(handler):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        assert len(run(Troubled(interrupt, 2)).history) == 2
+    except KeyboardInterrupt:
+        pytest.fail("it was stopped")
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_fit_works_in_another_thread(handler):
+    found = []
+    thread = threading.Thread(target=lambda: found.append(run(Troubled(None))))
+    thread.start()
+    thread.join(60)
+    assert len(found[0].history) == 2
+    assert signal.getsignal(signal.SIGINT) is handler
+
+
+# Divergence and memory
+
+
+def nan_loss(objective, terms):
+    """The square root of −1, whose backward gives NaN too."""
+    bad = torch.sqrt(0 * terms["cross_entropy"] - 1)
+    return {"cross_entropy": terms["cross_entropy"], "extra": bad}
+
+
+def infinite_loss(objective, terms):
+    return {"cross_entropy": terms["cross_entropy"], "extra": terms["cross_entropy"] * math.inf}
+
+
+def nan_gradient(objective, terms):
+    return terms | {"extra": torch.sqrt(0 * terms["cross_entropy"])}
+
+
+def infinite_gradient(objective, terms):
+    here = terms["cross_entropy"]
+    return terms | {"extra": torch.sqrt(here - here.detach())}
+
+
+@pytest.mark.parametrize("step", [2, 7])
+@pytest.mark.parametrize(
+    ("trouble", "what", "extra"),
+    [
+        (nan_loss, "the loss is not finite", "nan"),
+        (infinite_loss, "the loss is not finite", "inf"),
+        (nan_gradient, "a gradient is not finite", "0"),
+        (infinite_gradient, "a gradient is not finite", "0"),
+    ],
+)
+def test_what_is_not_finite_stops_the_training_before_the_weights(
+    optimised, trouble, what, extra, step
+):
+    objective, clean = Troubled(trouble, step), Troubled(None)
+    kept, losses = [state(objective.student)], []
+    with pytest.raises(HfldError) as stop:
+        run(
+            objective,
+            title="the student",
+            on_epoch=lambda row: kept.append(state(objective.student)),
+        )
+    steps, done = len(optimised), step - 1
+    clean.trouble, clean.at = lambda _, terms: losses.append(terms["cross_entropy"].item()), (step,)
+    run(clean)
+    place = f"the student: {what} at step {done % 4 + 1} of 4 of epoch {done // 4 + 1}"
+    said = str(stop.value)
+    assert said.startswith(place)
+    assert f"cross_entropy {losses[0]:.4g}, extra {extra}, total " in said
+    rate = RECIPE.learning_rate * _schedule(RECIPE, 2, 4)(done)
+    assert f"learning rate {rate:.3g})" in said
+    for word in ("lower learning_rate", "32-true", "set_detect_anomaly(True)", "--detect-anomaly"):
+        assert word in said
+    assert steps == done, "the optimiser did not take this step"
+    after = state(objective.student)
+    assert all(torch.isfinite(value).all() for value in after.values())
+    assert same(after, kept[-1])
+    assert len(kept) == 1 + done // 4
+
+
+@pytest.mark.parametrize(
+    ("trouble", "operation"), [(nan_loss, "SqrtBackward0"), (nan_gradient, "MulBackward0")]
+)
+def test_anomaly_detection_names_the_operation(trouble, operation):
+    with (
+        pytest.warns(UserWarning, match="Traceback of forward call"),
+        torch.autograd.set_detect_anomaly(True),
+        pytest.raises(HfldError) as stop,
+    ):
+        run(Troubled(trouble, 2))
+    assert f"'{operation}' returned nan values in its 0th output at step 2 of" in str(stop.value)
+    assert "extra " in str(stop.value)
+
+
+def test_with_anomaly_detection_other_losses_stop_too():
+    with torch.autograd.set_detect_anomaly(True), pytest.raises(HfldError, match="loss is not fin"):
+        run(Troubled(lambda *_: {"a": torch.tensor(math.nan, requires_grad=True)}, 2))
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_weights_that_overflow_in_an_epochs_last_step_are_not_its_best(epochs):
+    objective = Supervised(network())
+    before = state(objective.student)
+    recipe = replace(RECIPE, optimizer="sgd", learning_rate=1e38, schedule="drops", drops=())
+    with pytest.raises(HfldError, match=r"on validation data is not finite after epoch 1 \(cross"):
+        run(objective, recipe, epochs=epochs, train=samples(8))
+    assert same(state(objective.student), before)
+
+
+def fail(error):
+    def trouble(*_):
+        raise error
+
+    return trouble
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate "
+            "memory: you tried to allocate 8 bytes."
+        ),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+)
+def test_lack_of_memory_is_said_in_a_sentence(error):
+    objective, kept = Troubled(fail(error), 6), []
+    with pytest.raises(HfldError, match=r"t: memory ran out in epoch 2\. Nothing .* batch_size"):
+        run(objective, title="t", on_epoch=lambda _: kept.append(state(objective.student)))
+    assert same(state(objective.student), kept[0])
+
+
+@pytest.mark.parametrize("text", ["tensors allocated on other devices", "shape '[3]' is invalid"])
+def test_other_errors_pass_as_they_are(text):
+    error = RuntimeError(text)
+    with pytest.raises(RuntimeError) as stop:
+        run(Troubled(fail(error), 6))
+    assert stop.value is error
+
+
+# Checkpoints; whole chains and killed processes are in test_resume.py
+
+
+def checkpoints(folder, resume=False) -> StageCheckpoints:
+    return StageCheckpoints(Checkpoints(folder, {}, {}, resume), "student", {})
+
+
+def noisy(inputs, generator):
+    return inputs + 0.1 * torch.randn(inputs.shape, generator=generator)
+
+
+class Drifting(Supervised):
+    """Its loss depends on a module that changes and is no part of it."""
+
+    def __init__(self) -> None:
+        super().__init__(network())
+        self._steps = (nn.BatchNorm1d(1),)
+
+    @property
+    def outside(self):
+        return self._steps
+
+    def forward(self, batch):
+        self._steps[0].num_batches_tracked += 1
+        factor = 1 + 0.1 * self._steps[0].num_batches_tracked
+        return {name: value * factor for name, value in super().forward(batch).items()}
+
+
+SGD = replace(RECIPE, optimizer="sgd", learning_rate=0.02, schedule="drops", drops=(2,))
+META = replace(RECIPE, weighting="meta", meta_share=0.1, meta_every=2)
+
+
+@pytest.mark.parametrize("kind", ["augmented", "sgd", "outside", "meta", "uncertainty"])
+def test_an_interrupted_training_goes_on_with_the_same_bits(tmp_path, taught, kind):
+    def train(folder=None, resume=False, on_epoch=None):
+        order = torch.Generator().manual_seed(5)
+        objective, options, recipe = Supervised(network()), {}, RECIPE
+        if kind == "augmented":
+            options["augment"] = noisy
+        elif kind == "sgd":
+            recipe = SGD
+        elif kind == "outside":
+            objective = Drifting()
+        elif kind == "meta":
+            with seeded(6):
+                objective, recipe = meta_objective(taught, order), META
+            options["generators"] = {"meta": order}
+        else:
+            with seeded(6):
+                weighting = make_weighting(
+                    "uncertainty", channels=32, positions=9, weights=dict.fromkeys(TERMS, 1.0)
+                )
+                objective = Distiller(network(), taught[1], weighting)
+        if folder:
+            options["checkpoints"] = checkpoints(folder, resume)
+        result = run(objective, recipe, epochs=4, on_epoch=on_epoch, **options)
+        torch.testing.assert_close(result.seconds, result.history["seconds"].sum())
+        return state(objective), result.history.drop(columns="seconds"), result.best_epoch
+
+    def end(row):
+        if row["epoch"] == 2:
+            raise KeyError("power cut")
+
+    with seeded(0):
+        undisturbed = train()
+    with seeded(1), pytest.raises(KeyError):
+        train(tmp_path, on_epoch=end)
+    numbers = []
+    with seeded(2):
+        resumed = train(tmp_path, resume=True, on_epoch=lambda row: numbers.append(row["epoch"]))
+    assert numbers == [3, 4]
+    assert same(resumed[0], undisturbed[0])
+    assert resumed[1].equals(undisturbed[1])
+    assert resumed[2] == undisturbed[2]
+
+
+def test_the_best_epoch_may_lie_before_the_interruption(tmp_path, monkeypatch):
+    sure = iter([1.0, 3.0, 2.0, 2.5])
+
+    def logits(*_, **__):
+        return next(sure) * F.one_hot(VALIDATION.target, CLASSES).float()
+
+    monkeypatch.setattr("hfld_lite.training.predict_logits", logits)
+    first, second, best = Supervised(network()), Supervised(network(1)), []
+
+    def end(row):
+        if row["epoch"] == 2:
+            best.append(state(first.student))
+        elif row["epoch"] == 3:
+            raise KeyError("power cut")
+
+    with pytest.raises(KeyError):
+        run(first, epochs=4, on_epoch=end, checkpoints=checkpoints(tmp_path))
+    result = run(second, epochs=4, checkpoints=checkpoints(tmp_path, resume=True))
+    assert result.best_epoch == 2
+    assert same(state(second.student), best[0])
+    assert len(result.history) == 4
+
+
+def test_an_interrupted_epoch_is_repeated_from_its_start_and_said_to_be(tmp_path):
+    undisturbed = Troubled(None)
+    run(undisturbed, epochs=3)
+    objective = Troubled(interrupt, 7)
+    with pytest.raises(Interrupted) as stop:
+        run(objective, epochs=3, title="s", checkpoints=checkpoints(tmp_path))
+    newest = tmp_path / "student.epoch-00001.safetensors"
+    assert str(stop.value) == (
+        f"s was stopped at step 3 of 4 of epoch 2. The last good checkpoint is {newest}. The same "
+        "call with resume=True goes on from there."
+    )
+    again = Troubled(None)
+    run(again, epochs=3, checkpoints=checkpoints(tmp_path, resume=True))
+    assert again.seen == 8
+    assert same(state(again.student), state(undisturbed.student))
+
+
+def test_after_divergence_or_lack_of_memory_the_checkpoint_is_named_and_good(tmp_path):
+    for name, trouble in (("a", nan_loss), ("b", fail(MemoryError()))):
+        with pytest.raises(HfldError) as stop:
+            run(Troubled(trouble, 7), epochs=3, checkpoints=checkpoints(tmp_path / name))
+        kept = tmp_path / name / "student.epoch-00001.safetensors"
+        assert f"The last good checkpoint is {kept}." in str(stop.value)
+        found = checkpoints(tmp_path / name, resume=True).load()
+        assert found["epoch"] == 1
+        assert all(torch.isfinite(value).all() for value in found["objective"].values())
