@@ -1,6 +1,7 @@
 """What distillation costs beside plain training, at the published sizes.
 
     python tests/benchmarks/bench_distillation.py [--rounds 7] [--small]
+    python tests/benchmarks/bench_distillation.py --accuracy 3
 
 Student ResNet18-1D, teacher ResNet50-1D, batch 24, 3500 bins; one process, the same inputs, rivals
 in turn, medians. Each line: what, the ratio, and the target. --small takes narrow networks, to try
@@ -16,12 +17,16 @@ import sys
 import time
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from lightning_fabric import Fabric
 
 from hfld_lite.distillation import Batch, Distiller, PublishedDistiller, Supervised, teacher_targets
+from hfld_lite.hierarchy import distill_chain
+from hfld_lite.metrics import paired_interval
 from hfld_lite.networks import POSITIONS, resnet1d
 from hfld_lite.recipes import preset
+from hfld_lite.simulate import simulate_tiles
 from hfld_lite.training import _optimizer
 from hfld_lite.weighting import Published, make_weighting
 
@@ -135,15 +140,39 @@ def measure_peak(kind: str, small: bool) -> None:
     print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
+def compare_accuracy(seeds: int) -> None:
+    """Train the classroom's chain in float32 and in bf16, and compare students on VALIDATION."""
+    runs, figures = [], {"32-true": [], "bf16-mixed": []}
+    for seed in range(seeds):
+        recordings = simulate_tiles(seed=700 + seed, tiles_per_class=40, progress=False)
+        right = {}
+        for precision, seen in figures.items():
+            recipe = preset("classroom").replace(seed=seed, precision=precision)
+            chain = distill_chain(recordings, recipe, controls=(), progress=False)
+            validation = recordings.select(chain.split.validation)
+            found = chain.detector.test(validation, costs=False).predictions
+            right[precision] = (found["student"] == found["class"]).to_numpy()
+            seen.append(right[precision].mean())
+        runs.append((right["bf16-mixed"], right["32-true"], found["group"].to_numpy()))
+    for precision, seen in figures.items():
+        print(f"{precision}: VALIDATION accuracy {', '.join(f'{x:.1%}' for x in seen)}")
+    difference, low, high = paired_interval(runs, np.random.default_rng(0))
+    low, difference, high = (f"{100 * x:+.1f}" for x in (low, difference, high))
+    print(f"bf16 against float32: {difference} points ({low} to {high})")
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--small", action="store_true")
+    parser.add_argument("--accuracy", type=int, metavar="SEEDS", help="of bf16 and float32, only")
     parser.add_argument("--peak", choices=["plain", "distilled"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.peak:
         return measure_peak(options.peak, options.small)
+    if options.accuracy:
+        return compare_accuracy(options.accuracy)
     torch.manual_seed(0)
     recipe, samples = preset("paper"), data()
     teacher, student = networks(options.small)
