@@ -100,7 +100,8 @@ class Recipe:
         alpha, mu, nu, beta: fixed weights of feature matching, TCKD, NCKD and cross-entropy.
         meta_share: share of the training part that is kept from training for meta batches. To
             compare strategies fairly, give all of them the same.
-        meta_every: steps from one update of the PVPN to the next, with ``"meta"``.
+        meta_every: steps from one update of the PVPN to the next, with ``"meta"``; chosen so that
+            training takes less than 1.35 times as long as with fixed weights.
         augmentation: how recordings are varied at every step, for teachers, students and controls
             alike; None to train on them as they are. Teachers are then asked at every step, and
             their cached answers are refused, so that training takes several times as long.
@@ -134,7 +135,7 @@ class Recipe:
     nu: float = 1.0
     beta: float = 1.0
     meta_share: float = 0.0
-    meta_every: int = 10
+    meta_every: int = 15
     augmentation: Augmentation | None = None
     validation: float = 0.2
     test: float = 0.2

@@ -243,9 +243,9 @@ class Meta(Predicted):
     w constant. At every k-th training step the PVPN gets the gradient ∂L_meta/∂w of
     :func:`meta_gradient`; at the others none at all, so that optimisers leave it where it is.
 
-    A k-th step costs a backward pass for each term and a forward and a backward pass on the meta
-    batch, about 3.5 plain steps more; at k = 10 training takes 1.35 to 1.4 times as long (measured
-    on a CPU). A k-th step's memory: a gradient of the student for each term, and three more.
+    A k-th step costs a forward and a backward pass on the meta batch and a pass in forward mode
+    besides (with dropout, a backward pass for each term instead), about 4 plain steps more: at
+    k = 15 training takes 1.3 times as long, measured by ``tests/benchmarks/bench_distillation.py``.
 
     Args:
         channels, positions, total, layout: see :class:`Predicted`.

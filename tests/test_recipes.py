@@ -102,7 +102,7 @@ def test_meta_needs_a_share_and_weighting_a_known_name():
         Recipe(weighting="meta")
     with pytest.raises(RecipeError, match="weighting is 'metta'; it must be one of fixed"):
         Recipe(weighting="metta")
-    assert Recipe(weighting="meta", meta_share=0.1).meta_every == 10
+    assert Recipe(weighting="meta", meta_share=0.1).meta_every == 15
 
 
 # What cannot be

@@ -3,6 +3,8 @@
 import collections
 import errno
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -153,6 +155,37 @@ def test_a_teacher_is_asked_once_for_each_row_however_many_learn_from_it(
     trainer.distil("student", "teacher", name="student_direct")
     trainer.guide_densely("student_dense", ["teacher", "secondary_teacher"])
     assert sum(asked) == len(trainer.train.inputs)
+
+
+def test_one_pass_makes_no_tensor_above_32_mib(inputs):
+    # Above it the allocation costs more than the arithmetic; bench_distillation measures it.
+    published, sizes = resnet1d(50, 3, head="small"), []
+    for module in published.modules():
+        if not list(module.children()):
+            module.register_forward_hook(lambda _, __, output: sizes.append(output.nbytes))
+    rows = []
+    published.register_forward_hook(lambda _, given, __: rows.append(len(given[0])))
+    teacher_targets(published, torch.rand(1, 3500))
+    assert max(sizes) * teachers.AT_ONCE <= 2**25
+    teacher_targets(published, inputs.repeat(2, 1))
+    assert rows == [1, teachers.AT_ONCE, 40 - teachers.AT_ONCE]
+
+
+def test_another_process_gets_the_same_bits(teacher, inputs, tmp_path):
+    torch.save((teacher, inputs), tmp_path / "case.pt")
+    program = """
+import sys, torch
+from hfld_lite.teachers import teacher_targets
+torch.set_num_threads(int(sys.argv[2]))
+teacher, inputs = torch.load(sys.argv[1] + "/case.pt", weights_only=False)
+torch.save(tuple(teacher_targets(teacher, inputs)), sys.argv[1] + "/said.pt")
+"""
+    arguments = [sys.executable, "-c", program, str(tmp_path), str(torch.get_num_threads())]
+    subprocess.run(arguments, check=True)
+    *said, key = torch.load(tmp_path / "said.pt")
+    *here, own = teacher_targets(teacher, inputs)
+    assert key == own
+    assert all(torch.equal(*pair) for pair in zip(said, here, strict=True))
 
 
 def test_kept_answers_are_refused_once_the_stage_has_changed(tiny_recordings, tiny_recipe):
