@@ -23,7 +23,7 @@ LIMIT = 2**30
 """Bytes of features above which they are kept in a memory-mapped file."""
 
 AT_ONCE = 32
-"""Inputs in one pass of a teacher. No layer of a published teacher then makes a tensor above 32 MiB,
+"""Inputs in one pass of a teacher. No layer of a published one then makes a tensor above 32 MiB,
 beyond which the C library asks for fresh pages each time: 128 at once took twice as long."""
 
 

@@ -43,7 +43,7 @@ def spectrum(signals: np.ndarray | Tensor, bins: int | None = None) -> Tensor:
         raise ArgumentError(
             f"bins is {bins}; recordings of {samples} samples have 2 to {samples // 2 + 1} bins."
         )
-    return _in_chunks(signals, bins, lambda x: _magnitude(torch.fft.rfft(x)[:, :bins]))
+    return _in_chunks(signals, bins, lambda x: _RAW["spectrum"](x, bins))
 
 
 def time_view(signals: np.ndarray | Tensor, samples: int | None = None) -> Tensor:
@@ -55,7 +55,7 @@ def time_view(signals: np.ndarray | Tensor, samples: int | None = None) -> Tenso
     samples = available if samples is None else samples
     if not 2 <= samples <= available:
         raise ArgumentError(f"samples is {samples}; the recordings have {available}.")
-    return _in_chunks(signals, samples, lambda x: x[:, :samples])
+    return _in_chunks(signals, samples, lambda x: _RAW["time"](x, samples))
 
 
 def spectrogram(
@@ -119,6 +119,19 @@ VIEWS: dict[str, Callable[[np.ndarray | Tensor, int | None], Tensor]] = {
 """The views that networks read, by the name that a recipe gives."""
 
 
+def unchecked_view(signals: Tensor, view: str, length: int) -> Tensor:
+    """A view as tensor operations alone, to be traced; a constant signal gives NaN.
+
+    Args:
+        signals: ``(n, samples)``.
+        view: a name in `VIEWS`.
+        length: bins or samples to keep.
+    """
+    seen = _RAW[view](signals, length)
+    low, high = seen.amin(1, keepdim=True), seen.amax(1, keepdim=True)
+    return (seen - low) / (high - low)
+
+
 def _samples(signals: np.ndarray | Tensor) -> int:
     if signals.ndim != 2 or signals.shape[1] < 3:
         raise ArgumentError(
@@ -152,6 +165,12 @@ def _as_tensor(signals: np.ndarray | Tensor) -> Tensor:
 
 def _magnitude(x: Tensor) -> Tensor:
     return (x.real.square() + x.imag.square()).sqrt_()  # Tensor.abs is half as fast on a CPU
+
+
+_RAW: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "spectrum": lambda x, bins: _magnitude(torch.fft.rfft(x)[:, :bins]),
+    "time": lambda x, samples: x[:, :samples],
+}
 
 
 def _check(x: Tensor, low: Tensor, high: Tensor, start: int) -> None:

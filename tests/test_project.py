@@ -62,6 +62,8 @@ def test_constraints_pin_every_dependency_within_its_range():
     extras = [r for extra in PROJECT["optional-dependencies"].values() for r in extra]
     for text in PROJECT["dependencies"] + extras:
         wanted = Requirement(text)
+        if wanted.name == PROJECT["name"]:  # another extra of this project
+            continue
         assert wanted.specifier.contains(pins[wanted.name.lower()]), text
     assert pins["torch"] == "2.13.0"
 

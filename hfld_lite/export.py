@@ -1,0 +1,270 @@
+"""A network as an ONNX graph: exported, quantised to eight bits, and run by ONNX Runtime.
+
+The graph holds the network alone, with or without the view that it reads, so that raw samples can
+go in; class probabilities come out. Batch norm is folded into the convolutions.
+"""
+
+import copy
+import logging
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantType,
+    quantize_dynamic,
+    quantize_static,
+)
+from onnxruntime.quantization.shape_inference import quant_pre_process
+from torch import Tensor, nn
+
+from hfld_lite.errors import ArgumentError, DataError
+from hfld_lite.recipes import Recipe
+from hfld_lite.transforms import unchecked_view
+
+OPSETS = range(18, 24)
+"""Versions of ONNX's operators that the exporter writes and ONNX Runtime runs."""
+
+OPSET = 20
+FACTS = "hfld_lite"
+"""The entry of a model's metadata that holds what the program on the device needs, as JSON."""
+
+CALIBRATION = 50
+"""The fewest recordings that tell the range of the activations."""
+
+INPUT, OUTPUT = "input", "probabilities"
+
+
+class _Probabilities(nn.Module):
+    """From the view, or from raw samples with a recipe, to class probabilities."""
+
+    def __init__(self, network: nn.Module, recipe: Recipe | None, length: int) -> None:
+        super().__init__()
+        self.network, self.recipe, self.length = network, recipe, length
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.recipe is not None:
+            x = unchecked_view(x[:, : self.recipe.samples], self.recipe.view, self.length)
+        return torch.softmax(self.network(x).logits, 1)
+
+
+class _Pool(nn.Module):
+    """Adaptive average pooling at one length, as a product with a matrix that averages.
+
+    One operator that every runtime knows, where the exporter writes forty.
+    """
+
+    def __init__(self, positions: int, outputs: int) -> None:
+        super().__init__()
+        means = nn.functional.adaptive_avg_pool1d(torch.eye(positions), outputs)
+        self.register_buffer("means", means)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x @ self.means
+
+
+def _exportable(network: nn.Module, length: int) -> nn.Module:
+    """A copy on the CPU in eval mode, with pooling that the exporter writes in few operators."""
+    network = copy.deepcopy(network).cpu().float().eval()
+    found: dict[str, nn.Module] = {}
+
+    def look(name: str, module: nn.Module) -> None:
+        def hook(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+            found[name] = _Pool(inputs[0].shape[-1], module.output_size)
+
+        handles.append(module.register_forward_pre_hook(hook))
+
+    handles: list[Any] = []
+    for name, module in network.named_modules():
+        if isinstance(module, nn.AdaptiveAvgPool1d) and module.output_size != 1:
+            look(name, module)
+    with torch.no_grad():
+        network(torch.zeros(1, length))
+    for handle in handles:
+        handle.remove()
+    for name, pool in found.items():
+        network.set_submodule(name, pool)
+    return network
+
+
+def to_onnx(
+    network: nn.Module,
+    length: int,
+    *,
+    recipe: Recipe | None = None,
+    samples: int | None = None,
+    opset: int = OPSET,
+) -> onnx.ModelProto:
+    """Export a network as a graph that maps ``(batch, length)`` to probabilities.
+
+    Args:
+        network: returns an `Output`; left as it was.
+        length: values that it reads of each recording.
+        recipe: of the network, to put its preprocessing into the graph: raw recordings
+            ``(batch, samples)`` then go in. A constant recording gives NaN there.
+        samples: of a raw recording.
+        opset: version of ONNX's operators.
+
+    Returns:
+        The model: input ``input``, output ``probabilities``, any batch, float32.
+
+    Raises:
+        ArgumentError: if the opset is not supported.
+    """
+    if opset not in OPSETS:
+        raise ArgumentError(
+            f"opset is {opset!r}; choose one from {OPSETS[0]} to {OPSETS[-1]} ({OPSET} is usual)."
+        )
+    module = _Probabilities(_exportable(network, length), recipe, length).eval()
+    # Two in the example batch: a batch of one would be taken for a constant.
+    example = torch.rand(2, length if recipe is None else samples)
+    with _quiet(), torch.no_grad():
+        program = torch.onnx.export(
+            module,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            opset_version=opset,
+            verbose=False,
+        )
+    model = onnx.shape_inference.infer_shapes(program.model_proto, strict_mode=True)
+    if (written := model.opset_import[0].version) != opset:
+        raise ArgumentError(f"opset is {opset}, but the exporter wrote {written}; choose {OPSET}.")
+    return _plain(model)
+
+
+def _plain(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Without the exporter's notes on nodes, which name the maker's files and double the size."""
+    for thing in (model, model.graph, *model.graph.node, *model.graph.value_info):
+        thing.ClearField("metadata_props")
+        thing.ClearField("doc_string")
+    for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
+        value.ClearField("metadata_props")
+        value.ClearField("doc_string")
+    return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's notes on packages that this project does not use."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+class _Recordings(CalibrationDataReader):
+    """Calibration inputs, one by one, as ONNX Runtime asks for them."""
+
+    def __init__(self, inputs: np.ndarray) -> None:
+        self.rows = iter(inputs)
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        row = next(self.rows, None)
+        return None if row is None else {INPUT: row[None]}
+
+
+def quantise(model: onnx.ModelProto, calibration: np.ndarray) -> onnx.ModelProto:
+    """Static quantisation to eight bits: q = round(x / s) + z.
+
+    Weights get a scale s for each output channel (z = 0), activations one scale and zero point a
+    tensor, from the range that they have on the calibration inputs. What comes before the first
+    convolution (the view) and the softmax stay in float32. Source: Jacob et al., "Quantization and
+    training of neural networks for efficient integer-arithmetic-only inference", 2018; done by
+    ONNX Runtime.
+
+    Args:
+        model: of :func:`to_onnx`.
+        calibration: what the model reads, ``(n, length)``, of training recordings only.
+
+    Raises:
+        DataError: if there are too few calibration recordings.
+    """
+    if len(calibration) < CALIBRATION:
+        raise DataError(
+            "calibration",
+            f"there are {len(calibration)} recordings",
+            expected=f"{CALIBRATION} or more, to know the range of the activations",
+            mend="train on more recordings, or export without quantisation",
+        )
+    kinds = [node.op_type for node in model.graph.node]
+    kept = [node.name for node in model.graph.node[: kinds.index("Conv")]]
+    kept += [node.name for node in model.graph.node if node.op_type == "Softmax"]
+
+    def static(path: Path, out: Path) -> None:
+        # Unsigned activations: ONNX Runtime has no fast 1-D convolution of signed ones.
+        quantize_static(
+            path,
+            out,
+            _Recordings(np.asarray(calibration, np.float32)),
+            per_channel=True,
+            activation_type=QuantType.QUInt8,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=kept,
+        )
+
+    return _through_files(model, static)
+
+
+def quantise_dynamically(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Dynamic quantisation: weights in eight bits, activations' ranges found anew at every run.
+
+    For the lesson that it can make a small network slower; :func:`quantise` is the one to use.
+    """
+    return _through_files(
+        model, lambda path, out: quantize_dynamic(path, out, weight_type=QuantType.QInt8)
+    )
+
+
+def _through_files(model: onnx.ModelProto, change: Callable[[Path, Path], None]) -> onnx.ModelProto:
+    """ONNX Runtime's tools go from file to file."""
+    with tempfile.TemporaryDirectory() as folder:
+        before, ready, after = (Path(folder) / f"{n}.onnx" for n in ("before", "ready", "after"))
+        onnx.save(model, before)
+        level = logging.root.level
+        logging.root.setLevel(logging.ERROR)  # it advises to do what is done here already
+        try:
+            quant_pre_process(before, ready, skip_symbolic_shape=True)
+            change(ready, after)
+        finally:
+            logging.root.setLevel(level)
+        return _short_names(_plain(onnx.load(after)))
+
+
+def _short_names(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Numbers in place of the names inside: in a small quantised model these take half the file."""
+    graph = model.graph
+    short = {value.name: value.name for value in (*graph.input, *graph.output)}
+    for thing in (*graph.initializer, *graph.value_info):
+        thing.name = short.setdefault(thing.name, f"{len(short):x}")
+    for number, node in enumerate(graph.node):
+        node.name = f"{number:x}"
+        for names in (node.input, node.output):
+            names[:] = [name and short.setdefault(name, f"{len(short):x}") for name in names]
+    return model
+
+
+def session(model: onnx.ModelProto, threads: int = 1) -> onnxruntime.InferenceSession:
+    """The model in ONNX Runtime, on so many threads of the processor."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )

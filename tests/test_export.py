@@ -1,0 +1,141 @@
+"""ONNX graphs: equal to torch, small, quantised on training inputs."""
+
+import copy
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from hfld_lite import ArgumentError, DataError, Network, Recipe, resnet1d, spectrum, time_view
+from hfld_lite.export import (
+    CALIBRATION,
+    INPUT,
+    OPSETS,
+    quantise,
+    quantise_dynamically,
+    session,
+    to_onnx,
+)
+
+
+@pytest.fixture(scope="module")
+def network():
+    """A network whose batch norm has seen data, left in train mode."""
+    torch.manual_seed(0)
+    made = resnet1d(10, 4, 1 / 8, "small")
+    for _ in range(5):
+        made(torch.rand(16, 900))
+    return made
+
+
+@pytest.fixture(scope="module")
+def model(network):
+    return to_onnx(network, 900)
+
+
+def run(model: onnx.ModelProto, inputs: np.ndarray) -> np.ndarray:
+    return session(model).run(None, {INPUT: np.asarray(inputs, np.float32)})[0]
+
+
+def torchs(network, inputs) -> np.ndarray:
+    with torch.inference_mode():
+        return torch.softmax(copy.deepcopy(network).eval()(inputs).logits, 1).numpy()
+
+
+def test_the_graph_answers_as_torch_does_in_any_batch(network, model):
+    inputs = torch.rand(37, 900)
+    expected = torchs(network, inputs)
+    assert np.abs(expected - expected.mean(0)).max() > 1e-3, "the network tells inputs apart"
+    np.testing.assert_allclose(run(model, inputs), expected, atol=1e-5)
+    np.testing.assert_allclose(run(model, inputs[:1]), expected[:1], atol=1e-5)
+
+
+def test_exporting_leaves_the_network_as_it_was(network):
+    before, pool = copy.deepcopy(network.state_dict()), network.pool
+    to_onnx(network, 900)
+    assert network.training
+    assert network.pool is pool
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+
+
+@pytest.mark.parametrize("opset", OPSETS)
+def test_every_opset_that_is_offered_gives_the_same_answers(network, opset):
+    recipe = Recipe(bins=900)
+    made = to_onnx(network, 900, recipe=recipe, samples=2100, opset=opset)
+    assert made.opset_import[0].version == opset
+    signals = torch.randn(5, 2100)
+    np.testing.assert_allclose(
+        run(made, signals), torchs(network, spectrum(signals, 900)), atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("opset", [17, 24, 0, "20"])
+def test_other_opsets_are_refused(network, opset):
+    with pytest.raises(ArgumentError, match=rf"opset is {opset!r}; choose one from 18 to 23"):
+        to_onnx(network, 900, opset=opset)
+
+
+@pytest.mark.parametrize("view", ["spectrum", "time"])
+def test_raw_samples_go_through_the_recipes_view_inside_the_graph(network, view):
+    recipe = Recipe(view=view, samples=2000, bins=900, student=Network(10, 1 / 8))
+    made = to_onnx(network, 900, recipe=recipe, samples=2100)
+    signals = torch.randn(5, 2100)
+    signals[:, 2000:] *= 100  # beyond what the recipe uses
+    seen = {"spectrum": spectrum, "time": time_view}[view](signals[:, :2000], 900)
+    np.testing.assert_allclose(run(made, signals), torchs(network, seen), atol=1e-4)
+
+
+def test_batch_norm_is_folded_and_nothing_tells_who_made_it(model):
+    assert {n.op_type for n in model.graph.node} >= {"Conv", "Gemm", "Softmax"}
+    assert not any(n.op_type == "BatchNormalization" for n in model.graph.node)
+    assert b"/" + b"hfld_lite" not in model.SerializeToString()
+    weights = sum(onnx.numpy_helper.to_array(i).nbytes for i in model.graph.initializer)
+    assert model.ByteSize() < 1.2 * weights
+
+
+def test_eight_bits_answer_nearly_the_same_in_a_third_of_the_bytes(network, model):
+    rng = np.random.default_rng(0)
+    calibration, others = rng.random((60, 900)), rng.random((30, 900))
+    small = quantise(model, calibration)
+    expected, found = run(model, others), run(small, others)
+    assert 0 < np.abs(found - expected).max() < 0.05
+    assert small.ByteSize() < model.ByteSize() / 2
+    kinds = {i.data_type for i in small.graph.initializer if len(i.dims) == 3}
+    assert kinds == {onnx.TensorProto.INT8}, "the convolutions' weights"
+    scales = [i for i in small.graph.initializer if i.data_type == onnx.TensorProto.FLOAT]
+    assert max(np.prod(i.dims) for i in scales) > 1, "a scale for each channel"
+
+
+def test_quantisation_takes_its_ranges_from_the_calibration_inputs(network, model):
+    rng = np.random.default_rng(0)
+    calibration = rng.random((60, 900))
+    wrong, right = quantise(model, calibration / 1000), quantise(model, calibration)
+    expected = run(model, calibration)
+    errors = [np.abs(run(made, calibration) - expected).mean() for made in (wrong, right)]
+    assert errors[0] > 5 * errors[1]
+
+
+def test_the_view_and_the_softmax_stay_in_float(network):
+    recipe = Recipe(bins=900)
+    made = to_onnx(network, 900, recipe=recipe, samples=2100)
+    signals = np.random.default_rng(0).standard_normal((60, 2100)).astype(np.float32)
+    small = quantise(made, signals)
+    producer = {name: node.op_type for node in small.graph.node for name in node.output}
+    by_kind = {node.op_type: node for node in small.graph.node}
+    assert producer.get(by_kind["DFT"].input[0]) == "Unsqueeze"
+    assert "QuantizeLinear" not in {producer.get(name) for name in by_kind["Sqrt"].input}
+    assert producer[small.graph.output[0].name] == "Softmax"
+    assert np.abs(run(small, signals) - run(made, signals)).max() < 0.05
+
+
+def test_dynamic_quantisation_answers_nearly_the_same(network, model):
+    inputs = np.random.default_rng(0).random((30, 900))
+    small = quantise_dynamically(model)
+    assert any("Integer" in node.op_type for node in small.graph.node)
+    assert np.abs(run(small, inputs) - run(model, inputs)).max() < 0.1
+
+
+def test_too_few_calibration_recordings_are_refused(model):
+    with pytest.raises(DataError, match=f"there are 49 recordings; expected {CALIBRATION} or more"):
+        quantise(model, np.random.default_rng(0).random((49, 900)))
