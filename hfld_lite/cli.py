@@ -18,12 +18,12 @@ from rich.table import Table
 from safetensors import SafetensorError
 from typer import Argument, Option
 
+from hfld_lite.detector import Detector
 from hfld_lite.edge import threads
 from hfld_lite.errors import HfldError, RecipeError
 from hfld_lite.hierarchy import Chain, distill_chain
 from hfld_lite.readers import read_folder, read_signals
 from hfld_lite.recipes import Augmentation, Recipe, preset
-from hfld_lite.recordings import Recordings
 from hfld_lite.report import INTERVAL_NOTE, display_table, write_report
 from hfld_lite.runs import (
     BEGUN,
@@ -32,11 +32,11 @@ from hfld_lite.runs import (
     begun_run,
     load_run,
     new_run,
+    read_origin,
     run_of,
     save_run,
     unfinished,
 )
-from hfld_lite.simulate import simulate_tiles
 from hfld_lite.version import __version__
 
 app = typer.Typer(
@@ -143,7 +143,7 @@ def train(
     with _how_to_go_on(out), new_run(out, fresh, resume is not None) as part:
         if resume:
             recipe, origin, command = begun_run(part)
-        recordings = _recordings(origin, progress=not quiet)
+        recordings = read_origin(origin, progress=not quiet)
         console.print(recordings.summary())
         folder = part / CHECKPOINTS if resume else begin_run(part, recipe, origin, command)
         with torch.autograd.set_detect_anomaly(detect_anomaly):
@@ -170,16 +170,10 @@ def evaluate(
     """Measure a run's networks on its test part or on other recordings of the same classes."""
     loaded = load_run(run)
     if data is None:
-        recordings = _recordings(loaded.facts["data"], progress=False)
-        if recordings.fingerprint() != loaded.facts["fingerprint"]:
-            raise RecipeError(
-                f"The data of {run} have changed since the training, so its test part is lost; "
-                "give recordings by --data."
-            )
-        recordings = recordings.select(loaded.split.test)
+        recordings = loaded.recordings().select(loaded.split.test)
     else:
         options = loaded.facts["data"].get("options", {})  # read it as the training data were read
-        recordings = _recordings({"folder": str(data), "options": options}, progress=False)
+        recordings = read_folder(data, progress=False, **options)
     detector = loaded.detector.only(role) if role else loaded.detector
     result = detector.test(recordings)
     _print_table(result.table)
@@ -196,7 +190,12 @@ def predict(
     role: Role = "student",
     variable: Variable = None,
 ) -> None:
-    """Classify recordings: class, probability and milliseconds for each."""
+    """Classify recordings: answer, class, probability and milliseconds for each.
+
+    The answer is "unsure" where a sound part is the likeliest but too doubtful, by a limit that the
+    validation part set for a stated miss rate. A recording unlike the training's, or clipped,
+    brings a warning.
+    """
     loaded = load_run(run)
     detector = loaded.detector
     window = loaded.facts.get("window")
@@ -210,8 +209,9 @@ def predict(
         )
         for file in files
     ]
-    table = Table("file", "row", "class", "probability", "ms", box=box.SIMPLE_HEAD)
+    table = Table("file", "row", "answer", "class", "probability", "ms", box=box.SIMPLE_HEAD)
     rate = detector.sample_rate
+    trust, notes = loaded.trust.get(role), []
     with threads(1):
         detector.predict(read[0][:1], rate, role)  # the first call is slower and would mislead
         for file, signals in zip(files, read, strict=True):
@@ -220,14 +220,36 @@ def predict(
                 probabilities = detector.predict(signal[None], rate, role)[0]
                 milliseconds = 1e3 * (time.perf_counter() - start)
                 best = int(probabilities.argmax())
+                unsure = trust is not None and trust.unsure(probabilities[None])[0]
+                said = trust.warnings(signal[None])[0] if trust else []
+                notes += [f"warning: {file}, row {row}: {text}" for text in said]
                 table.add_row(
                     str(file),
                     str(row),
+                    "unsure" if unsure else _answer(detector, best),
                     detector.class_names[best],
                     f"{probabilities[best]:.3f}",
                     f"{milliseconds:.2f}",
                 )
     console.print(table)
+    for note in notes:
+        console.print(note)
+    if trust is None:
+        console.print("There was no validation part, so doubtful answers are not told apart.")
+    elif trust.harmful:
+        what = "defective recordings called sound" if trust.normal else "wrong answers let through"
+        console.print(
+            f'"unsure" keeps {what} at {trust.rate:.1%} at most, for recordings like the '
+            f"{trust.harmful} of the validation part that set the limit."
+        )
+
+
+def _answer(detector: Detector, label: int) -> str:
+    """Sound or defective, or the class where no class is normal."""
+    name = detector.class_names[label]
+    if not detector.normal_classes:
+        return name
+    return "sound" if name in detector.normal_classes else "defective"
 
 
 @app.command(epilog="Example: hfld info runs/demo")
@@ -278,13 +300,6 @@ def _how_to_go_on(out: Path) -> Iterator[None]:
 
 
 _OUT_OF_ROOM = (OSError, SafetensorError, MemoryError, torch.OutOfMemoryError)
-
-
-def _recordings(origin: dict[str, Any], progress: bool) -> Recordings:
-    """Read or simulate the recordings that ``run.json`` describes under ``data``."""
-    if "simulated" in origin:
-        return simulate_tiles(seed=origin["simulated"]["seed"], progress=progress)
-    return read_folder(origin["folder"], progress=progress, **origin["options"])
 
 
 def _print_table(table: pd.DataFrame) -> None:

@@ -7,7 +7,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hfld_lite.edge import count_macs, median_latency, size_bytes
+from hfld_lite.edge import count_macs, latency, size_bytes
 from hfld_lite.errors import DataError, HfldError
 from hfld_lite.metrics import Evaluation, evaluate
 from hfld_lite.networks import ResNet1d, count_parameters
@@ -157,7 +157,7 @@ class Detector:
             "parameters": count_parameters(network),
             "macs": count_macs(network, length),
             "size_kb": size_bytes(network) / 1000,
-            "latency_ms": median_latency(classify),
+            "latency_ms": latency(classify, runs=200).p50,
         }
 
 

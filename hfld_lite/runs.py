@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -18,14 +19,17 @@ from hfld_lite.detector import Detector, TestResult, network_of
 from hfld_lite.errors import HfldError, RecipeError
 from hfld_lite.hierarchy import Chain
 from hfld_lite.networks import resnet1d
+from hfld_lite.readers import read_folder
 from hfld_lite.recipes import Recipe
 from hfld_lite.recordings import Recordings
+from hfld_lite.simulate import simulate_tiles
 from hfld_lite.splits import Split
 from hfld_lite.transforms import SCALING
+from hfld_lite.trust import Trust, make_trust
 from hfld_lite.untrusted import read_json, regular_size
 from hfld_lite.version import __version__
 
-FORMAT = 2
+FORMAT = 3
 """Version of the run folder's format."""
 
 _KINDS = {  # entry of run.json: the types that its value may have
@@ -40,6 +44,7 @@ _KINDS = {  # entry of run.json: the types that its value may have
     "data": (dict,),
     "fingerprint": (str,),
     "stages": (dict,),
+    "trust": (dict,),
 }
 _STAGE = {"learned_from": str, "best_epoch": int, "seconds": float}
 
@@ -54,6 +59,53 @@ class Run:
     detector: Detector
     split: Split
     facts: dict[str, Any]
+    trust: dict[str, Trust]
+    """By role; empty where there was no validation part to set the limits on."""
+
+    def recordings(self, progress: bool = False) -> Recordings:
+        """Read or simulate again what the networks were trained and tested on.
+
+        Raises:
+            DataError: if the recordings are gone.
+            RecipeError: if they are not the same any more.
+        """
+        recordings = read_origin(self.facts["data"], progress)
+        if recordings.fingerprint() != self.facts["fingerprint"]:
+            raise RecipeError(
+                f"The data of {self.folder} have changed since the training, so that its training "
+                "and test parts are lost; put them back, or train again."
+            )
+        return recordings
+
+
+def read_origin(data: dict[str, Any], progress: bool = False) -> Recordings:
+    """Read or simulate the recordings that ``run.json`` describes under ``data``."""
+    if "simulated" in data:
+        return simulate_tiles(seed=data["simulated"]["seed"], progress=progress)
+    return read_folder(data["folder"], progress=progress, **data["options"])
+
+
+def trust_of(
+    detector: Detector, recordings: Recordings, parts: Split, role: str, rate: float | None = None
+) -> Trust:
+    """When to doubt a network's answers: limits set on the validation part; see `trust`."""
+    seen = recordings.select(parts.validation)
+    return make_trust(
+        _signals(recordings.select(parts.train)),
+        _signals(seen),
+        detector.predict(seen.signals, seen.sample_rate, role),
+        normal_positions(detector),
+        rate,
+    )
+
+
+def normal_positions(detector: Detector) -> tuple[int, ...]:
+    """Positions of the normal classes among all."""
+    return tuple(detector.class_names.index(name) for name in detector.normal_classes)
+
+
+def _signals(recordings: Recordings) -> tuple[np.ndarray, np.ndarray]:
+    return recordings.signals, recordings.labels
 
 
 @contextmanager
@@ -256,6 +308,10 @@ def save_run(
             }
             for role, stage in chain.stages.items()
         },
+        "trust": {
+            role: trust_of(detector, recordings, chain.split, role).to_dict()
+            for role in (detector.networks if len(chain.split.validation) else ())
+        },
     }
     (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
     (folder / "split.json").write_text(json.dumps(chain.split.to_dict()) + "\n")
@@ -297,13 +353,14 @@ def load_run(folder: str | Path) -> Run:
             int(facts["samples"]),
         )
         split = Split.from_dict(_json(folder / "split.json"))
+        trust = {role: Trust.from_dict(facts["trust"][role]) for role in facts["trust"]}
     except RecipeError:
         raise
     except (KeyError, TypeError, ValueError, HfldError) as error:
         raise RecipeError(
             f"{folder}: the run is damaged ({error}); train it again or copy it again."
         ) from error
-    return Run(folder, detector, split, facts)
+    return Run(folder, detector, split, facts, trust)
 
 
 def _check_format(path: Path, facts: dict[str, Any]) -> None:

@@ -91,7 +91,13 @@ def run_folder(folder: Path) -> Path:
     for role in ("teacher", "student"):
         save_file(resnet1d(10, 2, 1 / 16, "small").state_dict(), folder / f"{role}.safetensors")
     stage = {"learned_from": "labels", "best_epoch": 1, "seconds": 1.0}
-    facts = {"format": FORMAT, "hfld_lite": "1", "torch": "2", "class_names": ["N", "D"]}
+    facts = {
+        "format": FORMAT,
+        "trust": {},
+        "hfld_lite": "1",
+        "torch": "2",
+        "class_names": ["N", "D"],
+    }
     facts |= {"normal_classes": ["N"], "sample_rate": 8000, "samples": 600, "window": None}
     facts |= {"preprocessing": preprocessing(TINY), "source": "noise", "simulated": True}
     facts |= {"data": {"folder": "x", "options": {}}, "fingerprint": "0"}

@@ -353,7 +353,7 @@ def test_what_happens_before_the_training_is_said_too(
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(cli, "read_folder", fail)
+    monkeypatch.setattr(cli, "read_origin", fail)
     monkeypatch.setattr(sys, "argv", ["hfld", *map(str, started(place, "early"))])
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     with pytest.raises(SystemExit) as end:

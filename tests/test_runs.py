@@ -248,7 +248,7 @@ def test_a_death_between_the_last_two_renames_is_mended_by_going_on(
         (lambda part: (part / "begun.json").unlink(), "stopped before it began; add --fresh"),
         (lambda part: (part / "begun.json").write_text("{"), "begun.json cannot be read"),
         (lambda part: (part / "begun.json").write_text('{"format": 1}'), "format is 1; this"),
-        (lambda part: (part / "begun.json").write_text('{"format": 2}'), "damaged .'data'."),
+        (lambda part: (part / "begun.json").write_text('{"format": 3}'), "damaged .'data'."),
         (lambda part: (part / "recipe.json").unlink(), "recipe.json"),
     ],
 )
@@ -279,7 +279,7 @@ def test_the_current_folder_may_be_the_run(saved, tmp_path, tiny_recipe, monkeyp
 
 def test_a_run_carries_what_made_it(saved):
     facts = json.loads((saved / "run.json").read_text())
-    assert facts["format"] == 2
+    assert facts["format"] == 3
     assert facts["torch"] == torch.__version__
     assert facts["hfld_lite"]
     assert facts["preprocessing"] == {
@@ -294,7 +294,7 @@ def test_a_run_carries_what_made_it(saved):
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("format", 1, "the format is 1; this version of hfld_lite reads format 2"),
+        ("format", 1, "the format is 1; this version of hfld_lite reads format 3"),
         ("format", None, "the format is None"),
         ("preprocessing", None, "preprocessed by None, and here"),
         ("preprocessing", {"view": "wave"}, r"preprocessed by .'view': 'wave'.*use hfld_lite \d"),

@@ -1,0 +1,207 @@
+"""When not to trust an answer: a doubtful one, and a recording unlike those of the training.
+
+*Unsure.* The suspicion of a recording is the probability of a defect, s = Σ P(defective classes).
+Of the n defective recordings of the validation part, ordered by s, the k-th smallest gives the
+limit, k = ⌊rate · (n + 1)⌋. "Sound" is said only below the limit: then a new defective recording is
+missed with a probability of at most the rate, averaged over draws of the validation part, if it
+comes from where those came from (exchangeability). Without normal classes, s = 1 − max P, and the
+recordings that would be answered wrongly take the place of the defective ones. Source: Angelopoulos
+and Bates, "A gentle introduction to conformal prediction and distribution-free uncertainty
+quantification", 2021.
+
+*Unlike the training.* The spectrum's power in BANDS bands, in dB relative to the recording's whole
+power, is compared with the mean and deviation of each class in training: the root mean square of
+the z-scores to the nearest class. The limit is the same rule, on validation recordings. Another
+microphone or room changes the balance of the bands; loudness does not. *Clipping* is told by the
+longest run of samples at the recording's extreme value.
+"""
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from hfld_lite.errors import ArgumentError
+
+BANDS = 24
+RATE = 0.01
+"""Share of defective recordings that may be called sound, and of usual ones that may bring a
+warning, where nothing else is asked for."""
+
+NOVEL = "its spectrum is unlike those of the training (another microphone or room?)"
+CLIPPED = "it is clipped: the loudest samples are cut off"
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What the program on the device needs to doubt; all plain numbers, saved as JSON.
+
+    Attributes:
+        rate: the promised share of misses (without normal classes: of wrong answers let through).
+        limit: "sound" is said below this suspicion only.
+        normal: positions of the normal classes.
+        means, deviations: of the band levels, dB, ``(classes, bands)``.
+        novelty: recordings above this score bring a warning.
+        run: samples in a row at the extreme value that bring a warning.
+        harmful, usual: how many validation recordings set the two limits.
+    """
+
+    rate: float
+    limit: float
+    normal: tuple[int, ...]
+    means: tuple[tuple[float, ...], ...]
+    deviations: tuple[tuple[float, ...], ...]
+    novelty: float
+    run: int
+    harmful: int
+    usual: int
+
+    def unsure(self, probabilities: np.ndarray) -> np.ndarray:
+        """Whether "unsure" is the answer, booleans ``(n,)``, by probabilities ``(n, classes)``.
+
+        An answer of a defective class stands; "sound" needs a suspicion below the limit. Without
+        normal classes every answer does.
+        """
+        doubtful = suspicion(probabilities, self.normal) >= self.limit
+        if not self.normal:
+            return doubtful
+        return doubtful & np.isin(probabilities.argmax(1), self.normal)
+
+    def warnings(self, signals: np.ndarray) -> list[list[str]]:
+        """What to say of each raw recording ``(n, samples)``; mostly nothing."""
+        scores = self.scores(signals)
+        runs = longest_run(signals)
+        return [
+            [NOVEL] * bool(score > self.novelty) + [CLIPPED] * bool(run >= self.run)
+            for score, run in zip(scores, runs, strict=True)
+        ]
+
+    def scores(self, signals: np.ndarray) -> np.ndarray:
+        """Novelty of raw recordings ``(n, samples)``: RMS z-score to the nearest class."""
+        return _scores(band_levels(signals), np.array(self.means), np.array(self.deviations))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Values that JSON can hold."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> "Trust":
+        """Read what `to_dict` returned.
+
+        Raises:
+            ValueError: if it is something else.
+        """
+        tables = {
+            name: tuple(tuple(float(x) for x in row) for row in values[name])
+            for name in ("means", "deviations")
+        }
+        whole = {name: int(values[name]) for name in ("run", "harmful", "usual")}
+        real = {name: float(values[name]) for name in ("rate", "limit", "novelty")}
+        trust = cls(normal=tuple(int(i) for i in values["normal"]), **tables, **whole, **real)
+        shape = np.array(trust.means).shape
+        if shape != np.array(trust.deviations).shape or shape[1:] != (BANDS,):
+            raise ValueError(f"means and deviations of the bands have shape {shape}")
+        if not np.isfinite([*real.values()]).all() or np.min(trust.deviations) <= 0:
+            raise ValueError("trust holds values that are not finite or not positive")
+        return trust
+
+
+def make_trust(
+    train: tuple[np.ndarray, np.ndarray],
+    validation: tuple[np.ndarray, np.ndarray],
+    probabilities: np.ndarray,
+    normal: tuple[int, ...],
+    rate: float | None = None,
+) -> Trust:
+    """Set the limits.
+
+    Args:
+        train: raw recordings ``(n, samples)`` and labels ``(n,)`` of the training part.
+        validation: the same of the validation part.
+        probabilities: the network's, of the validation part ``(n, classes)``.
+        normal: positions of the normal classes, empty for none.
+        rate: promised share of misses. By default RATE, or 1 / (n + 1) if the n harmful validation
+            recordings are too few to promise that.
+
+    Raises:
+        ArgumentError: if the validation part is too small for the rate that is asked for.
+    """
+    labels = np.asarray(validation[1])
+    harmful = ~np.isin(labels, normal) if normal else probabilities.argmax(1) != labels
+    count = int(harmful.sum())
+    lowest = 1 / (count + 1)
+    if rate is not None and not lowest <= rate < 1:
+        raise ArgumentError(
+            f"The miss rate is {rate:g}; {count} validation recordings can promise {lowest:.3g} or "
+            "more (below 1); ask for that, or train on more recordings."
+        )
+    rate = max(RATE, lowest) if rate is None else rate
+    # Nothing harmful was seen: then nothing can be promised, and nothing is doubted.
+    limit = math.inf if not count else _smallest(suspicion(probabilities, normal)[harmful], rate)
+    levels, classes = band_levels(train[0]), np.asarray(train[1])
+    known = [levels[classes == c] for c in np.unique(classes)]
+    means = np.array([part.mean(0) for part in known])
+    # One deviation for all classes, so that a class of few recordings has a steady one.
+    rest = np.concatenate([part - mean for part, mean in zip(known, means, strict=True)])
+    spread = np.sqrt(np.mean(rest**2, 0))
+    deviations = np.tile(np.maximum(spread, 0.1), (len(known), 1))
+    usual = _scores(band_levels(validation[0]), means, deviations)
+    false_warnings = max(RATE, 1 / (len(usual) + 1))
+    return Trust(
+        rate=float(rate),
+        limit=min(float(limit), 2.0),
+        normal=tuple(int(i) for i in normal),
+        means=_rows(means),
+        deviations=_rows(deviations),
+        novelty=-float(_smallest(-usual, false_warnings)),
+        run=max(3, int(longest_run(train[0]).max()) + 1),
+        harmful=count,
+        usual=len(usual),
+    )
+
+
+def suspicion(probabilities: np.ndarray, normal: tuple[int, ...]) -> np.ndarray:
+    """Probability of a defect ``(n,)``; without normal classes, of a wrong answer."""
+    if not normal:
+        return 1 - probabilities.max(1)
+    return 1 - probabilities[:, list(normal)].sum(1)
+
+
+def band_levels(signals: np.ndarray) -> np.ndarray:
+    """Power in BANDS equally wide bands, dB relative to the whole, ``(n, bands)``."""
+    signals = np.asarray(signals, np.float32)
+    power = np.empty((len(signals), signals.shape[1] // 2 + 1), np.float32)
+    for start in range(0, len(signals), 256):
+        power[start : start + 256] = np.abs(np.fft.rfft(signals[start : start + 256])) ** 2
+    edges = np.linspace(0, power.shape[1], BANDS + 1).astype(int)[:-1]
+    bands = np.add.reduceat(power, edges, axis=1)
+    return 10 * np.log10(bands / np.maximum(bands.sum(1, keepdims=True), 1e-30) + 1e-9)
+
+
+def longest_run(signals: np.ndarray) -> np.ndarray:
+    """Longest run of samples at the recording's lowest or highest value, ``(n,)``."""
+    signals = np.asarray(signals)
+    low, high = signals.min(1, keepdims=True), signals.max(1, keepdims=True)
+    extreme = run = (signals == low) | (signals == high)
+    longest = np.zeros(len(signals), int)
+    while run.size and run.any():  # runs are short: one pass for each sample of the longest
+        length = longest.max() + 1
+        longest[run.any(1)] = length
+        run = run[:, :-1] & extreme[:, length:]
+    return longest
+
+
+def _scores(levels: np.ndarray, means: np.ndarray, deviations: np.ndarray) -> np.ndarray:
+    z = (levels[:, None] - means) / deviations
+    return np.sqrt(np.mean(z**2, axis=2)).min(1)
+
+
+def _smallest(values: np.ndarray, rate: float) -> float:
+    """The k-th smallest value, k = ⌊rate (n + 1)⌋, at least the first."""
+    k = max(1, math.floor(rate * (len(values) + 1) + 1e-9))
+    return float(np.sort(values)[k - 1])
+
+
+def _rows(table: np.ndarray) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(round(float(x), 3) for x in row) for row in table)
