@@ -18,7 +18,6 @@ from rich.table import Table
 from safetensors import SafetensorError
 from typer import Argument, Option
 
-from hfld_lite.detector import Detector
 from hfld_lite.edge import threads
 from hfld_lite.errors import HfldError, RecipeError
 from hfld_lite.hierarchy import Chain, distill_chain
@@ -226,7 +225,7 @@ def predict(
                 table.add_row(
                     str(file),
                     str(row),
-                    "unsure" if unsure else _answer(detector, best),
+                    "unsure" if unsure else detector.answers[best],
                     detector.class_names[best],
                     f"{probabilities[best]:.3f}",
                     f"{milliseconds:.2f}",
@@ -242,14 +241,6 @@ def predict(
             f'"unsure" keeps {what} at {trust.rate:.1%} at most, for recordings like the '
             f"{trust.harmful} of the validation part that set the limit."
         )
-
-
-def _answer(detector: Detector, label: int) -> str:
-    """Sound or defective, or the class where no class is normal."""
-    name = detector.class_names[label]
-    if not detector.normal_classes:
-        return name
-    return "sound" if name in detector.normal_classes else "defective"
 
 
 @app.command(epilog="Example: hfld info runs/demo")

@@ -1,5 +1,6 @@
 """Trained networks in use: from raw recordings to probabilities, figures and costs."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -55,6 +56,18 @@ class Detector:
         self.check(np.asarray(signals).shape[-1], sample_rate, "signals")
         logits = predict_logits(self.network(role), self.inputs(signals))
         return torch.softmax(logits, 1).cpu().numpy()
+
+    def predictor(self, role: str) -> Callable[[np.ndarray], np.ndarray]:
+        """:meth:`predict` for one role, of signals at the training's sample rate."""
+        return lambda signals: self.predict(signals, self.sample_rate, role)
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """What to say for each class: sound or defective, or its name where none is normal."""
+        if not self.normal_classes:
+            return self.class_names
+        known = {True: "sound", False: "defective"}
+        return tuple(known[name in self.normal_classes] for name in self.class_names)
 
     def network(self, role: str) -> ResNet1d:
         """The network of a role."""

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hfld_lite.detector import Detector, TestResult, network_of
-from hfld_lite.errors import HfldError, RecipeError
+from hfld_lite.errors import ArgumentError, HfldError, RecipeError
 from hfld_lite.hierarchy import Chain
 from hfld_lite.networks import resnet1d
 from hfld_lite.readers import read_folder
@@ -86,14 +86,33 @@ def read_origin(data: dict[str, Any], progress: bool = False) -> Recordings:
 
 
 def trust_of(
-    detector: Detector, recordings: Recordings, parts: Split, role: str, rate: float | None = None
+    detector: Detector,
+    recordings: Recordings,
+    parts: Split,
+    predict: Callable[[np.ndarray], np.ndarray],
+    rate: float | None = None,
 ) -> Trust:
-    """When to doubt a network's answers: limits set on the validation part; see `trust`."""
+    """When to doubt a network's answers: limits set on the validation part; see `trust`.
+
+    Args:
+        detector: whose classes these are.
+        recordings, parts: of the training.
+        predict: class probabilities ``(n, classes)`` of raw signals ``(n, samples)``.
+        rate: promised share of misses; by default as `make_trust` says.
+
+    Raises:
+        ArgumentError: if there is no validation part, or it cannot promise the rate.
+    """
+    if not len(parts.validation):
+        raise ArgumentError(
+            "The run has no validation part to set a miss rate on; leave the rate out, or train "
+            "with another recipe than published."
+        )
     seen = recordings.select(parts.validation)
     return make_trust(
         _signals(recordings.select(parts.train)),
         _signals(seen),
-        detector.predict(seen.signals, seen.sample_rate, role),
+        predict(seen.signals),
         normal_positions(detector),
         rate,
     )
@@ -309,7 +328,7 @@ def save_run(
             for role, stage in chain.stages.items()
         },
         "trust": {
-            role: trust_of(detector, recordings, chain.split, role).to_dict()
+            role: trust_of(detector, recordings, chain.split, detector.predictor(role)).to_dict()
             for role in (detector.networks if len(chain.split.validation) else ())
         },
     }

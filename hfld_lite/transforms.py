@@ -119,19 +119,6 @@ VIEWS: dict[str, Callable[[np.ndarray | Tensor, int | None], Tensor]] = {
 """The views that networks read, by the name that a recipe gives."""
 
 
-def unchecked_view(signals: Tensor, view: str, length: int) -> Tensor:
-    """A view as tensor operations alone, to be traced; a constant signal gives NaN.
-
-    Args:
-        signals: ``(n, samples)``.
-        view: a name in `VIEWS`.
-        length: bins or samples to keep.
-    """
-    seen = _RAW[view](signals, length)
-    low, high = seen.amin(1, keepdim=True), seen.amax(1, keepdim=True)
-    return (seen - low) / (high - low)
-
-
 def _samples(signals: np.ndarray | Tensor) -> int:
     if signals.ndim != 2 or signals.shape[1] < 3:
         raise ArgumentError(

@@ -12,6 +12,7 @@ from hfld_lite.export import (
     CALIBRATION,
     INPUT,
     OPSETS,
+    _Spectrum,
     quantise,
     quantise_dynamically,
     session,
@@ -86,6 +87,29 @@ def test_raw_samples_go_through_the_recipes_view_inside_the_graph(network, view)
     np.testing.assert_allclose(run(made, signals), torchs(network, seen), atol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("samples", "bins"), [(7000, 1750), (7000, 3501), (60, 31), (8192, 100), (3499, 1000)]
+)
+def test_the_graphs_spectrum_is_the_fourier_transforms(samples, bins):
+    # 3499 is a prime above LONGEST_FACTOR
+    signals = np.random.default_rng(0).standard_normal((3, samples)).astype(np.float32)
+    expected = np.abs(np.fft.rfft(signals.astype(float)))[:, :bins]
+    found = _Spectrum(samples, bins)(torch.from_numpy(signals)).numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-6 * expected.max())
+
+
+def test_ill_suited_lengths_take_the_runtimes_transform(network):
+    kinds = {}
+    for samples in (2100, 2099):
+        made = to_onnx(network, 900, recipe=Recipe(bins=900), samples=samples)
+        kinds[samples] = {node.op_type for node in made.graph.node}
+    assert "DFT" not in kinds[2100]
+    assert "DFT" in kinds[2099]
+    signals = torch.randn(5, 2099)
+    expected = torchs(network, spectrum(signals, 900))
+    np.testing.assert_allclose(run(made, signals), expected, atol=1e-4)
+
+
 def test_batch_norm_is_folded_and_nothing_tells_who_made_it(model):
     assert {n.op_type for n in model.graph.node} >= {"Conv", "Gemm", "Softmax"}
     assert not any(n.op_type == "BatchNormalization" for n in model.graph.node)
@@ -122,9 +146,11 @@ def test_the_view_and_the_softmax_stay_in_float(network):
     signals = np.random.default_rng(0).standard_normal((60, 2100)).astype(np.float32)
     small = quantise(made, signals)
     producer = {name: node.op_type for node in small.graph.node for name in node.output}
-    by_kind = {node.op_type: node for node in small.graph.node}
-    assert producer.get(by_kind["DFT"].input[0]) == "Unsqueeze"
-    assert "QuantizeLinear" not in {producer.get(name) for name in by_kind["Sqrt"].input}
+    products = [node for node in small.graph.node if node.op_type == "MatMul"][:6]
+    read = {producer.get(name) for node in products for name in node.input}
+    assert read == {"Reshape", "Sub", "Add", None}, "the view's products are those of floats"
+    kinds = [node.op_type for node in quantise_dynamically(made).graph.node]
+    assert kinds.count("MatMul") >= 6
     assert producer[small.graph.output[0].name] == "Softmax"
     assert np.abs(run(small, signals) - run(made, signals)).max() < 0.05
 

@@ -1,0 +1,59 @@
+"""Classify recordings: python predict.py impact.wav ... (needs numpy and onnxruntime only)."""
+
+import json
+import sys
+import wave
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+
+MODEL = onnxruntime.InferenceSession(str(Path(__file__).with_name("MODEL_FILE")))
+FACTS = json.loads(MODEL.get_modelmeta().custom_metadata_map["hfld_lite"])
+
+
+def read(path):
+    """Recordings of one channel in [-1, 1), cut as in training."""
+    with wave.open(path) as file:
+        rate, width, channels = file.getframerate(), file.getsampwidth(), file.getnchannels()
+        data = np.frombuffer(file.readframes(file.getnframes()), np.uint8).reshape(-1, width)
+    if rate != FACTS["sample_rate"]:
+        raise ValueError(f"is at {rate} Hz, not at {FACTS['sample_rate']} Hz; resample it")
+    whole = np.zeros((len(data), 4), np.uint8)
+    whole[:, 4 - width :] = data ^ 128 if width == 1 else data  # 8 bits are unsigned in WAV
+    signal = (whole.view("<i4") / 2**31).reshape(-1, channels).mean(1).astype(np.float32)
+    ends = range(FACTS["samples"], len(signal) + 1, FACTS["hop"] or 10**12)
+    if not ends or any(np.ptp(signal[end - FACTS["samples"] : end]) == 0 for end in ends):
+        raise ValueError(f"is silent, or shorter than {FACTS['samples']} samples")
+    return [signal[end - FACTS["samples"] : end] for end in ends]
+
+
+def view(x):
+    """What the network reads: of a raw graph the samples themselves, the rest is inside it."""
+    x = np.abs(np.fft.rfft(x[: FACTS["cut"]])) if FACTS["view"] == "spectrum" else x
+    x = x[: FACTS["length"]]
+    return x if FACTS["view"] == "raw" else (x - x.min()) / np.ptp(x)
+
+
+def warnings(x):
+    """Bands of the spectrum against each class in training; runs at the extreme values."""
+    power, extreme = np.abs(np.fft.rfft(x)) ** 2, (x == x.min()) | (x == x.max())
+    edges = np.linspace(0, len(power), len(FACTS["means"][0]) + 1).astype(int)
+    bands = 10 * np.log10(np.add.reduceat(power, edges[:-1]) / power.sum() + 1e-9)
+    z = (bands - FACTS["means"]) / FACTS["deviations"]
+    clipped = b"\1" * FACTS["run"] in extreme.tobytes()
+    novel = np.sqrt(np.mean(z**2, 1)).min() > FACTS["novelty"]
+    return [FACTS["novel"]] * bool(novel) + [FACTS["clipped"]] * clipped
+
+
+for path in sys.argv[1:] or sys.exit(__doc__):
+    try:
+        for x in read(path):
+            p = MODEL.run(None, {"input": view(x)[None].astype(np.float32)})[0][0]
+            doubt = 1 - (p[FACTS["normal"]].sum() if FACTS["normal"] else p.max())
+            unsure = doubt >= FACTS["limit"] and FACTS["doubted"][p.argmax()]
+            answer = "unsure" if unsure else FACTS["answers"][p.argmax()]
+            print(f"{path}: {answer} ({FACTS['class_names'][p.argmax()]}, {p.max():.3f})")
+            print("".join(f"  warning: {text}\n" for text in warnings(x)), end="")
+    except (OSError, EOFError, ValueError, wave.Error) as error:
+        sys.exit(f"{path}: {error}")

@@ -1,0 +1,363 @@
+"""A trained network on its way to a device: the file, its program, and where torch is missing."""
+
+import json
+import subprocess
+import sys
+import wave
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from hfld_lite import (
+    ArgumentError,
+    DataError,
+    HfldError,
+    Network,
+    RecipeError,
+    distill_chain,
+    simulate_tiles,
+)
+from hfld_lite.deploy import FORMATS, TOLERANCE, export_run
+from hfld_lite.export import FACTS, INPUT, session
+from hfld_lite.readers import read_signals
+from hfld_lite.runs import load_run, new_run, save_run
+from hfld_lite.trust import CLIPPED, NOVEL, Trust
+
+
+@pytest.fixture(scope="module")
+def recordings():
+    return simulate_tiles("AB", tiles_per_class=20, drops=2, seed=3)
+
+
+def made(folder, recordings, recipe):
+    """A run folder, trained on recordings that stand beside it."""
+    recordings.save(folder / "data")
+    chain = distill_chain(recordings, recipe, progress=False)
+    with new_run(folder / "run") as part:
+        origin = {"folder": str(folder / "data"), "options": {}}
+        save_run(part, chain, chain.test(recordings), recordings, origin)
+    return folder / "run"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, recordings, tiny_recipe):
+    """A run whose student has learned something, so that its answers differ."""
+    longer = Network(10, 1 / 16, epochs=12)
+    recipe = tiny_recipe.replace(student=longer, secondary_teachers=(longer,))
+    return made(tmp_path_factory.mktemp("deploy"), recordings, recipe)
+
+
+@pytest.fixture(scope="module")
+def run(folder):
+    return load_run(folder)
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """A Python with numpy and onnxruntime, and nothing else: neither torch nor this library."""
+    folder = tmp_path_factory.mktemp("bare")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder / "env"], check=True)
+    packages = folder / "packages"
+    packages.mkdir()
+    for name in ("numpy", "onnxruntime"):
+        inside = Path(find_spec(name).origin).parent
+        for path in (inside, inside.with_name(f"{name}.libs")):
+            if path.exists():
+                (packages / path.name).symlink_to(path)
+    python = folder / "env" / ("Scripts/python.exe" if sys.platform == "win32" else "bin/python")
+
+    def call(*arguments, code=0):
+        done = subprocess.run(
+            [python, "-W", "error", *map(str, arguments)],
+            cwd=folder,
+            env={"PYTHONPATH": str(packages)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        assert "Traceback" not in done.stderr
+        return done.stdout + done.stderr
+
+    for missing in ("torch", "hfld_lite", "scipy"):
+        seen = call("-c", f"from importlib.util import find_spec; print(find_spec('{missing}'))")
+        assert seen == "None\n"
+    return call
+
+
+def write_wav(path, signal, rate=40_000, width=2, channels=1):
+    """A WAV file of so many bytes a sample; the loudest sample is at nine tenths."""
+    scaled = np.asarray(signal) * 0.9 / np.abs(signal).max()
+    whole = np.round(scaled * 2 ** (8 * width - 1)).astype(np.int64)
+    if width == 1:
+        whole += 128
+    data = np.repeat(whole, channels).astype("<i8").view(np.uint8).reshape(-1, 8)[:, :width]
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(channels)
+        file.setsampwidth(width)
+        file.setframerate(rate)
+        file.writeframes(data.tobytes())
+    return path
+
+
+def facts(path):
+    (entry,) = [e for e in onnx.load(path).metadata_props if e.key == FACTS]
+    return json.loads(entry.value)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_the_file_answers_as_torch_on_500_recordings(run, recordings, tmp_path, raw):
+    written = export_run(run, tmp_path / "out", raw=raw)
+    assert written.difference <= TOLERANCE
+    assert written.compared == 500
+    many = simulate_tiles("AB", tiles_per_class=63, drops=2, seed=9).signals[:500]
+    expected = run.detector.predict(many, 40_000)
+    assert len(expected) == 500
+    assert np.ptp(expected, axis=0).max() > 0.01, "the network tells recordings apart"
+    inputs = many if raw else run.detector.inputs(many).numpy()
+    found = session(onnx.load(written.model)).run(None, {INPUT: np.asarray(inputs)})[0]
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_the_metadata_say_what_the_device_needs(run, tmp_path):
+    written = export_run(run, tmp_path)
+    known = facts(written.model)
+    assert known["class_names"] == list(run.detector.class_names)
+    assert (known["sample_rate"], known["samples"]) == (40_000, 7000)
+    assert known["answers"] == [
+        "sound" if name in run.detector.normal_classes else "defective"
+        for name in run.detector.class_names
+    ]
+    assert (known["view"], known["length"], known["role"]) == ("spectrum", 600, "student")
+    assert Trust.from_dict(known) == run.trust["student"] == written.trust
+    assert known["hfld_lite"]
+    assert facts(export_run(run, tmp_path, raw=True).model)["view"] == "raw"
+
+
+@pytest.mark.parametrize("format", ["onnx-int8", "onnx-int8-dynamic"])
+def test_quantised_files_are_smaller_and_their_accuracy_is_told(run, recordings, tmp_path, format):
+    exact, small = export_run(run, tmp_path / "a"), export_run(run, tmp_path / "b", format)
+    assert small.bytes < 0.75 * exact.bytes
+    assert small.bytes == small.model.stat().st_size
+    assert exact.before is None
+    part = recordings.select(run.split.test)
+    assert small.before.accuracy == run.detector.evaluate(part).accuracy
+    inputs = run.detector.inputs(part.signals).numpy()
+    runner = session(onnx.load(small.model))
+    found = [runner.run(None, {INPUT: row[None]})[0][0].argmax() for row in inputs]
+    assert small.after.accuracy == np.mean(found == part.labels)
+    difference, low, high = small.change
+    assert difference == pytest.approx(small.after.accuracy - small.before.accuracy)
+    assert low <= difference <= high
+    assert small.difference > exact.difference
+
+
+def test_calibration_reads_training_recordings_only(run, recordings, tmp_path, monkeypatch):
+    read = {}
+    monkeypatch.setattr(
+        "hfld_lite.deploy.quantise", lambda model, inputs: read.update(inputs=inputs) or model
+    )
+    export_run(run, tmp_path, "onnx-int8")
+    train = run.detector.inputs(recordings.signals[run.split.train]).numpy()
+    rest = run.detector.inputs(
+        recordings.signals[np.concatenate([run.split.validation, run.split.test])]
+    ).numpy()
+    known, unknown = ({row.tobytes() for row in part} for part in (train, rest))
+    given = {row.tobytes() for row in read["inputs"]}
+    assert len(given) == min(200, len(train))
+    assert given <= known
+    assert not given & unknown
+
+
+def test_the_limit_of_a_quantised_file_is_set_on_its_own_answers(run, tmp_path):
+    small = export_run(run, tmp_path, "onnx-int8", miss_rate=0.2)
+    assert small.trust.rate == 0.2
+    assert small.trust.limit != run.trust["student"].limit
+    assert facts(small.model)["limit"] == small.trust.limit
+    exact = export_run(run, tmp_path, miss_rate=0.2)
+    assert exact.trust.rate == 0.2
+    assert exact.trust.limit != small.trust.limit
+
+
+def test_float32_needs_no_recordings_and_the_others_say_so(run, tmp_path):
+    gone = replace(run, facts=run.facts | {"data": {"folder": "no/such", "options": {}}})
+    assert export_run(gone, tmp_path).trust == run.trust["student"]
+    with pytest.raises(DataError, match="no/such"):
+        export_run(gone, tmp_path, "onnx-int8")
+    with pytest.raises(DataError, match="no/such"):
+        export_run(gone, tmp_path, miss_rate=0.2)
+
+
+def test_mistakes_are_named(run, tmp_path, monkeypatch):
+    with pytest.raises(ArgumentError, match=f"format is 'tflite'; choose one of {FORMATS[0]}"):
+        export_run(run, tmp_path, "tflite")
+    with pytest.raises(ArgumentError, match="opset is 7; choose one from 18 to 23"):
+        export_run(run, tmp_path, opset=7)
+    with pytest.raises(HfldError, match="There is no 'student' here; choose from teacher"):
+        export_run(replace(run, detector=run.detector.only("teacher")), tmp_path)
+    with pytest.raises(ArgumentError, match="validation recordings can promise"):
+        export_run(run, tmp_path, miss_rate=1e-6)
+    few = replace(run, split=replace(run.split, train=run.split.train[:20]))
+    with pytest.raises(DataError, match="calibration: there are 20 recordings"):
+        export_run(few, tmp_path, "onnx-int8")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RecipeError, match="cannot be written"):
+        export_run(run, tmp_path / "file")
+    monkeypatch.setattr("hfld_lite.deploy.TOLERANCE", -1.0)
+    with pytest.raises(HfldError, match="differs from torch's by"):
+        export_run(run, tmp_path / "never")
+    assert not (tmp_path / "never").exists()
+
+
+def test_a_run_without_validation_never_doubts(run, tmp_path, bare, recordings):
+    rows = np.concatenate([run.split.train, run.split.validation])
+    without = replace(run, trust={}, split=replace(run.split, train=rows, validation=[]))
+    written = export_run(without, tmp_path, "onnx-int8")
+    assert written.trust is None
+    noise = np.random.default_rng(0).standard_normal(7000)
+    said = bare(written.program, write_wav(tmp_path / "noise.wav", np.clip(noise, -0.5, 0.5)))
+    assert "unsure" not in said
+    assert "warning" not in said
+    with pytest.raises(ArgumentError, match="no validation part to set a miss rate on"):
+        export_run(without, tmp_path, miss_rate=0.2)
+
+
+def answers(text):
+    """Of each line "FILE: ANSWER (CLASS, PROBABILITY)" the answer, the class, the probability."""
+    found = []
+    for line in text.splitlines():
+        if not line.startswith("  warning"):
+            answer, rest = line.rsplit(": ", 1)[1].split(" (")
+            name, probability = rest.rstrip(")").split(", ")
+            found.append((answer, name, float(probability)))
+    return found
+
+
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize("format", ["onnx", "onnx-int8"])
+def test_the_program_answers_as_the_library_without_torch(
+    run, recordings, tmp_path, bare, format, raw
+):
+    written = export_run(run, tmp_path / "out", format, raw=raw, miss_rate=0.25)
+    assert len(written.program.read_text().splitlines()) < 60
+    part = recordings.select(run.split.test)
+    files = [write_wav(tmp_path / f"{i}.wav", part.signals[i]) for i in range(len(part))]
+    found = answers(bare(written.program, *files))
+    read = np.concatenate([read_signals(f, sample_rate=40_000, samples=7000) for f in files])
+    if format == "onnx":
+        expected = run.detector.predict(read, 40_000)
+    else:
+        inputs = read if raw else run.detector.inputs(read).numpy()
+        runner = session(onnx.load(written.model))
+        expected = np.concatenate([runner.run(None, {INPUT: row[None]})[0] for row in inputs])
+    labels, unsure = expected.argmax(1), written.trust.unsure(expected)
+    names = np.array(run.detector.class_names)
+    assert [name for _, name, _ in found] == names[labels].tolist()
+    assert [p for *_, p in found] == pytest.approx(expected.max(1).tolist(), abs=2e-3)
+    kinds = np.array(run.detector.answers)[labels]
+    assert [answer for answer, *_ in found] == np.where(unsure, "unsure", kinds).tolist()
+    assert {answer for answer, *_ in found} == {"unsure", "sound", "defective"}
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 4])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_the_program_reads_wav_as_the_library_does(
+    run, recordings, tmp_path, bare, width, channels
+):
+    program = export_run(run, tmp_path / "out").program
+    signal = np.concatenate([recordings.signals[4], np.full(50, 0.01)])  # longer than is read
+    file = write_wav(tmp_path / "x.wav", signal, width=width, channels=channels)
+    probabilities = run.detector.predict(
+        read_signals(file, sample_rate=40_000, samples=7000), 40_000
+    )[0]
+    ((_, name, probability),) = answers(bare(program, file))
+    assert name == run.detector.class_names[probabilities.argmax()]
+    assert probability == pytest.approx(probabilities.max(), abs=2e-3)
+
+
+def test_the_program_warns_as_the_library_does(run, recordings, tmp_path, bare):
+    program = export_run(run, tmp_path / "out").program
+    usual = np.array(recordings.signals[run.split.train[0]])
+    clipped = np.clip(usual, -0.3 * np.abs(usual).max(), 0.3 * np.abs(usual).max())
+    muffled = np.convolve(usual, np.full(9, 1 / 9), "same")
+    said = {}
+    for name, signal in {"usual": usual, "clipped": clipped, "muffled": muffled}.items():
+        file = write_wav(tmp_path / f"{name}.wav", signal)
+        said[name] = bare(program, file)
+        read = read_signals(file, sample_rate=40_000, samples=7000)
+        (expected,) = run.trust["student"].warnings(read)
+        shown = [line.removeprefix("  warning: ") for line in said[name].splitlines()[1:]]
+        assert shown == expected
+    assert "warning" not in said["usual"]
+    assert CLIPPED in said["clipped"]
+    assert NOVEL in said["muffled"]
+
+
+def test_the_programs_own_errors_are_one_sentence(run, tmp_path, bare):
+    program = export_run(run, tmp_path / "out").program
+    noise = np.random.default_rng(0).standard_normal(7000)
+    wrong = {
+        "is at 8000 Hz, not at 40000 Hz; resample it": write_wav(tmp_path / "a.wav", noise, 8000),
+        "is silent, or shorter than 7000 samples": write_wav(tmp_path / "b.wav", noise[:6999]),
+        "No such file": tmp_path / "c.wav",
+    }
+    (tmp_path / "d.wav").write_bytes(b"RIFF, but not really")
+    wrong[""] = tmp_path / "d.wav"
+    (tmp_path / "e.wav").write_bytes(b"")
+    wrong["e.wav"] = tmp_path / "e.wav"
+    silent = np.zeros(7000)
+    silent[-1] = 1
+    short = write_wav(tmp_path / "f.wav", silent).read_bytes()
+    (tmp_path / "f.wav").write_bytes(short[:-2] + b"\0\0")
+    wrong["silent"] = tmp_path / "f.wav"
+    for words, file in wrong.items():
+        said = bare(program, file, code=1)
+        assert said.startswith(f"{file}: ") or "No such file" in said
+        assert words in said
+        assert said.count("\n") == 1
+    assert "python predict.py impact.wav" in bare(program, code=1)
+
+
+def test_windows_of_a_long_recording_are_answered_one_by_one(run, tmp_path, bare, recordings):
+    windowed = replace(run, facts=run.facts | {"window": [7000, 3500]})
+    program = export_run(windowed, tmp_path / "out").program
+    long = write_wav(tmp_path / "long.wav", np.concatenate(recordings.signals[[0, 20]]))
+    found = answers(bare(program, long))
+    read = read_signals(long, sample_rate=40_000, samples=7000, hop=3500)
+    probabilities = run.detector.predict(read, 40_000)
+    assert len(found) == 3
+    assert [p for *_, p in found] == pytest.approx(probabilities.max(1).tolist(), abs=2e-3)
+
+
+@pytest.mark.parametrize("samples", [None, 5000])
+def test_the_time_view_and_a_recipes_cut(tmp_path, recordings, tiny_recipe, bare, samples):
+    for view in ("time", "spectrum"):
+        place = tmp_path / view
+        place.mkdir()
+        recipe = tiny_recipe.replace(view=view, samples=samples)
+        loaded = load_run(made(place, recordings, recipe))
+        program = export_run(loaded, place / "out").program
+        file = write_wav(place / "x.wav", recordings.signals[4])
+        probabilities = loaded.detector.predict(
+            read_signals(file, sample_rate=40_000, samples=7000), 40_000
+        )[0]
+        ((_, _, probability),) = answers(bare(program, file))
+        assert probability == pytest.approx(probabilities.max(), abs=2e-3)
+
+
+def test_without_normal_classes_the_class_is_the_answer(tmp_path, recordings, tiny_recipe, bare):
+    named = replace(recordings, normal_classes=())
+    loaded = load_run(made(tmp_path, named, tiny_recipe))
+    written = export_run(loaded, tmp_path / "out")
+    files = [write_wav(tmp_path / f"{i}.wav", recordings.signals[i]) for i in range(0, 160, 8)]
+    read = np.concatenate([read_signals(f, sample_rate=40_000, samples=7000) for f in files])
+    probabilities = loaded.detector.predict(read, 40_000)
+    unsure = written.trust.unsure(probabilities)
+    names = np.array(loaded.detector.class_names)[probabilities.argmax(1)]
+    found = [answer for answer, *_ in answers(bare(written.program, *files))]
+    assert found == np.where(unsure, "unsure", names).tolist()
