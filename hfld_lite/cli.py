@@ -1,4 +1,4 @@
-"""The `hfld` command: train, evaluate, predict, info."""
+"""The `hfld` command: train, evaluate, predict, info; export and edge are in `cli_edge`."""
 
 import shlex
 import sys
@@ -18,6 +18,8 @@ from rich.table import Table
 from safetensors import SafetensorError
 from typer import Argument, Option
 
+from hfld_lite import cli_edge
+from hfld_lite.cli_edge import Role, RunFolder
 from hfld_lite.edge import threads
 from hfld_lite.errors import HfldError, RecipeError
 from hfld_lite.hierarchy import Chain, distill_chain
@@ -46,10 +48,6 @@ app = typer.Typer(
 )
 console = Console(highlight=False, markup=False)
 
-RunFolder = Annotated[Path, Argument(help="A run folder that `hfld train` wrote.")]
-Role = Annotated[
-    str, Option(help="A network of the run: teacher, secondary_teacher, student, student_alone.")
-]
 Variable = Annotated[str | None, Option(help="Name of the variable in .mat files.")]
 
 
@@ -235,12 +233,8 @@ def predict(
         console.print(note)
     if trust is None:
         console.print("There was no validation part, so doubtful answers are not told apart.")
-    elif trust.harmful:
-        what = "defective recordings called sound" if trust.normal else "wrong answers let through"
-        console.print(
-            f'"unsure" keeps {what} at {trust.rate:.1%} at most, for recordings like the '
-            f"{trust.harmful} of the validation part that set the limit."
-        )
+    else:
+        console.print(trust.promise)
 
 
 @app.command(epilog="Example: hfld info runs/demo")
@@ -269,6 +263,9 @@ def info(run: RunFolder) -> None:
         _print_table(results)
     except (KeyError, TypeError, ValueError) as error:
         raise RecipeError(f"{run}/results.csv is damaged ({error}); copy the run again.") from error
+
+
+cli_edge.register(app)
 
 
 @contextmanager

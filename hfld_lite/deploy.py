@@ -104,11 +104,11 @@ def export_run(
     if format not in FORMATS:
         raise ArgumentError(f"format is {format!r}; choose one of {', '.join(FORMATS)}.")
     detector, network = run.detector, run.detector.network(role)
-    length = detector.inputs(_noise(1, detector.samples)).shape[1]
+    length = detector.inputs(noise(1, detector.samples)).shape[1]
     recipe = detector.recipe if raw else None
     model = to_onnx(network, length, recipe=recipe, samples=detector.samples, opset=opset)
     exact = _Answers(model, detector, raw)
-    signals = _noise(COMPARED, detector.samples)
+    signals = noise(COMPARED, detector.samples)
     recordings, trust, figures = None, run.trust.get(role), {}
     if format != "onnx" or miss_rate is not None:
         recordings = run.recordings(progress)
@@ -153,7 +153,7 @@ class _Answers:
         return np.concatenate(rows)
 
 
-def _noise(count: int, samples: int) -> np.ndarray:
+def noise(count: int, samples: int) -> np.ndarray:
     """Decaying noise, a stand-in for impacts where no recordings are at hand."""
     rng = np.random.default_rng(0)
     fading = np.exp(-np.arange(samples) / (samples * rng.uniform(0.02, 0.5, (count, 1))))

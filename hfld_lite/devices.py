@@ -174,9 +174,7 @@ def device(name: str) -> Device:
         return known[plain]
     near = [known[match].name for match in difflib.get_close_matches(plain, known, 3, 0.5)]
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise ArgumentError(
-        f"device {name!r} is unknown; {hint}`hfld edge --help` and DEVICES list all of them."
-    )
+    raise ArgumentError(f"device {name!r} is unknown; {hint}`hfld edge RUN` lists them all.")
 
 
 def _plain(name: str) -> str:

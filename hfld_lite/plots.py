@@ -177,5 +177,119 @@ def size_against_accuracy(table: pd.DataFrame) -> Figure:
     return figure
 
 
+def bytes_by_part(table: pd.DataFrame) -> Figure:
+    """Where the bytes of a network are: a bar for each part.
+
+    Args:
+        table: of :func:`hfld_lite.edge.sizes`.
+    """
+    parts = table[table["part"] != "total"].iloc[::-1]
+    figure = Figure(figsize=(7, 0.4 * len(parts) + 1.2), layout="constrained")
+    axis = figure.subplots()
+    kilobytes = parts["int8_bytes"] / 1000
+    bars = axis.barh(parts["part"], kilobytes, color=COLOURS[0])
+    shares = kilobytes / kilobytes.sum()
+    texts = [f"{x:,.1f} kB, {share:.0%}" for x, share in zip(kilobytes, shares, strict=True)]
+    axis.bar_label(bars, texts, padding=3, fontsize=9)
+    axis.margins(x=0.25)
+    axis.set_xlabel("kB in INT8, batch norm folded")
+    return figure
+
+
+def memory_by_operator(peaks: Mapping[str, Sequence[tuple[str, str, int]]]) -> Figure:
+    """Bytes of the activations alive while each operator runs, a panel for each precision.
+
+    Args:
+        peaks: by precision, (name, kind, bytes) of the operators in their order.
+    """
+    figure = Figure(figsize=(8, 2.2 * len(peaks) + 0.6), layout="constrained")
+    axes = figure.subplots(len(peaks), 1, squeeze=False).ravel()
+    for axis, (precision, nodes) in zip(axes, peaks.items(), strict=True):
+        alive = np.array([size for *_, size in nodes]) / 1000
+        top = int(alive.argmax())
+        colours = [COLOURS[1] if i == top else COLOURS[0] for i in range(len(alive))]
+        axis.bar(range(len(alive)), alive, color=colours, width=0.9)
+        axis.annotate(
+            f"{nodes[top][1]}: {alive[top]:,.1f} kB",
+            (top, alive[top]),
+            (6, 4),
+            textcoords="offset points",
+            fontsize=9,
+        )
+        axis.margins(y=0.2)
+        axis.set_title(precision.upper(), fontsize=10)
+    figure.supxlabel("operator, in the order of the graph")
+    figure.supylabel("kB of activations alive")
+    return figure
+
+
+COST_LABELS = {
+    "int8_bytes": "bytes in INT8",
+    "macs": "MACs",
+    "int8_ms": "ms in INT8, one thread",
+    "fp32_ms": "ms in FP32, one thread",
+    "parameters": "parameters",
+}
+
+
+def front(
+    table: pd.DataFrame,
+    costs: Sequence[str] = ("int8_bytes", "macs", "int8_ms"),
+    budgets: Mapping[str, float] | None = None,
+) -> Figure:
+    """Accuracy against what a student costs, alone and distilled, with the distilled ones' front.
+
+    Args:
+        table: of ``data_scripts/sweep_students.py``: a row for each student and ``method`` with
+            ``validation_accuracy``, ``teacher_validation_accuracy``, the costs and ``front_COST``.
+        costs: columns, a panel each.
+        budgets: of some costs, drawn as lines.
+    """
+    figure = Figure(figsize=(3.6 * len(costs) + 1, 4.2), layout="constrained")
+    axes = figure.subplots(1, len(costs), sharey=True, squeeze=False).ravel()
+    styles = {"alone": (COLOURS[1], "o", "none"), "distilled": (COLOURS[0], "s", COLOURS[0])}
+    for axis, cost in zip(axes, costs, strict=True):
+        for method, (colour, marker, face) in styles.items():
+            part = table[table["method"] == method]
+            axis.plot(
+                part[cost],
+                part["validation_accuracy"],
+                marker,
+                color=colour,
+                markerfacecolor=face,
+                markersize=6,
+                label=method,
+            )
+        best = table[table[f"front_{cost}"]].sort_values(cost)
+        axis.step(
+            best[cost],
+            best["validation_accuracy"],
+            where="post",
+            color=COLOURS[0],
+            label="front of the distilled",
+        )
+        axis.axhline(
+            table["teacher_validation_accuracy"].max(),
+            color="0.4",
+            linestyle="--",
+            label="best teacher",
+        )
+        if budgets and cost in budgets:
+            axis.axvline(budgets[cost], color=COLOURS[2], linestyle=":", label="budget")
+        axis.set_xlabel(COST_LABELS.get(cost, cost))
+        if table[cost].max() > 20 * table[cost].min():
+            axis.set_xscale("log")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("validation accuracy, mean of the seeds")
+    axes[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+    known = {
+        name: line
+        for axis in axes
+        for line, name in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(known.values(), known, loc="outside lower center", ncols=len(known), fontsize=9)
+    return figure
+
+
 def _words(role: str) -> str:
     return role.replace("_", " ")

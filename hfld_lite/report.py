@@ -133,20 +133,11 @@ def write_report(
     for name, title, figure, alt, caption in figures:
         data = plots.png(figure)
         (folder / "figures" / f"{name}.png").write_bytes(data)
-        shown.append(
-            {
-                "title": title,
-                "data": base64.b64encode(data).decode(),
-                "alt": alt + ".",
-                "caption": caption,
-            }
-        )
+        shown.append(embedded(title, data, alt, caption))
     cells = display_table(table)
     counts = {name: len(part) for name, part in chain.split.parts().items()}
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("hfld_lite"), autoescape=True, trim_blocks=True
-    )
-    page = environment.get_template("report.html").render(
+    page = render(
+        "report.html",
         title="Teacher, secondary teacher, student",
         lead=f"{recordings.source[:1].upper()}{recordings.source[1:]}. Classes: "
         f"{', '.join(detector.class_names)}.",
@@ -192,3 +183,17 @@ def write_report(
         recipe=detector.recipe.to_json(),
     )
     (folder / "report.html").write_text(page, encoding="utf-8")
+
+
+def embedded(title: str, data: bytes, alt: str, caption: str) -> dict[str, str]:
+    """A PNG file with its words, for the templates."""
+    encoded = base64.b64encode(data).decode()
+    return {"title": title, "data": encoded, "alt": alt + ".", "caption": caption}
+
+
+def render(template: str, **values: object) -> str:
+    """A page of ``hfld_lite/templates``."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("hfld_lite"), autoescape=True, trim_blocks=True
+    )
+    return environment.get_template(template).render(**values)

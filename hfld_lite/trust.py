@@ -17,7 +17,7 @@ longest run of samples at the recording's extreme value.
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,7 @@ class Trust:
         novelty: recordings above this score bring a warning.
         run: samples in a row at the extreme value that bring a warning.
         harmful, usual: how many validation recordings set the two limits.
+        doubted: share of the validation recordings whose answer is "unsure".
     """
 
     rate: float
@@ -56,6 +57,7 @@ class Trust:
     run: int
     harmful: int
     usual: int
+    doubted: float
 
     def unsure(self, probabilities: np.ndarray) -> np.ndarray:
         """Whether "unsure" is the answer, booleans ``(n,)``, by probabilities ``(n, classes)``.
@@ -81,6 +83,18 @@ class Trust:
         """Novelty of raw recordings ``(n, samples)``: RMS z-score to the nearest class."""
         return _scores(band_levels(signals), np.array(self.means), np.array(self.deviations))
 
+    @property
+    def promise(self) -> str:
+        """What "unsure" is good for, and what it costs, in a sentence."""
+        if not self.harmful:
+            return "No validation recording was answered wrongly, so nothing is doubted."
+        what = "defective recordings called sound" if self.normal else "wrong answers let through"
+        return (
+            f'"unsure" keeps {what} at {self.rate:.1%} at most, for recordings like the '
+            f"{self.harmful} of the validation part that set the limit; {self.doubted:.1%} of the "
+            "validation part was answered so."
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """Values that JSON can hold."""
         return asdict(self)
@@ -97,7 +111,7 @@ class Trust:
             for name in ("means", "deviations")
         }
         whole = {name: int(values[name]) for name in ("run", "harmful", "usual")}
-        real = {name: float(values[name]) for name in ("rate", "limit", "novelty")}
+        real = {name: float(values[name]) for name in ("rate", "limit", "novelty", "doubted")}
         trust = cls(normal=tuple(int(i) for i in values["normal"]), **tables, **whole, **real)
         shape = np.array(trust.means).shape
         if shape != np.array(trust.deviations).shape or shape[1:] != (BANDS,):
@@ -148,7 +162,7 @@ def make_trust(
     deviations = np.tile(np.maximum(spread, 0.1), (len(known), 1))
     usual = _scores(band_levels(validation[0]), means, deviations)
     false_warnings = max(RATE, 1 / (len(usual) + 1))
-    return Trust(
+    made = Trust(
         rate=float(rate),
         limit=min(float(limit), 2.0),
         normal=tuple(int(i) for i in normal),
@@ -158,7 +172,9 @@ def make_trust(
         run=max(3, int(longest_run(train[0]).max()) + 1),
         harmful=count,
         usual=len(usual),
+        doubted=0.0,
     )
+    return replace(made, doubted=float(made.unsure(probabilities).mean()))
 
 
 def suspicion(probabilities: np.ndarray, normal: tuple[int, ...]) -> np.ndarray:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from hfld_lite import Network, Recipe, distill_chain, simulate_tiles
+from hfld_lite.runs import new_run, save_run
 
 
 def pytest_configure():
@@ -35,3 +36,27 @@ def tiny_recipe():
 @pytest.fixture(scope="session")
 def tiny_chain(tiny_recordings, tiny_recipe):
     return distill_chain(tiny_recordings, tiny_recipe, progress=False)
+
+
+@pytest.fixture(scope="session")
+def save_chain():
+    """Train a chain and save it as a run, in a folder where its recordings stand, too."""
+
+    def save(folder, recordings, recipe):
+        recordings.save(folder / "data")
+        chain = distill_chain(recordings, recipe, progress=False)
+        with new_run(folder / "run") as part:
+            origin = {"folder": str(folder / "data"), "options": {}}
+            save_run(part, chain, chain.test(recordings), recordings, origin)
+        return folder / "run"
+
+    return save
+
+
+@pytest.fixture(scope="session")
+def saved_run(tmp_path_factory, tiny_recipe, save_chain):
+    """A run whose student has learned something, so that its answers differ, and its recordings."""
+    recordings = simulate_tiles("AB", tiles_per_class=20, drops=2, seed=3)
+    longer = Network(10, 1 / 16, epochs=12)
+    recipe = tiny_recipe.replace(student=longer, secondary_teachers=(longer,))
+    return save_chain(tmp_path_factory.mktemp("saved"), recordings, recipe), recordings

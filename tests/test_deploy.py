@@ -16,44 +16,24 @@ from hfld_lite import (
     ArgumentError,
     DataError,
     HfldError,
-    Network,
     RecipeError,
-    distill_chain,
     simulate_tiles,
 )
 from hfld_lite.deploy import FORMATS, TOLERANCE, export_run
 from hfld_lite.export import FACTS, INPUT, session
 from hfld_lite.readers import read_signals
-from hfld_lite.runs import load_run, new_run, save_run
+from hfld_lite.runs import load_run
 from hfld_lite.trust import CLIPPED, NOVEL, Trust
 
 
 @pytest.fixture(scope="module")
-def recordings():
-    return simulate_tiles("AB", tiles_per_class=20, drops=2, seed=3)
-
-
-def made(folder, recordings, recipe):
-    """A run folder, trained on recordings that stand beside it."""
-    recordings.save(folder / "data")
-    chain = distill_chain(recordings, recipe, progress=False)
-    with new_run(folder / "run") as part:
-        origin = {"folder": str(folder / "data"), "options": {}}
-        save_run(part, chain, chain.test(recordings), recordings, origin)
-    return folder / "run"
+def recordings(saved_run):
+    return saved_run[1]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory, recordings, tiny_recipe):
-    """A run whose student has learned something, so that its answers differ."""
-    longer = Network(10, 1 / 16, epochs=12)
-    recipe = tiny_recipe.replace(student=longer, secondary_teachers=(longer,))
-    return made(tmp_path_factory.mktemp("deploy"), recordings, recipe)
-
-
-@pytest.fixture(scope="module")
-def run(folder):
-    return load_run(folder)
+def run(saved_run):
+    return load_run(saved_run[0])
 
 
 @pytest.fixture(scope="module")
@@ -335,12 +315,14 @@ def test_windows_of_a_long_recording_are_answered_one_by_one(run, tmp_path, bare
 
 
 @pytest.mark.parametrize("samples", [None, 5000])
-def test_the_time_view_and_a_recipes_cut(tmp_path, recordings, tiny_recipe, bare, samples):
+def test_the_time_view_and_a_recipes_cut(
+    tmp_path, recordings, tiny_recipe, save_chain, bare, samples
+):
     for view in ("time", "spectrum"):
         place = tmp_path / view
         place.mkdir()
         recipe = tiny_recipe.replace(view=view, samples=samples)
-        loaded = load_run(made(place, recordings, recipe))
+        loaded = load_run(save_chain(place, recordings, recipe))
         program = export_run(loaded, place / "out").program
         file = write_wav(place / "x.wav", recordings.signals[4])
         probabilities = loaded.detector.predict(
@@ -350,9 +332,11 @@ def test_the_time_view_and_a_recipes_cut(tmp_path, recordings, tiny_recipe, bare
         assert probability == pytest.approx(probabilities.max(), abs=2e-3)
 
 
-def test_without_normal_classes_the_class_is_the_answer(tmp_path, recordings, tiny_recipe, bare):
+def test_without_normal_classes_the_class_is_the_answer(
+    tmp_path, recordings, tiny_recipe, save_chain, bare
+):
     named = replace(recordings, normal_classes=())
-    loaded = load_run(made(tmp_path, named, tiny_recipe))
+    loaded = load_run(save_chain(tmp_path, named, tiny_recipe))
     written = export_run(loaded, tmp_path / "out")
     files = [write_wav(tmp_path / f"{i}.wav", recordings.signals[i]) for i in range(0, 160, 8)]
     read = np.concatenate([read_signals(f, sample_rate=40_000, samples=7000) for f in files])

@@ -1,0 +1,197 @@
+"""`hfld export` and `hfld edge`, as a user meets them; and the tables behind them."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+
+import pandas as pd
+import pytest
+
+from hfld_lite import cli, costs
+from hfld_lite.devices import DEVICES, fits
+from hfld_lite.edge import count_macs, stored_bytes
+from hfld_lite.errors import RecipeError
+from hfld_lite.runs import load_run
+
+
+@pytest.fixture(scope="module")
+def folder(saved_run):
+    return saved_run[0]
+
+
+@pytest.fixture
+def hfld(monkeypatch, capsys):
+    """The command in this process, 250 columns wide: what it prints on both streams."""
+
+    def run(*arguments, code=0):
+        monkeypatch.setenv("COLUMNS", "250")
+        monkeypatch.setattr(sys, "argv", ["hfld", *map(str, arguments)])
+        monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # main replaces it
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        said = capsys.readouterr()
+        assert (stop.value.code or 0) == code, said
+        return said.out + said.err
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def found(folder):
+    return costs.measure(load_run(folder).detector, runs=10, threads=(1,), progress=False)
+
+
+def test_export_tells_what_it_wrote_and_how_equal_it_is(folder, hfld, tmp_path):
+    said = hfld("export", folder, "--out", tmp_path / "x")
+    size = (tmp_path / "x" / "student.onnx").stat().st_size
+    assert f"{size:,} bytes, onnx, opset 20" in said
+    assert re.search(r"from torch's: \d\.\de-0[5-9], on 500 recordings", said)
+    assert '"unsure" keeps defective recordings called sound at' in said
+    assert sorted(path.name for path in (tmp_path / "x").iterdir()) == [
+        "predict.py",
+        "student.onnx",
+    ]
+
+
+def test_export_in_eight_bits_tells_the_accuracy_before_and_after(folder, hfld, tmp_path):
+    said = hfld("export", folder, "--format", "onnx-int8", "--miss-rate", 0.25, "--out", tmp_path)
+    run = load_run(folder)
+    known = run.detector.evaluate(run.recordings().select(run.split.test))
+    assert f"before quantisation: {known.accuracy:.1%} (95 % interval {known.low:.1%}" in said
+    assert re.search(r"after quantisation: [\d.]+% \(95 % interval", said)
+    assert re.search(r"Difference: [+-][\d.]+ points \(paired 95 % interval", said)
+    assert "at 25.0% at most" in said
+
+
+def test_mistakes_end_in_one_sentence_and_status_2(folder, hfld, tmp_path):
+    for arguments, words in {
+        ("export", folder, "--opset", 7): "opset is 7; choose one from 18 to 23",
+        ("export", folder, "--format", "tflite"): "format is 'tflite'; choose one of onnx,",
+        ("export", folder, "--role", "pupil"): "There is no 'pupil' here; choose from teacher",
+        ("edge", folder, "--device", "STM32F411RF"): "'STM32F411RF' is unknown; did you mean",
+        ("edge", folder, "--device", "RP2040", "--precision", "int4"): "precision is 'int4'",
+        ("edge", folder, "--role", "pupil"): "There is no 'pupil' here",
+        ("edge", tmp_path): "holds no run",
+    }.items():
+        said = hfld(*arguments, *(["--out", tmp_path] * (arguments[0] == "export")), code=2)
+        assert words in said
+        assert said.startswith("hfld: ")
+        assert said.count("\n") == 1
+
+
+def test_a_run_without_a_student_says_what_it_has(folder, hfld, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "run")
+    text = (copy / "run.json").read_text()
+    facts = json.loads(text)
+    for role in ("student", "student_alone"):
+        del facts["stages"][role], facts["trust"][role]
+    (copy / "run.json").write_text(json.dumps(facts))
+    words = "There is no 'student' here; choose from teacher, secondary_teacher."
+    assert words in hfld("export", copy, "--out", tmp_path / "x", code=2)
+    assert words in hfld("edge", copy, code=2)
+    assert words in hfld("edge", copy, "--device", "DCASE", code=2)
+
+
+def test_the_other_commands_do_without_the_packages_of_the_edge(folder, tmp_path):
+    program = (
+        "import sys; sys.modules.update(dict.fromkeys(['onnx', 'onnxscript', 'onnxruntime']));"
+        "from hfld_lite.cli import main; main()"
+    )
+
+    def run(*arguments):
+        return subprocess.run(
+            [sys.executable, "-c", program, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert run("info", folder).returncode == 0
+    for arguments in (("export", folder, "--out", tmp_path), ("edge", folder)):
+        done = run(*arguments)
+        assert done.returncode == 2
+        assert "is missing; install the extra edge" in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_the_verdict_says_each_limit(folder, hfld):
+    detector = load_run(folder).detector
+    network = detector.network("student")
+    verdict = fits(network, "STM32F411RE", 600)
+    said = hfld("edge", folder, "--device", "stm32f411re")
+    assert "The student in int8 fits STM32F411RE" in said
+    assert f"flash: yes, {stored_bytes(network, 'int8'):,} of 524,288 bytes" in said
+    assert f"RAM: yes, {verdict.ram_needed:,} of 131,072 bytes" in said
+    assert f"about {verdict.estimate_ms:.3g} ms or more, an estimate" in said
+    said = hfld("edge", folder, "--device", "DCASE", "--precision", "fp32")
+    assert f"MACs: yes, {count_macs(network, 600):,} of 30,000,000" in said
+    assert "estimate" not in said
+
+
+def test_a_device_that_is_too_small_is_a_no(folder, hfld, monkeypatch):
+    tiny = DEVICES[0].__class__("Tiny", 100, 10**9, None, None, "made up")
+    monkeypatch.setattr("hfld_lite.devices.DEVICES", (tiny,))
+    said = hfld("edge", folder, "--device", "tiny")
+    assert "does NOT fit Tiny" in said
+    assert "flash: NO" in said
+    assert "RAM: yes" in said
+
+
+def test_edge_prints_all_tables_and_writes_the_page(folder, hfld, tmp_path):
+    page = tmp_path / "new" / "edge.html"
+    said = hfld("edge", folder, "--runs", 10, "--threads", 1, "--quiet", "--html", page)
+    text = page.read_text()
+    detector = load_run(folder).detector
+    for role, network in detector.networks.items():
+        assert role.replace("_", " ") in said
+        assert f"{stored_bytes(network, 'int8') / 1000:,.1f}" in said
+    for words in (*(device.name for device in DEVICES), "torchinfo", "FlopCounterMode / 2"):
+        assert words in said
+        assert words in text
+    assert text.count("<img ") == 2
+    assert all(len(alt) > 40 for alt in re.findall('alt="([^"]*)"', text))
+    assert text.count("<table>") == 5
+    assert f"see {page}" in said
+
+
+def test_the_pages_place_must_be_writable(found, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RecipeError, match="cannot be written"):
+        costs.write_page(tmp_path / "file" / "x.html", found, "lead", "command")
+
+
+def test_every_way_is_timed_and_the_tables_agree(found, folder):
+    assert len(found.times) == len(costs.WAYS)
+    assert (found.times["p50"] <= found.times["p95"]).all()
+    assert (found.times["p95"] <= found.times["p99"]).all()
+    assert (found.times["p50"] > 0).all()
+    network = load_run(folder).detector.network("student")
+    row = found.networks.set_index("role").loc["student"]
+    assert row["int8_bytes"] == stored_bytes(network, "int8")
+    assert row["macs"] == count_macs(network, 600)
+    assert row["int8_ram"] == found.memory["int8"].peak
+    assert found.parts.iloc[-1]["int8_bytes"] == row["int8_bytes"]
+    assert (found.devices["ram_needed"] == row["int8_ram"]).all()
+
+
+def test_each_way_gives_the_networks_answer(folder):
+    detector = load_run(folder).detector
+    signals = costs.noise(60, detector.samples)
+    expected = detector.predict(signals[:1], detector.sample_rate)[0]
+    for way in costs.WAYS:
+        answer = costs._call(detector, "student", signals, way, 1)()
+        tolerance = 1e-4 if way.precision == "fp32" else 0.2
+        assert answer[0].reshape(-1).tolist() == pytest.approx(expected.tolist(), abs=tolerance)
+
+
+def test_device_table_names_what_does_not_fit():
+    row = {
+        **{"device": "d", "fits": False, "flash_needed": 5000, "flash_available": 1000},
+        **{"flash_fits": False, "ram_needed": 10, "ram_available": None, "ram_fits": True},
+        **{"macs": 2_500_000, "macs_limit": 30_000_000, "macs_fit": True, "estimate_ms": None},
+    }
+    (cells,) = costs.device_table(pd.DataFrame([row])).to_numpy().tolist()
+    assert cells == ["d", "NO", "NO, 5 kB of 1 kB", "no limit", "2.5 M of 30 M", "–"]
