@@ -24,9 +24,12 @@ from typer import Option
 
 from hfld_lite.detector import network_inputs
 from hfld_lite.edge import count_macs, latency, stored_bytes
+from hfld_lite.errors import HfldError
 from hfld_lite.export import INPUT, quantise, session, to_onnx
 from hfld_lite.metrics import evaluate
 from hfld_lite.networks import count_parameters, resnet1d
+from hfld_lite.plots import front as front_figure
+from hfld_lite.plots import png
 from hfld_lite.recipes import Network, Recipe
 from hfld_lite.recordings import Recordings
 from hfld_lite.trainer import Stage, Trainer
@@ -187,9 +190,10 @@ def choose(table: pd.DataFrame) -> pd.Series:
         & (table["int8_bytes"] <= BUDGET_BYTES)
         & (table["macs"] <= BUDGET_MACS)
     ]
-    return fitting.sort_values(["validation_accuracy", "int8_bytes"], ascending=[False, True]).iloc[
-        0
-    ]
+    if fitting.empty:
+        raise HfldError("No student fits the budgets; sweep smaller ones.")
+    order = fitting.sort_values(["validation_accuracy", "int8_bytes"], ascending=[False, True])
+    return order.iloc[0]
 
 
 def test(
@@ -273,6 +277,8 @@ def main(
         f"{data}; seeds {', '.join(map(str, repeats))}.",
         command,
     )
+    budgets = {"int8_bytes": BUDGET_BYTES, "macs": BUDGET_MACS}
+    (out / "edge_front.png").write_bytes(png(front_figure(table, budgets=budgets)))
     best = choose(table)
     chosen = (int(best.bins), int(best.depth), float(best.width), str(best["head"]))
     tested = cells(

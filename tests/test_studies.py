@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from safetensors.torch import load_file
 
-from hfld_lite import HfldError, Recipe, preset
+from hfld_lite import HfldError, Recipe, preset, resnet1d
+from hfld_lite.edge import Latency, stored_bytes
 from hfld_lite.recipes import STRATEGIES
 from hfld_lite.simulate import simulate_with_truth
 from hfld_lite.tiles import Bench
@@ -93,6 +95,112 @@ def test_chain_comparison_holds_every_outcome(small):
     gain = means["student"] - means["student_alone"]
     assert table.loc["student", "against_alone"] == pytest.approx(gain, abs=1e-3)
     assert table.loc["student", "low"] <= gain + 1e-3
+
+
+@pytest.fixture
+def sweep(monkeypatch, study, tiny_recordings, tiny_recipe):
+    """The sweep on tiny data, with two students."""
+    import sweep_students
+
+    for name, value in {
+        "tiles": lambda seed: (tiny_recordings, tiny_recipe.replace(seed=seed)),
+        "DEPTHS": (10,),
+        "WIDTHS": (1 / 16,),
+        "BINS": (600,),
+        "CALIBRATION": 40,
+        "latency": lambda run: run() and Latency(1.0, 1.0, 1.0, 1, 1),
+    }.items():
+        monkeypatch.setattr(sweep_students, name, value)
+    monkeypatch.setattr("hfld_lite.export.CALIBRATION", 40)
+    return sweep_students
+
+
+def test_the_sweep_writes_its_tables_and_does_not_train_twice(sweep, tmp_path, monkeypatch):
+    sweep.main(seeds=2, out=tmp_path / "out", jobs=1, work=tmp_path / "work")
+    read = {
+        name: pd.read_csv(tmp_path / "out" / f"{name}.csv", comment="#")
+        for name in ("edge_sweep", "edge_chosen")
+    }
+    table, tested = read.values()
+    assert list(table["head"]) == ["small", "small", "published", "published"]
+    assert list(table["method"]) == ["alone", "distilled"] * 2
+    assert (table["seeds"] == 2).all()
+    student = resnet1d(10, 6, 1 / 16, "small")
+    assert (table["int8_bytes"][:2] == stored_bytes(student, "int8")).all()
+    assert set(tested["method"] + tested["precision"]) == {
+        *("teacherfp32", "alonefp32", "aloneint8", "distilledfp32", "distilledint8")
+    }
+    assert (tmp_path / "out" / "edge_front.png").read_bytes().startswith(b"\x89PNG")
+    for name in ("teach", "learn", "test"):
+        monkeypatch.setattr(sweep, name, lambda *_: pytest.fail("computed again"))
+    first = (tmp_path / "out" / "edge_sweep.csv").read_text()
+    sweep.main(seeds=2, out=tmp_path / "out", jobs=1, work=tmp_path / "work")
+    assert (tmp_path / "out" / "edge_sweep.csv").read_text() == first
+
+
+def test_both_students_of_a_cell_start_alike_and_one_is_taught(sweep, tmp_path, monkeypatch):
+    sweep.teach(tmp_path, "teachers", 600, 0)
+    started = {}
+    for name in ("supervise", "distil"):
+        original = getattr(sweep.Trainer, name)
+
+        def spy(self, role, *others, original=original):
+            stage = original(self, role, *others)
+            started[role] = others, stage.network
+            return stage
+
+        monkeypatch.setattr(sweep.Trainer, name, spy)
+    rows = sweep.learn(tmp_path, 600, 0, 10, 1 / 16, "small")
+    assert [row["method"] for row in rows] == ["alone", "distilled"]
+    assert started["student_alone"][0] == ()
+    assert started["student"][0] == ("secondary_teacher",)
+    kept = load_file(tmp_path / "secondary_teacher-600-0.safetensors")
+    assert kept.keys() == resnet1d(10, 4, 1 / 16, "small").state_dict().keys()
+
+
+def test_the_front_holds_what_nothing_beats(sweep):
+    rows = [
+        # method, accuracy, cost; the third is beaten by the first, the fourth ties with it
+        ("distilled", 0.90, 10),
+        ("distilled", 0.95, 20),
+        ("distilled", 0.89, 11),
+        ("distilled", 0.90, 10),
+        ("alone", 0.99, 1),
+    ]
+    table = pd.DataFrame(rows, columns=["method", "validation_accuracy", "int8_bytes"])
+    assert sweep.front(table, "int8_bytes").tolist() == [True, True, False, True, False]
+
+
+def test_the_chosen_student_is_the_best_within_both_budgets(sweep):
+    table = pd.DataFrame(
+        {
+            "method": ["distilled"] * 4 + ["alone"],
+            "validation_accuracy": [0.99, 0.98, 0.95, 0.95, 1.0],
+            "int8_bytes": [20_001, 20_000, 15_000, 14_000, 10],
+            "macs": [1, 30_000_001, 30_000_000, 30_000_000, 10],
+        }
+    )
+    assert sweep.choose(table).name == 3
+    with pytest.raises(HfldError, match="No student fits the budgets"):
+        sweep.choose(table[:2])
+
+
+def test_what_the_results_page_says_of_the_sweep_is_in_its_tables():
+    table = pd.read_csv(RESULTS / "edge_sweep.csv", comment="#")
+    assert (table["seeds"] >= 3).all()
+    chosen = pd.read_csv(RESULTS / "edge_chosen.csv", comment="#")
+    means = chosen.groupby(["method", "precision"])["test_accuracy"].mean()
+    assert means["distilled", "int8"] >= means["teacher", "fp32"] - 0.01, "the goal"
+    assert means["distilled", "int8"] > means["alone", "int8"]
+    pairs = table.pivot(index=["bins", "depth", "width", "head"], columns="method")
+    gain = pairs["validation_accuracy"]["distilled"] - pairs["validation_accuracy"]["alone"]
+    assert len(gain) == 21
+    assert (gain > 0).sum() == 17
+    assert gain.groupby("width").mean().idxmax() == 1 / 16
+    bins = pairs["validation_accuracy"]["distilled"].unstack("bins").idxmax(axis=1)
+    assert (bins == 875).all()
+    ratio = table["fp32_ms"] / table["int8_ms"]
+    assert (ratio[table["width"] == 1 / 16][table["head"] == "small"] < 1).all()
 
 
 def test_finished_cells_are_not_computed_again(study, tmp_path):
