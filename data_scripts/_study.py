@@ -2,6 +2,7 @@
 
 import json
 import platform
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import date
@@ -44,17 +45,24 @@ def bearings(folder: Path, seed: int) -> tuple[Recordings, Recipe]:
 
 
 def cells(
-    run: Callable[..., list[dict]], jobs: list[tuple], folder: Path, at_once: int
+    run: Callable[..., list[dict]],
+    jobs: list[tuple],
+    folder: Path,
+    at_once: int,
+    until: float | None = None,
 ) -> pd.DataFrame:
     """Run ``run(*job)`` for every job, several at once, and keep each result as a file.
 
-    A job whose file is there is not run again; delete the folder to start afresh.
+    A job whose file is there is not run again; delete the folder to start afresh. No job begins
+    after the time ``until`` (seconds since 1970): its rows are then missing.
     """
     folder.mkdir(parents=True, exist_ok=True)
 
     def one(job: tuple) -> list[dict]:
         path = folder / ("-".join(str(part).replace("/", "_") for part in job) + ".json")
         if not path.exists():
+            if until is not None and time.time() > until:
+                return []
             torch.set_num_threads(1)  # the jobs share the cores already
             rows = run(*job)
             part = path.with_suffix(".part")

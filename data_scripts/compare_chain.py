@@ -52,7 +52,7 @@ def summarise(table: pd.DataFrame) -> pd.DataFrame:
         alone = table[(table["data"] == data) & (table["method"] == ALONE)]
         pairs = part.merge(alone, on="seed", suffixes=("", "_alone"))
         runs = [(r.right, r.right_alone, r.groups) for r in pairs.itertuples()]
-        difference, low, high = paired_interval(runs, rng)
+        difference, low, high, _ = paired_interval(runs, rng)
         rows.append(
             {
                 "data": data,

@@ -189,7 +189,7 @@ def _compare(small: _Answers, run: Run, recordings: Recordings, role: str) -> di
         for found in (before, after)
     ]
     right = after == part.labels, before == part.labels, part.groups
-    change = paired_interval([right], np.random.default_rng(0))
+    change = paired_interval([right], np.random.default_rng(0))[:3]
     return {"before": figures[0], "after": figures[1], "change": change}
 
 
@@ -217,7 +217,7 @@ def _doubts(trust: Trust | None, detector: Detector) -> dict[str, Any]:
     known = trust.to_dict() if trust else never
     return known | {
         "normal": normal,
-        "doubted": [not normal or label in normal for label in range(count)],
+        "doubtable": [not normal or label in normal for label in range(count)],
         "novel": NOVEL,
         "clipped": CLIPPED,
     }

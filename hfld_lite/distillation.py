@@ -1,6 +1,7 @@
 """What is minimised: learning from labels, and learning from a frozen teacher as well."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -13,12 +14,19 @@ from hfld_lite.published import (
     published_matching,
     published_separated_logit_loss,
 )
-from hfld_lite.rivals import densely_guided_kd_loss
+from hfld_lite.rivals import (
+    attention_transfer_loss,
+    densely_guided_kd_loss,
+    dkd_loss,
+    fitnet_loss,
+    kd_loss,
+    standardised_kd_loss,
+)
 from hfld_lite.teachers import Batch, LiveTeacher, TeacherTargets, teacher_targets
 from hfld_lite.weighting import TERMS, Fixed, Weighting, collapse
 
 __all__ = ["Batch", "DenselyGuided", "Distiller", "Objective", "Supervised", "TeacherTargets"]
-__all__ += ["teacher_targets"]
+__all__ += ["RIVALS", "RivalDistiller", "teacher_targets"]
 
 
 class Objective(nn.Module):
@@ -115,6 +123,8 @@ class Distiller(Weighed):
         weighting: α, μ, ν, β by the names in ``weighting.TERMS``, or a strategy that sets them.
         temperature: T of the logit terms.
         heads: h of one-to-all matching.
+        match: another loss of projected student and teacher features than one-to-all matching
+            with these heads, for ablations.
 
     Raises:
         ArgumentError: if the teacher has other classes than the student, the heads do not divide
@@ -128,6 +138,7 @@ class Distiller(Weighed):
         weighting: Mapping[str, float] | Weighting,
         temperature: float = 5.0,
         heads: int = 8,
+        match: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__(student)
         channels = targets.channels
@@ -143,11 +154,10 @@ class Distiller(Weighed):
                     f"weighting names {sorted(weighting)}; it must name {sorted(TERMS)}."
                 )
             weighting = Fixed(weighting)
-        self.project = nn.Sequential(
-            nn.Conv1d(student.feature_channels, channels, 1, bias=False), nn.BatchNorm1d(channels)
-        )
+        self.project = _projector(student, channels)
         self.weigh = weighting
-        self.targets, self.temperature, self.heads = targets, temperature, heads
+        self.targets, self.temperature = targets, temperature
+        self.match = match or partial(one_to_all_matching, heads=heads)
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The unweighted terms by the names in ``weighting.TERMS``, scalars."""
@@ -156,7 +166,7 @@ class Distiller(Weighed):
         tckd, nckd = separated_logit_loss(output.logits, logits, batch.target, self.temperature)
         projected = self.project(output.features.flatten(2))
         terms = {
-            "feature": one_to_all_matching(projected, features, self.heads),
+            "feature": self.match(projected, features),
             "tckd": tckd,
             "nckd": nckd,
             "cross_entropy": F.cross_entropy(output.logits.float(), batch.target),
@@ -244,6 +254,73 @@ class PublishedDistiller(Weighed):
         return terms
 
 
+class RivalDistiller(Objective):
+    """Learn from labels and from a teacher by a rival's term: cross-entropy + weight · term.
+
+    Args:
+        student: the network to train.
+        targets: of the training set.
+        method: a name in RIVALS. "fitnet" has the projector that :class:`Distiller` has.
+        weight: of the rival's term.
+        temperature: T of the logit terms; no matter to "fitnet" and "attention".
+        beta: weight of NCKD within "dkd", where TCKD's is 1.
+
+    Raises:
+        ArgumentError: if the method is unknown, or the teacher has other classes.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        targets: TeacherTargets | LiveTeacher,
+        method: str,
+        weight: float = 1.0,
+        temperature: float = 4.0,
+        beta: float = 8.0,
+    ) -> None:
+        super().__init__(student)
+        if method not in RIVALS:
+            raise ArgumentError(f"method is {method!r}; choose one of {', '.join(RIVALS)}.")
+        _check_classes(student, targets)
+        fitnet = method == "fitnet"
+        self.project = _projector(student, targets.channels) if fitnet else nn.Identity()
+        self.targets, self.method, self.weight = targets, method, weight
+        self.temperature, self.beta = temperature, beta
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """The rival's term by the method's name, unweighted, and ``cross_entropy``."""
+        output = self.student(batch.inputs)
+        features, logits = self.targets.answers(batch)
+        if self.method in ("fitnet", "attention"):
+            mine = self.project(output.features.flatten(2))
+            term = RIVALS[self.method](mine, features)
+        elif self.method == "dkd":
+            answers = output.logits, logits, batch.target
+            term = dkd_loss(*answers, self.temperature, beta=self.beta)
+        else:
+            term = RIVALS[self.method](output.logits, logits, self.temperature)
+        cross_entropy = F.cross_entropy(output.logits.float(), batch.target)
+        return {self.method: term, "cross_entropy": cross_entropy}
+
+    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """Cross-entropy + weight · term."""
+        return terms["cross_entropy"] + self.weight * terms[self.method]
+
+    def answers_from(self) -> Sequence[TeacherTargets | LiveTeacher]:
+        """The one teacher's."""
+        return (self.targets,)
+
+
+RIVALS = {
+    "kd": kd_loss,
+    "fitnet": fitnet_loss,
+    "attention": attention_transfer_loss,
+    "dkd": dkd_loss,
+    "standardised": standardised_kd_loss,
+}
+"""The rivals of `rivals` that learn from one teacher; dense guidance has a class of its own."""
+
+
 class DenselyGuided(Objective):
     """Learn from labels and from the logits of all larger networks of the chain at once.
 
@@ -251,6 +328,7 @@ class DenselyGuided(Objective):
         student: the network to train.
         targets: of each larger network, live ones on the student's device.
         temperature: T.
+        weight: of the guidance.
 
     Raises:
         ArgumentError: if there is no target, or one has other classes than the student.
@@ -261,13 +339,14 @@ class DenselyGuided(Objective):
         student: nn.Module,
         targets: Sequence[TeacherTargets | LiveTeacher],
         temperature: float = 5.0,
+        weight: float = 1.0,
     ) -> None:
         super().__init__(student)
         if not targets:
             raise ArgumentError("Dense guidance needs one larger network at least.")
         for target in targets:
             _check_classes(student, target)
-        self.targets, self.temperature = tuple(targets), temperature
+        self.targets, self.temperature, self.weight = tuple(targets), temperature, weight
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """The terms ``dense`` and ``cross_entropy``."""
@@ -278,9 +357,20 @@ class DenselyGuided(Objective):
             "cross_entropy": F.cross_entropy(logits.float(), batch.target),
         }
 
+    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """Cross-entropy + weight · guidance."""
+        return terms["cross_entropy"] + self.weight * terms["dense"]
+
     def answers_from(self) -> Sequence[TeacherTargets | LiveTeacher]:
         """The larger networks'."""
         return self.targets
+
+
+def _projector(student: nn.Module, channels: int) -> nn.Sequential:
+    """From the student's channels to the teacher's: 1x1 convolution and batch norm."""
+    return nn.Sequential(
+        nn.Conv1d(student.feature_channels, channels, 1, bias=False), nn.BatchNorm1d(channels)
+    )
 
 
 def _check_classes(student: nn.Module, targets: TeacherTargets | LiveTeacher) -> None:

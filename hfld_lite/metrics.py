@@ -1,11 +1,12 @@
-"""How good a detector is: accuracy with an interval, misses, false alarms, confusion."""
+"""How good a detector is: accuracy, misses, false alarms, calibration; and is a difference real?"""
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from sklearn.metrics import confusion_matrix, recall_score
+from sklearn.metrics import confusion_matrix, recall_score, roc_curve
 
 from hfld_lite.errors import ArgumentError
 
@@ -31,6 +32,15 @@ class Evaluation:
     miss_rate: float | None
     false_alarm_rate: float | None
     confusion: np.ndarray
+
+
+class Paired(NamedTuple):
+    """A difference of two methods in accuracy, its 95 % interval and its p."""
+
+    difference: float
+    low: float
+    high: float
+    p: float
 
 
 def evaluate(
@@ -124,7 +134,7 @@ def paired_interval(
     runs: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
     rng: np.random.Generator,
     rounds: int = 2000,
-) -> tuple[float, float, float]:
+) -> "Paired":
     """Difference in accuracy of two methods over several seeds, with a 95 % bootstrap interval.
 
     Each round draws seeds with replacement and, within a seed, groups (tiles) with replacement;
@@ -138,7 +148,9 @@ def paired_interval(
         rounds: of the bootstrap.
 
     Returns:
-        (mean difference, low, high), first method minus second, in shares of 1.
+        The mean difference, first method minus second, in shares of 1; the ends of its interval;
+        and a two-sided p, twice the smaller share of rounds on either side of zero, at least
+        2 / (rounds + 1): what many rounds cannot tell apart from zero is not called zero.
     """
     gains, sizes = [], []
     for first, second, groups in runs:
@@ -154,4 +166,61 @@ def paired_interval(
         means.append(np.mean(drawn))
     difference = np.mean([g.sum() / n.sum() for g, n in zip(gains, sizes, strict=True)])
     low, high = np.quantile(means, (0.025, 0.975))
-    return float(difference), float(low), float(high)
+    beyond = min(np.sum(np.less_equal(means, 0)), np.sum(np.greater_equal(means, 0)))
+    p = min(1.0, 2 * (int(beyond) + 1) / (rounds + 1))
+    return Paired(float(difference), float(low), float(high), p)
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Holm's correction of p-values for as many comparisons.
+
+    With p₍₁₎ ≤ … ≤ p₍ₘ₎ the adjusted ones are max_{j ≤ i} min(1, (m − j + 1) p₍ⱼ₎), so that the
+    chance of any false discovery among all m stays below the level that they are held against.
+    Source: Holm, "A simple sequentially rejective multiple test procedure", 1979.
+
+    Raises:
+        ArgumentError: if a value is no probability.
+    """
+    p = np.asarray(p_values, float)
+    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
+        raise ArgumentError(f"p_values are {p_values!r}; give a row of numbers from 0 to 1.")
+    order = np.argsort(p, kind="stable")
+    steps = np.maximum.accumulate(np.minimum(1, (len(p) - np.arange(len(p))) * p[order]))
+    adjusted = np.empty(len(p))
+    adjusted[order] = steps
+    return adjusted
+
+
+def calibration_error(probabilities: np.ndarray, labels: np.ndarray, bins: int = 15) -> float:
+    """Expected calibration error, ECE = Σ_b n_b / n · |accuracy_b − confidence_b|.
+
+    The bins are equally wide, over the probability of the predicted class. Source: Guo et al., "On
+    calibration of modern neural networks", 2017.
+
+    Args:
+        probabilities: ``(n, classes)``.
+        labels: ``(n,)``.
+        bins: how many.
+    """
+    confidence, right = probabilities.max(1), probabilities.argmax(1) == np.asarray(labels)
+    member = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    gaps = np.bincount(member, weights=right - confidence, minlength=bins)
+    return float(np.abs(gaps).sum() / len(right))
+
+
+def miss_rate_at(suspicion: np.ndarray, defective: np.ndarray, false_alarms: float) -> float:
+    """Smallest miss rate at which no more than a given share of sound recordings raises an alarm.
+
+    Args:
+        suspicion: ``(n,)``, higher for what is likelier defective.
+        defective: booleans ``(n,)``.
+        false_alarms: share of sound recordings that may be called defective.
+
+    Raises:
+        ArgumentError: if all recordings are sound, or none is.
+    """
+    defective = np.asarray(defective, bool)
+    if defective.all() or not defective.any():
+        raise ArgumentError("miss_rate_at needs both sound and defective recordings.")
+    found_false, found, _ = roc_curve(defective, suspicion, drop_intermediate=False)
+    return float(1 - found[found_false <= false_alarms].max())

@@ -5,6 +5,7 @@ import json
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -179,17 +180,36 @@ class Trainer:
             live = copy.deepcopy(self.stages[teacher].network)
             return PublishedDistiller(student, live, weighting, recipe.temperature, recipe.heads)
 
-    def guide_densely(self, role: str, teachers: Sequence[str]) -> Stage:
-        """Train a role's network from labels and from the logits of several stages at once.
+    def distil_by(
+        self,
+        role: str,
+        teachers: Sequence[str],
+        objective: Callable[[ResNet1d, Sequence[TeacherTargets | LiveTeacher]], Objective],
+        name: str | None = None,
+    ) -> Stage:
+        """Train a role's network from trained stages by an objective of your own.
 
-        It stays sound with the behaviour ``"published"``, since the released code has none of it.
+        What the objective adds to the student (a projector, say) begins as that of :meth:`distil`.
+        It stays sound with the behaviour ``"published"``.
+
+        Args:
+            role: whose network, initial weights, batches and number of steps.
+            teachers: the names of stages that were trained before.
+            objective: made of the student and of what the teachers say.
+            name: of the new stage, by default the role.
         """
 
-        def objective(_: dict[str, torch.Generator]) -> DenselyGuided:
+        def build(_: dict[str, torch.Generator]) -> Objective:
             targets = [self.targets(teacher) for teacher in teachers]
-            return DenselyGuided(self._network(role), targets, self.recipe.temperature)
+            with seeded(derive_seed(self.recipe.seed, f"{_same(role)} projector")):
+                return objective(self._network(role), targets)
 
-        return self._fit(role, role, objective, teachers)
+        return self._fit(name or role, role, build, teachers)
+
+    def guide_densely(self, role: str, teachers: Sequence[str]) -> Stage:
+        """Train a role's network from labels and from the logits of several stages at once."""
+        temperature = self.recipe.temperature
+        return self.distil_by(role, teachers, partial(DenselyGuided, temperature=temperature))
 
     def targets(self, stage: str) -> TeacherTargets | LiveTeacher:
         """What a trained stage says of the training part: computed once, or live if augmented."""

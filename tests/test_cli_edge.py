@@ -9,6 +9,7 @@ import warnings
 
 import pandas as pd
 import pytest
+from rich.console import Console
 
 from hfld_lite import cli, costs
 from hfld_lite.devices import DEVICES, fits
@@ -27,7 +28,8 @@ def hfld(monkeypatch, capsys):
     """The command in this process, 250 columns wide: what it prints on both streams."""
 
     def run(*arguments, code=0):
-        monkeypatch.setenv("COLUMNS", "250")
+        console = Console(highlight=False, markup=False, width=250)
+        monkeypatch.setattr("hfld_lite.cli_edge.console", console)
         monkeypatch.setattr(sys, "argv", ["hfld", *map(str, arguments)])
         monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # main replaces it
         with pytest.raises(SystemExit) as stop:

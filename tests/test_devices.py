@@ -67,9 +67,7 @@ def test_an_unknown_device_is_told_the_nearest():
         device("rp2041")
     with pytest.raises(ArgumentError, match="did you mean Raspberry Pi 4 B or Raspberry Pi Zero 2"):
         device("rasberry pi 4")
-    with pytest.raises(
-        ArgumentError, match=r"'\?' is unknown; `hfld edge --help` and DEVICES list"
-    ):
+    with pytest.raises(ArgumentError, match=r"'\?' is unknown; `hfld edge RUN` lists them all"):
         device("?")
 
 

@@ -7,7 +7,15 @@ import pytest
 from scipy.stats import binomtest, norm
 
 from hfld_lite.errors import ArgumentError
-from hfld_lite.metrics import Z95, accuracy_interval, evaluate, paired_interval
+from hfld_lite.metrics import (
+    Z95,
+    accuracy_interval,
+    calibration_error,
+    evaluate,
+    holm,
+    miss_rate_at,
+    paired_interval,
+)
 
 NAMES = ("AN", "AD", "BN", "BD")
 NORMAL = ("AN", "BN")
@@ -183,10 +191,45 @@ def test_paired_interval_of_a_clear_and_of_no_difference():
     base = rng.random((5, 180)) < 0.8
     better = base | (rng.random((5, 180)) < 0.3)
     shuffled = [rng.permutation(row) for row in base]
-    gain, low, high = paired_interval(list(zip(better, base, [groups] * 5, strict=True)), rng)
-    assert gain == pytest.approx(better.mean() - base.mean())
-    assert 0 < low < gain < high
-    none, low, high = paired_interval(list(zip(shuffled, base, [groups] * 5, strict=True)), rng)
-    assert none == pytest.approx(0)
-    assert low < 0 < high
-    assert paired_interval([(base[0], base[0], groups)], rng) == (0, 0, 0)
+    found = paired_interval(list(zip(better, base, [groups] * 5, strict=True)), rng)
+    assert found.difference == pytest.approx(better.mean() - base.mean())
+    assert 0 < found.low < found.difference < found.high
+    assert found.p == pytest.approx(2 / 2001), "as small as 2000 rounds can tell"
+    found = paired_interval(list(zip(shuffled, base, [groups] * 5, strict=True)), rng)
+    assert found.difference == pytest.approx(0)
+    assert found.low < 0 < found.high
+    assert found.p > 0.5
+    assert paired_interval([(base[0], base[0], groups)], rng) == (0, 0, 0, 1)
+
+
+def test_holm_by_hand():
+    # sorted 0.01, 0.02, 0.03, 0.04: times 4, 3, 2, 1 = 0.04, 0.06, 0.06, 0.04; never falling
+    assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
+    assert holm([0.6, 0.7]) == pytest.approx([1, 1])
+    assert holm([0.02]) == pytest.approx([0.02])
+    assert len(holm([])) == 0
+    with pytest.raises(ArgumentError, match="numbers from 0 to 1"):
+        holm([0.1, 1.2])
+
+
+def test_calibration_error_by_hand():
+    # Bins of 0.2: (0.4, 0.6] has 0.6 right and 0.6 wrong: |0.5 - 0.6| * 2 / 4; (0.8, 1] has 0.9
+    # right and 1.0 right: |1 - 0.95| * 2 / 4.
+    probabilities = np.array([[0.6, 0.4], [0.6, 0.4], [0.1, 0.9], [1.0, 0.0]])
+    labels = np.array([0, 1, 1, 0])
+    assert calibration_error(probabilities, labels, bins=5) == pytest.approx(0.05 + 0.025)
+    sure = np.eye(2)[[0, 1, 1]]
+    assert calibration_error(sure, np.array([0, 1, 1])) == 0
+    assert calibration_error(sure, np.array([1, 0, 0])) == 1
+
+
+def test_misses_at_a_share_of_false_alarms():
+    # sound: 0.1, 0.2, 0.6, 0.9; defective: 0.3, 0.5, 0.7, 0.95
+    suspicion = np.array([0.1, 0.2, 0.6, 0.9, 0.3, 0.5, 0.7, 0.95])
+    defective = np.arange(8) > 3
+    assert miss_rate_at(suspicion, defective, 0) == pytest.approx(0.75), "only 0.95 is above 0.9"
+    assert miss_rate_at(suspicion, defective, 0.25) == pytest.approx(0.5)
+    assert miss_rate_at(suspicion, defective, 0.49) == pytest.approx(0.5)
+    assert miss_rate_at(suspicion, defective, 0.5) == pytest.approx(0)
+    with pytest.raises(ArgumentError, match="both sound and defective"):
+        miss_rate_at(suspicion, np.ones(8, bool), 0.1)

@@ -51,7 +51,7 @@ for path in sys.argv[1:] or sys.exit(__doc__):
         for x in read(path):
             p = MODEL.run(None, {"input": view(x)[None].astype(np.float32)})[0][0]
             doubt = 1 - (p[FACTS["normal"]].sum() if FACTS["normal"] else p.max())
-            unsure = doubt >= FACTS["limit"] and FACTS["doubted"][p.argmax()]
+            unsure = doubt >= FACTS["limit"] and FACTS["doubtable"][p.argmax()]
             answer = "unsure" if unsure else FACTS["answers"][p.argmax()]
             print(f"{path}: {answer} ({FACTS['class_names'][p.argmax()]}, {p.max():.3f})")
             print("".join(f"  warning: {text}\n" for text in warnings(x)), end="")

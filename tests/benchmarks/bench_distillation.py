@@ -156,7 +156,7 @@ def compare_accuracy(seeds: int) -> None:
         runs.append((right["bf16-mixed"], right["32-true"], found["group"].to_numpy()))
     for precision, seen in figures.items():
         print(f"{precision}: VALIDATION accuracy {', '.join(f'{x:.1%}' for x in seen)}")
-    difference, low, high = paired_interval(runs, np.random.default_rng(0))
+    difference, low, high, _ = paired_interval(runs, np.random.default_rng(0))
     low, difference, high = (f"{100 * x:+.1f}" for x in (low, difference, high))
     print(f"bf16 against float32: {difference} points ({low} to {high})")
 

@@ -1,0 +1,148 @@
+"""The study's data: tiles and bearings, as each question asks for them, with their splits.
+
+Tiles are simulated anew for each seed, with seeds that no other program uses. Of the bearing
+recordings one set of blocks is kept for the test, whatever the seed, and only the rest is divided
+anew by each seed; so that what is tuned on validation blocks never saw a test block.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from _study import BEARINGS_SNR
+
+from hfld_lite.errors import RecipeError
+from hfld_lite.readers import read_folder
+from hfld_lite.recipes import Recipe, preset
+from hfld_lite.recordings import Recordings
+from hfld_lite.simulate import simulate_tiles
+from hfld_lite.splits import Split, split
+from hfld_lite.transforms import add_noise
+
+TILE_SEED, TEST_BLOCKS_SEED = 7000, 12345
+SIZES = ("007", "014", "021")
+"""Fault sizes that all three kinds of bearing faults have; one is held out, by seed."""
+
+
+class Case(NamedTuple):
+    """What one training of a chain gets: recordings, recipe, parts, and what it is tested on."""
+
+    recordings: Recordings
+    recipe: Recipe
+    parts: Split
+
+
+def tiles_case(condition: str, seed: int, recipe: Recipe, count: int) -> Case:
+    """Simulated tiles.
+
+    Args:
+        condition: ``""`` for six classes; ``"A"``, ``"B"`` or ``"C"`` for one type; ``"unseen P"``:
+            sound or defective, trained on types A and B and P % of C's labels, tested on C;
+            ``"X dB"``: in noise; ``"P % labels"``: of the training part's tiles for the student.
+        seed: of tiles, split, weights.
+        recipe: the preset.
+        count: tiles a class.
+    """
+    types = condition if condition in ("A", "B", "C") else "ABC"
+    recordings = simulate_tiles(types, tiles_per_class=count, seed=TILE_SEED + seed)
+    if condition.endswith("dB"):
+        rng = np.random.default_rng(seed)
+        noisy = add_noise(recordings.signals, float(condition.split()[0]), rng)
+        recordings = replace(recordings, signals=noisy)
+    if condition.startswith("unseen"):
+        return _unseen(recordings, float(condition.split()[1]) / 100, seed, recipe)
+    parts = split(recordings, seed=seed)
+    if condition.endswith("labels"):
+        share = float(condition.split()[0]) / 100
+        parts = replace(parts, train=_share(recordings, parts.train, share, seed))
+    return Case(recordings, recipe.replace(seed=seed), parts)
+
+
+def bearings_case(condition: str, seed: int, recipe: Recipe, folder: Path) -> Case:
+    """Bearing recordings, in noise of BEARINGS_SNR unless the condition ends in "clean".
+
+    Args:
+        condition: ``"block"``: known bearings, split by blocks of time; ``"load"``: known bearings,
+            trained at loads 0 to 2 and tested at 3; ``"size"``: B, IR or OR, tested on a fault
+            size that was not trained on, which the seed chooses of SIZES.
+        seed: of split, noise, weights.
+        recipe: the preset.
+        folder: from prepare_bearings.py.
+    """
+    if not folder.is_dir():
+        raise RecipeError(f"{folder} is not there; make it with data_scripts/prepare_bearings.py.")
+    recordings = read_folder(folder, progress=False)
+    if not condition.endswith("clean"):
+        rng = np.random.default_rng(seed)
+        recordings = replace(recordings, signals=add_noise(recordings.signals, BEARINGS_SNR, rng))
+    names = np.array(recordings.class_names)[recordings.labels]
+    kind = condition.split()[0]
+    if kind == "load":
+        test = np.array(["_load3" in group for group in recordings.groups])
+    elif kind == "size":
+        test = np.char.endswith(names, SIZES[seed % len(SIZES)])
+        faults = ("B", "IR", "OR")
+        labels = np.array([faults.index(name.rstrip("0123456789")) for name in names])
+        recordings = replace(recordings, labels=labels, class_names=faults)
+    else:
+        test = np.zeros(len(recordings), bool)
+        test[split(recordings, validation=0, seed=TEST_BLOCKS_SEED).test] = True
+    return _case(recordings, np.flatnonzero(~test), np.flatnonzero(test), seed, recipe)
+
+
+def _case(
+    recordings: Recordings, known: np.ndarray, test: np.ndarray, seed: int, recipe: Recipe
+) -> Case:
+    """Divide what is known into training and validation, a quarter for the latter."""
+    drawn = split(recordings.select(known), validation=0, test=0.25, seed=seed)
+    parts = Split(known[drawn.train], known[drawn.test], test)
+    return Case(recordings, recipe.replace(seed=seed), parts)
+
+
+def _unseen(recordings: Recordings, share: float, seed: int, recipe: Recipe) -> Case:
+    names = np.array(recordings.class_names)[recordings.labels]
+    sound = np.char.endswith(names, "N")
+    of_c = np.flatnonzero(np.char.startswith(names, "C"))
+    cut = split(recordings.select(of_c), validation=0, test=0.4, seed=seed)
+    pool, test = of_c[cut.train], of_c[cut.test]
+    known = np.flatnonzero(~np.char.startswith(names, "C"))
+    known = np.sort(np.concatenate([known, _share(recordings, pool, share, seed)]))
+    two = replace(
+        recordings,
+        labels=np.where(sound, 0, 1),
+        class_names=("N", "D"),
+        normal_classes=("N",),
+    )
+    return _case(two, known, test, seed, recipe)
+
+
+def _share(recordings: Recordings, rows: np.ndarray, share: float, seed: int) -> np.ndarray:
+    """A share of the rows by whole groups, at least one group a class (none for a share of 0)."""
+    if not share:
+        return rows[:0]
+    rng, kept = np.random.default_rng(seed), []
+    for label in np.unique(recordings.labels[rows]):
+        mine = rows[recordings.labels[rows] == label]
+        groups = np.unique(recordings.groups[mine])
+        drawn = rng.permutation(groups)[: max(1, round(share * len(groups)))]
+        kept.append(mine[np.isin(recordings.groups[mine], drawn)])
+    return np.sort(np.concatenate(kept))
+
+
+def presets(epochs: int | None, names: Sequence[str] = ("demo", "classroom")) -> list[Recipe]:
+    """The recipes of tiles and bearings, with fewer epochs for a quick try."""
+    recipes = [preset(name) for name in names]
+    if epochs is None:
+        return recipes
+    return [
+        recipe.replace(
+            teacher=replace(recipe.teacher, epochs=epochs),
+            secondary_teachers=tuple(
+                replace(network, epochs=epochs) for network in recipe.secondary_teachers
+            ),
+            student=replace(recipe.student, epochs=epochs),
+        )
+        for recipe in recipes
+    ]
