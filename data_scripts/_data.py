@@ -103,19 +103,18 @@ def _case(
 
 def _unseen(recordings: Recordings, share: float, seed: int, recipe: Recipe) -> Case:
     names = np.array(recordings.class_names)[recordings.labels]
-    sound = np.char.endswith(names, "N")
-    of_c = np.flatnonzero(np.char.startswith(names, "C"))
-    cut = split(recordings.select(of_c), validation=0, test=0.4, seed=seed)
-    pool, test = of_c[cut.train], of_c[cut.test]
-    known = np.flatnonzero(~np.char.startswith(names, "C"))
-    known = np.sort(np.concatenate([known, _share(recordings, pool, share, seed)]))
     two = replace(
         recordings,
-        labels=np.where(sound, 0, 1),
+        labels=np.where(np.char.endswith(names, "N"), 0, 1),
         class_names=("N", "D"),
         normal_classes=("N",),
     )
-    return _case(two, known, test, seed, recipe)
+    unseen = np.char.startswith(names, "C")
+    of_c = np.flatnonzero(unseen)
+    cut = split(two.select(of_c), validation=0, test=0.4, seed=seed)
+    labelled = _share(two, of_c[cut.train], share, seed)
+    known = np.sort(np.concatenate([np.flatnonzero(~unseen), labelled]))
+    return _case(two, known, of_c[cut.test], seed, recipe)
 
 
 def _share(recordings: Recordings, rows: np.ndarray, share: float, seed: int) -> np.ndarray:

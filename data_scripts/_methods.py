@@ -15,7 +15,7 @@ from hfld_lite.losses import one_to_all_matching
 from hfld_lite.rivals import fitnet_loss
 from hfld_lite.trainer import Stage, Trainer
 
-SECONDARY, ASSISTANT = "secondary_teacher", "assistant"
+SECONDARY, ASSISTANT = "secondary_teacher", "assistant_teacher"
 ASSISTED = {"weight": 1.0, "temperature": 4.0}
 """How the teacher assistant itself learned from the teacher, by plain KD."""
 
@@ -23,7 +23,7 @@ META_SHARE = 0.1
 """Of the training part, given up by the weights "meta" alone: its price is part of it."""
 
 _LOGITS = [{"weight": w, "temperature": t} for w, t in ((0.3, 4.0), (1.0, 2.0), (1.0, 5.0))]
-_HFLKD = [
+HFLKD = [
     dict(zip(("alpha", "mu", "nu"), w, strict=True))
     for w in ((1, 1, 1), (1, 0.1, 0.1), (0.3, 0.3, 0.3))
 ]
@@ -44,8 +44,8 @@ GRIDS: dict[str, list[dict[str, Any]]] = {
     "random search": [
         dict(zip(("alpha", "mu", "nu"), map(float, row), strict=True)) for row in _DRAWN
     ],
-    "direct": _HFLKD,
-    "hierarchy": _HFLKD,
+    "direct": HFLKD,
+    "hierarchy": HFLKD,
 }
 """Candidates of each method; "random search" draws its weights, log-uniform from 0.03 to 3."""
 

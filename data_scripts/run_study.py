@@ -11,10 +11,9 @@ labels; f the student's width; g bearings by block, load and fault size. a, and 
 methods and ablations; the others the student alone, KD, the best rival and HFLKD.
 """
 
-import functools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -23,7 +22,7 @@ import pandas as pd
 import torch
 import typer
 from _data import Case, bearings_case, presets, tiles_case
-from _methods import ABLATIONS, ASSISTANT, GRIDS, META_SHARE, SECONDARY, assist, train
+from _methods import ABLATIONS, ASSISTANT, GRIDS, HFLKD, META_SHARE, SECONDARY, assist, train
 from _study import cells, write_table
 from safetensors.torch import load_file, save_file
 from typer import Option
@@ -66,7 +65,7 @@ class Scale(NamedTuple):
     tuning: int
 
 
-FULL, QUICK = Scale(130, None, 5, 10, 2), Scale(8, 1, 1, 2, 1)
+FULL, QUICK = Scale(130, None, 5, 10, 2), Scale(18, 1, 1, 2, 1)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -97,6 +96,15 @@ class Study:
         """Whose teachers a condition's students learn from."""
         return "tiles" if data.endswith("labels") or "width" in data else data
 
+    def plan(self) -> str:
+        """How many cells there are, and how many are finished."""
+        others = [data for data in self.conditions() if data not in MAIN]
+        total = len(self.mains()) * self.scale.tuning + len(self.tuning())
+        total += len(self.teaching(self.conditions())) + len(self.main_students())
+        total += sum(5 * len(self.seeds(data)) for data in others)
+        finished = len([p for p in self.work.glob("*-*.json")])
+        return f"{finished} cells are finished, of about {total} for these questions."
+
     def conditions(self) -> list[str]:
         """All that was asked for."""
         return [data for question in self.questions for data in CONDITIONS[question]]
@@ -111,14 +119,9 @@ class Study:
 
     # --- what is trained, in order ---
 
-    def teaching(self) -> list[tuple]:
-        """Teachers: of the tuning, then of every condition and seed."""
-        mains = dict.fromkeys(self.tuned_on(data) for data in self.conditions())
-        jobs = [("teach", data, seed) for data in mains for seed in self.tuning_seeds()]
-        wanted = {self.teachers_of(data): self.seeds(data) for data in reversed(self.conditions())}
-        ordered = [data for data in MAIN if data in wanted]
-        ordered += [data for data in wanted if data not in MAIN]
-        return jobs + [("teach", data, seed) for data in ordered for seed in wanted[data]]
+    def mains(self) -> list[str]:
+        """The main data, on each of which everything is tuned that the questions need."""
+        return [m for m in MAIN if any(self.tuned_on(data) == m for data in self.conditions())]
 
     def tuning_seeds(self) -> range:
         """Seeds of the tuning's data."""
@@ -126,38 +129,51 @@ class Study:
 
     def tuning(self) -> list[tuple]:
         """A cell for each candidate of each method."""
-        mains = dict.fromkeys(self.tuned_on(data) for data in self.conditions())
         return [
             ("tune", data, seed, method, number)
-            for data in mains
+            for data in self.mains()
             for method, grid in GRIDS.items()
             for number in range(len(grid))
             for seed in self.tuning_seeds()
         ]
 
-    def learning(self, chosen: dict[str, dict[str, dict]]) -> list[tuple]:
-        """Students: the headline pair first, then methods, ablations, the other questions."""
-        todo: list[tuple] = []
-        mains = [data for data in MAIN if data in self.conditions()]
-        for methods, count in (
+    def teaching(self, conditions: Iterable[str]) -> list[tuple]:
+        """The teachers of some conditions."""
+        wanted = dict.fromkeys(self.teachers_of(data) for data in conditions)
+        return [("teach", data, seed) for data in wanted for seed in self.seeds(data)]
+
+    def main_students(self) -> list[tuple]:
+        """On the main data, if asked for: the headline pair, all methods, all ablations."""
+        plan = (
             (HEADLINE, self.scale.headline),
             (GRIDS, self.scale.seeds),
             (ABLATIONS, self.scale.seeds),
-        ):
-            todo += [
-                ("learn", data, seed, method)
-                for data in mains
-                for seed in range(count)
-                for method in methods
-            ]
-        for data in self.conditions():
-            if data not in MAIN:
-                rival = chosen[self.tuned_on(data)]["best rival"]["method"]
-                methods = dict.fromkeys(("alone", "kd", rival, "direct", "hierarchy"))
-                todo += [("learn", data, s, m) for s in self.seeds(data) for m in methods]
+        )
+        todo = [
+            ("learn", data, seed, method)
+            for methods, count in plan
+            for data in self.mains()
+            if data in self.conditions()
+            for seed in range(count)
+            for method in methods
+        ]
         return list(dict.fromkeys(todo))
 
+    def other_students(self, data: str, chosen: dict[str, dict[str, dict]]) -> list[tuple]:
+        """On other data: the student alone, KD, the best rival and HFLKD."""
+        rival = chosen[self.tuned_on(data)]["best rival"]["method"]
+        methods = dict.fromkeys(("alone", "kd", rival, "direct", "hierarchy"))
+        return [("learn", data, seed, method) for seed in self.seeds(data) for method in methods]
+
     # --- how it is trained ---
+
+    def kept(self, name: str) -> dict:
+        """What was chosen by validation, under each main data."""
+        return json.loads((self.work / f"{name}.json").read_text())
+
+    def keep(self, name: str, chosen: dict) -> None:
+        """Write what was chosen."""
+        (self.work / f"{name}.json").write_text(json.dumps(chosen, indent=1))
 
     def weights(self, role: str, data: str, seed: int) -> Path:
         """Where a teacher's weights are kept."""
@@ -168,7 +184,10 @@ class Study:
         recipe = case.recipe.replace(meta_share=META_SHARE) if meta else case.recipe
         trainer = Trainer(case.recordings, recipe, case.parts, progress=False)
         for role in ("teacher", SECONDARY, ASSISTANT):
-            path = self.weights(role, self.teachers_of(data), seed)
+            stored = role
+            if role == SECONDARY and seed >= TUNING:
+                stored = f"{role} {self.kept('secondary')[data]}"
+            path = self.weights(stored, self.teachers_of(data), seed)
             if not path.exists():
                 continue
             spec = recipe.chain[SECONDARY if role == ASSISTANT else role]
@@ -184,7 +203,15 @@ class Study:
 
     def _teach(self, case: Case, data: str, seed: int) -> list[dict]:
         trainer = Trainer(case.recordings, case.recipe, case.parts, progress=False)
-        stages = [trainer.supervise("teacher"), trainer.distil(SECONDARY, "teacher")]
+        stages = [trainer.supervise("teacher")]
+        if seed >= TUNING:  # every candidate, to choose one of
+            for number, weights in enumerate(HFLKD):
+                recipe = case.recipe.replace(**weights)
+                name = f"{SECONDARY} {number}"
+                stages.append(trainer.distil(SECONDARY, "teacher", recipe, name))
+        else:
+            weights = HFLKD[self.kept("secondary")[self.tuned_on(data)]]
+            stages.append(trainer.distil(SECONDARY, "teacher", case.recipe.replace(**weights)))
         if data in MAIN:
             stages.append(assist(trainer))
         rows = []
@@ -198,11 +225,13 @@ class Study:
     def _tune(self, case: Case, data: str, seed: int, method: str, number: int) -> list[dict]:
         trainer = self.trainer(case, data, seed)
         stage = train(trainer, method, {method: GRIDS[method][number]})
-        return [self._row(case, data, seed, stage, tested=False) | {"number": number}]
+        return [
+            self._row(case, data, seed, stage, tested=False) | {"method": method, "number": number}
+        ]
 
     def _learn(self, case: Case, data: str, seed: int, method: str) -> list[dict]:
         trainer = self.trainer(case, data, seed, meta=method == "weights meta")
-        chosen = json.loads((self.work / "chosen.json").read_text())[self.tuned_on(data)]
+        chosen = self.kept("chosen")[self.tuned_on(data)]
         stage = train(trainer, method, chosen)
         return [self._row(case, data, seed, stage, tested=True) | {"method": method}]
 
@@ -236,6 +265,13 @@ class Study:
             "predicted": predicted.tolist(),
             "suspicion": suspicion(probabilities, normal).round(4).tolist() if normal else None,
         }
+
+
+def choose_secondary(taught: pd.DataFrame) -> dict[str, int]:
+    """The candidate of the secondary teacher with the best mean validation accuracy."""
+    mine = taught[taught["method"].str.startswith(SECONDARY)]
+    means = mine.groupby(["data", "method"])["validation_accuracy"].mean()
+    return {data: int(part.idxmax()[1].rpartition(" ")[2]) for data, part in means.groupby("data")}
 
 
 def choose(tuned: pd.DataFrame) -> dict[str, dict[str, dict]]:
@@ -326,33 +362,46 @@ def main(
     work = work or Path("runs/quick/study" if quick else "runs/study")
     work.mkdir(parents=True, exist_ok=True)
     study = Study(scale, folder, work, "".join(sorted(set(question))))
-    until = None if hours is None else time.time() + 3600 * hours
-    step = functools.partial(cells, study.run, folder=work, at_once=jobs, until=until)
     if plan:
-        print(f"{len(study.teaching())} teachings and {len(study.tuning())} tunings,", end=" ")
-        print(f"{sum(1 for _ in work.glob('*.json'))} cells finished")
+        print(study.plan())
         return
-    taught = step(study.teaching())
+    until = None if hours is None else time.time() + 3600 * hours
+    try:
+        _run(study, out, jobs, until)
+    except _OutOfTime:
+        print(f"Stopped after {hours:g} hours; the same command goes on. {study.plan()}")
+
+
+class _OutOfTime(Exception):
+    pass
+
+
+def _run(study: Study, out: Path, jobs: int, until: float | None) -> None:
+    def step(todo: list[tuple]) -> pd.DataFrame:
+        rows = cells(study.run, todo, study.work, jobs, until)
+        if until is not None and time.time() > until:
+            raise _OutOfTime
+        return rows
+
+    teachers = [("teach", data, seed) for data in study.mains() for seed in study.tuning_seeds()]
+    study.keep("secondary", choose_secondary(step(teachers)))
     tuned = step(study.tuning())
-    if len(taught) < len(study.teaching()) or len(tuned) < len(study.tuning()):
-        print("Not finished; the same command goes on.")
-        return
     chosen = choose(tuned)
-    (work / "chosen.json").write_text(json.dumps(chosen, indent=1))
-    todo = study.learning(chosen)
-    learned = step(todo)
-    if len(learned) < len(todo):
-        print(f"Not finished: {len(learned)} of {len(todo)} students; the same command goes on.")
-        return
-    write(study, out, taught[taught["seed"] < TUNING], tuned, learned)
+    study.keep("chosen", chosen)
+    mains = [data for data in study.mains() if data in study.conditions()]
+    found = [step(study.teaching(mains)), step(study.main_students())]
+    for data in study.conditions():
+        if data not in MAIN:
+            taught = step(study.teaching([data]))
+            if study.teachers_of(data) == data:
+                found.append(taught)
+            found.append(step(study.other_students(data, chosen)))
+    write(study, out, tuned, pd.concat(found))
 
 
-def write(
-    study: Study, out: Path, taught: pd.DataFrame, tuned: pd.DataFrame, learned: pd.DataFrame
-) -> None:
+def write(study: Study, out: Path, tuned: pd.DataFrame, rows: pd.DataFrame) -> None:
     """Write the tables, and print the headlines."""
-    scale = study.scale
-    table = summarise(pd.concat([learned, taught]))
+    scale, table = study.scale, summarise(rows)
     notes = (
         f"Seeds 0 to {scale.seeds - 1}, the headline pair 0 to {scale.headline - 1}; tiles: "
         f"simulated, {scale.tiles} a class; bearings: real, in noise unless called clean.",
