@@ -5,7 +5,7 @@ STAMP = .venv/.installed
 DEMO = runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak lab bench clean
+.PHONY: help setup demo test soak notebooks lab bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
@@ -32,14 +32,18 @@ demo: $(STAMP)  ## train the chain on simulated tiles, about 3 minutes (FRESH=1 
 	  $(BIN)/hfld train --preset demo --out $(DEMO) $(if $(FRESH),--fresh); \
 	fi
 
-test: $(STAMP)  ## check the style and run all tests
+test: $(STAMP)  ## check the style, run all tests and all notebooks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pytest tests -n 2 --dist loadscope
+	$(BIN)/pytest tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
+	  -n 2 --dist loadscope
 
 soak: $(STAMP)  ## kill 20 trainings and damage 2,000 files; print what became of them
 	$(BIN)/python tests/soak.py --kills 20
 	HFLD_FUZZ_CASES=2000 $(BIN)/pytest tests/test_fuzz.py -s
+
+notebooks: $(STAMP)  ## execute all notebooks anew and store their outputs
+	$(BIN)/python data_scripts/execute_notebooks.py
 
 lab: $(STAMP)  ## open JupyterLab on notebooks/
 	$(BIN)/jupyter lab --notebook-dir=notebooks

@@ -5,6 +5,7 @@ Every function returns a matplotlib Figure that belongs to no window; `png` turn
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -220,6 +221,136 @@ def memory_by_operator(peaks: Mapping[str, Sequence[tuple[str, str, int]]]) -> F
         axis.set_title(precision.upper(), fontsize=10)
     figure.supxlabel("operator, in the order of the graph")
     figure.supylabel("kB of activations alive")
+    return figure
+
+
+def distributions(
+    distributions: Mapping[str, np.ndarray],
+    class_names: Sequence[str],
+    terms: Mapping[str, float],
+    temperature: float,
+) -> Figure:
+    """Class probabilities of several networks side by side, and the terms of the loss.
+
+    Args:
+        distributions: by name, probabilities ``(classes,)``.
+        class_names: of the classes.
+        terms: losses by name.
+        temperature: that the logits were divided by, for the title.
+    """
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    width = 0.8 / len(distributions)
+    for i, (name, p) in enumerate(distributions.items()):
+        places = np.arange(len(p)) + (i - (len(distributions) - 1) / 2) * width
+        left.bar(places, p, width, color=COLOURS[i], hatch=("", "//")[i % 2], label=name)
+    left.set(xticks=range(len(class_names)), xticklabels=class_names, ylim=(0, 1))
+    left.set(ylabel="probability", title=f"softmax(z / T), T = {temperature:.2g}")
+    left.legend(fontsize=9)
+    bars = right.barh(list(terms), list(terms.values()), color=COLOURS[2])
+    right.bar_label(bars, [f"{value:.3g}" for value in terms.values()], padding=3, fontsize=9)
+    right.margins(x=0.2)
+    right.invert_yaxis()
+    right.set(xlabel="loss of this recording", title="terms")
+    return figure
+
+
+def answers(table: np.ndarray, class_names: Sequence[str]) -> Figure:
+    """Mean answers to the recordings of each class: a row a true class, in shares.
+
+    Args:
+        table: ``(true classes, classes)``.
+        class_names: of both.
+    """
+    figure = Figure(figsize=(1.2 + 0.8 * len(class_names), 0.8 + 0.6 * len(class_names)))
+    axis = figure.subplots()
+    figure.set_layout_engine("constrained")
+    axis.imshow(table, vmin=0, vmax=1, cmap="cividis", aspect="auto")
+    for (i, j), share in np.ndenumerate(table):
+        colour = "black" if share > 0.5 else "white"
+        axis.text(j, i, f"{share:.0%}", ha="center", va="center", color=colour, fontsize=9)
+    ticks = range(len(class_names))
+    axis.set_xticks(ticks, class_names)
+    axis.set_yticks(ticks, class_names)
+    axis.set(xlabel="answer", ylabel="true class")
+    return figure
+
+
+def similarity(table: np.ndarray, position: int | None = None) -> Figure:
+    """Where each teacher position looks in the student, and one position's row as bars.
+
+    Args:
+        table: M of one recording and head, ``(teacher positions, student positions)``.
+        position: the teacher position to show.
+    """
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    shown = left.imshow(table, vmin=0, vmax=max(1e-9, table.max()), cmap="cividis", aspect="auto")
+    figure.colorbar(shown, ax=left, label="share")
+    left.set(xlabel="student position", ylabel="teacher position", title="similarity M")
+    if position is not None:
+        left.axhline(position - 0.5, color="white", linewidth=1)
+        left.axhline(position + 0.5, color="white", linewidth=1)
+        right.bar(range(table.shape[1]), table[position], color=COLOURS[0])
+        right.set(title=f"teacher position {position}", ylim=(0, 1))
+    right.set(xlabel="student position", ylabel="share")
+    return figure
+
+
+def anatomy(parameters: Mapping[str, int], field: int, length: int) -> Figure:
+    """Parameters of each part of a network, and how much of the input one feature sees.
+
+    Args:
+        parameters: by part.
+        field: receptive field, values of the input.
+        length: of the input.
+    """
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    counts = list(parameters.values())
+    bars = left.barh(list(parameters), counts, color=COLOURS[0])
+    left.bar_label(bars, [f"{count:,}" for count in counts], padding=3, fontsize=9)
+    left.margins(x=0.25)
+    left.invert_yaxis()
+    left.set(xlabel="parameters", title=f"{sum(counts):,} in all")
+    seen = min(field, length)
+    right.barh([0], [length], color="0.85", height=0.5)
+    right.barh([0], [seen], left=[(length - seen) / 2], color=COLOURS[1], height=0.5)
+    right.set(yticks=[], ylim=(-1, 1), xlim=(0, length), xlabel="values of the input")
+    right.set_title(f"one feature sees {seen:,} of {length:,}")
+    return figure
+
+
+def fitting(verdicts: Mapping[str, Any], accuracy: Mapping[str, float]) -> Figure:
+    """Students on a device: bytes of flash and RAM against its limits, and the accuracy of each.
+
+    Args:
+        verdicts: of :func:`hfld_lite.devices.judge`, by student, all for one device.
+        accuracy: of each student.
+    """
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = figure.subplots(1, 2)
+    first = next(iter(verdicts.values()))
+    for axis, kind, name in ((axes[0], "flash", "flash"), (axes[1], "ram", "RAM")):
+        for fits, colour, marker in ((True, COLOURS[0], "s"), (False, COLOURS[1], "x")):
+            mine = [n for n, verdict in verdicts.items() if verdict.fits == fits]
+            axis.plot(
+                [getattr(verdicts[n], f"{kind}_needed") / 1000 for n in mine],
+                [accuracy[n] for n in mine],
+                marker,
+                color=colour,
+                markersize=8,
+                label="fits" if fits else "does not fit",
+            )
+        limit = getattr(first, f"{kind}_available")
+        if limit is not None and limit < 50e6:
+            axis.axvline(limit / 1000, color=COLOURS[2], linestyle=":", label="the device has")
+        axis.set(xscale="log", xlabel=f"{name}, kB in INT8")
+        axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("validation accuracy")
+    axes[1].legend(fontsize=8)
+    figure.suptitle(first.device, fontsize=11)
     return figure
 
 

@@ -62,6 +62,14 @@ def processor() -> str:
         return platform.processor() or platform.machine()
 
 
+def environment() -> str:
+    """Versions, processor and threads in one line."""
+    return (
+        f"hfld_lite {__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
+        f"{processor()}, {torch.get_num_threads()} threads"
+    )
+
+
 def write_report(
     folder: Path, chain: Chain, result: TestResult, recordings: Recordings, command: str
 ) -> None:

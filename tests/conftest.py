@@ -1,6 +1,9 @@
 """What several test files share: tiny recordings, a tiny recipe, a chain trained on them."""
 
 import os
+import re
+from collections import defaultdict
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +16,34 @@ def pytest_configure():
     if "PYTEST_XDIST_WORKER" in os.environ:  # two workers on two cores: more threads only wait
         torch.set_num_threads(1)
         os.environ["OMP_NUM_THREADS"] = "1"  # for the programs that tests start
+
+
+_seconds: dict[str, float] = defaultdict(float)
+
+
+def pytest_runtest_logreport(report):
+    """Add up what the cells of each notebook took."""
+    name = report.nodeid.split("::")[0]
+    if name.endswith(".ipynb"):
+        _seconds[name] += report.duration
+
+
+def pytest_terminal_summary(terminalreporter):
+    for name, seconds in sorted(_seconds.items()):
+        stated = stated_seconds(name)
+        late = " TOO LONG: more than twice that" if seconds > 2 * stated else ""
+        terminalreporter.write_line(f"{name}: {seconds:.0f} s, stated {stated} s{late}")
+
+
+def pytest_sessionfinish(session):
+    if any(seconds > 2 * stated_seconds(name) for name, seconds in _seconds.items()):
+        session.exitstatus = 1
+
+
+def stated_seconds(name: str) -> int:
+    """What a notebook's first cell says that it takes."""
+    text = (Path(__file__).parent.parent / name).read_text()
+    return 60 * int(re.search(r"\*\*(\d) minutes?\*\*", text)[1])
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,230 @@
+"""Interactive explorers for the notebooks: controls over a picture that follows them.
+
+Each is thin: a plain function computes, another in `plots` draws, and the widget connects them. The
+picture is an ``<img>`` with alternative text; it stands in the cell's stored output as well, so
+that a static page shows it as it was.
+"""
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets
+import numpy as np
+import torch
+from ipywidgets import Dropdown, FloatLogSlider, FloatSlider, IntSlider
+from matplotlib.figure import Figure
+
+from hfld_lite import plots
+from hfld_lite.edge import sizes
+from hfld_lite.losses import one_to_all_matching, separated_logit_loss
+from hfld_lite.networks import receptive_field, resnet1d
+from hfld_lite.rivals import kd_loss
+
+if TYPE_CHECKING:
+    from hfld_lite.devices import Needs
+
+_WIDE = {"description_width": "11em"}
+_LAYOUT = {"width": "34em"}
+
+
+class Explorer(ipywidgets.VBox):
+    """Controls, and the picture that `draw` makes of their values.
+
+    Args:
+        draw: takes the controls' values by name; gives a figure and the words for those who do not
+            see it: what it shows at these values.
+        controls: widgets with a ``value`` and a description.
+
+    Attributes:
+        alt: the words of the picture that is shown.
+    """
+
+    def __init__(
+        self,
+        draw: Callable[..., tuple[Figure, str]],
+        controls: Mapping[str, ipywidgets.DOMWidget],
+    ) -> None:
+        self.draw, self.controls = draw, dict(controls)
+        self.picture = ipywidgets.HTML()
+        for control in self.controls.values():
+            control.observe(self._follow, "value")
+        super().__init__([*self.controls.values(), self.picture])
+        self._follow()
+
+    def _follow(self, _: Any = None) -> None:
+        figure, self.alt = self.draw(**{name: c.value for name, c in self.controls.items()})
+        self.picture.value = image(plots.png(figure, dpi=90), self.alt)
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        """The widget, and the picture for pages that have no kernel."""
+        return super()._repr_mimebundle_(**kwargs) | {"text/html": self.picture.value}
+
+
+def image(data: bytes, alt: str) -> str:
+    """A PNG file as an HTML element with alternative text."""
+    encoded = base64.b64encode(data).decode()
+    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{encoded}" style="max-width:100%">'
+
+
+def slider(name: str, low: float, high: float, value: float, step: float) -> FloatSlider:
+    """A labelled slider for a number."""
+    return FloatSlider(
+        value, min=low, max=high, step=step, description=name, style=_WIDE, layout=_LAYOUT
+    )
+
+
+def choice(name: str, options: Sequence[str]) -> Dropdown:
+    """A labelled list to choose from."""
+    return Dropdown(options=list(options), description=name, style=_WIDE, layout=_LAYOUT)
+
+
+def logit_terms(
+    teacher: Sequence[float], student: Sequence[float], target: int, temperature: float
+) -> dict[str, float]:
+    """TCKD, NCKD and KD of one sample, and NCKD as it stands in KD: (1 − p_y) · NCKD."""
+    t, s = (torch.tensor(np.array([z], float)) for z in (teacher, student))
+    tckd, nckd = separated_logit_loss(s, t, torch.tensor([target]), temperature)
+    rest = 1 - torch.softmax(t / temperature, 1)[0, target]
+    return {
+        "TCKD": float(tckd),
+        "NCKD": float(nckd),
+        "(1 − p_y) NCKD": float(rest * nckd),
+        "KD": float(kd_loss(s, t, temperature)),
+    }
+
+
+def explore_logits(
+    teacher: Sequence[float],
+    student: Sequence[float],
+    class_names: Sequence[str],
+    target: int = 0,
+) -> Explorer:
+    """Temperature and the teacher's confidence → both distributions and the terms of the loss.
+
+    Args:
+        teacher, student: logits of one sample.
+        class_names: of the logits.
+        target: position of the true class.
+    """
+    names = list(class_names)
+
+    def draw(temperature: float, confidence: float) -> tuple[Figure, str]:
+        said = np.array(teacher, float)
+        said[target] += confidence
+        terms = logit_terms(said, student, target, temperature)
+        pair = {
+            name: torch.softmax(torch.tensor(z, dtype=torch.float64) / temperature, 0).numpy()
+            for name, z in (("teacher", said), ("student", student))
+        }
+        shares = zip(names, pair["teacher"], strict=True)
+        alt = (
+            f"At temperature {temperature:.2g} the teacher gives "
+            + ", ".join(f"{name} {share:.0%}" for name, share in shares)
+            + f" (true: {names[target]}); "
+            + ", ".join(f"{name} is {value:.3g}" for name, value in terms.items())
+        )
+        return plots.distributions(pair, names, terms, temperature), alt
+
+    controls = {
+        "temperature": FloatLogSlider(
+            1.0,
+            min=-0.3,
+            max=1.3,
+            step=0.05,
+            description="temperature T",
+            style=_WIDE,
+            layout=_LAYOUT,
+            readout_format=".2f",
+        ),
+        "confidence": slider("added to the true logit", -4, 8, 0, 0.5),
+    }
+    return Explorer(draw, controls)
+
+
+def explore_matching(student: torch.Tensor, teacher: torch.Tensor, heads: int = 1) -> Explorer:
+    """A teacher position → where it looks in the student.
+
+    Args:
+        student, teacher: features of one sample ``(channels, positions)``, with equal channels.
+        heads: of one-to-all matching.
+    """
+    loss, similarity = one_to_all_matching(student[None], teacher[None], heads, True, True)
+    table = similarity[0].detach().numpy()
+
+    def draw(position: int, head: int) -> tuple[Figure, str]:
+        row = table[head, position]
+        alt = (
+            f"Teacher position {position} looks at student position {int(row.argmax())} most, with "
+            f"a share of {row.max():.0%}; the loss is {float(loss):.3g}"
+        )
+        return plots.similarity(table[head], position), alt
+
+    controls = {
+        "position": IntSlider(
+            0,
+            min=0,
+            max=table.shape[1] - 1,
+            description="teacher position",
+            style=_WIDE,
+            layout=_LAYOUT,
+        ),
+        "head": IntSlider(0, min=0, max=heads - 1, description="head", style=_WIDE, layout=_LAYOUT),
+    }
+    return Explorer(draw, controls)
+
+
+def explore_sizes(length: int, classes: int = 6) -> Explorer:
+    """Depth, width and head of a network → its parameters by part, and its receptive field.
+
+    Args:
+        length: of the networks' input.
+        classes: that they tell apart.
+    """
+
+    def draw(depth: int, width: float, head: str) -> tuple[Figure, str]:
+        with torch.device("meta"):  # shapes without numbers
+            network = resnet1d(depth, classes, width, head)
+        table = sizes(network)
+        parts = dict(zip(table["part"][:-1], table["parameters"][:-1], strict=True))
+        field, largest = receptive_field(network), max(parts, key=parts.get)
+        alt = (
+            f"ResNet{depth}-1D at width {width:g} with the {head} head has {sum(parts.values()):,} "
+            f"parameters, most of them ({parts[largest]:,}) in {largest}; one feature sees "
+            f"{min(field, length):,} of {length:,} input values"
+        )
+        return plots.anatomy(parts, field, length), alt
+
+    widths = {f"1/{n}": 1 / n for n in (16, 8, 4, 2)} | {"1": 1.0}
+    controls = {
+        "depth": choice("depth", (10, 18, 34, 50)),
+        "width": ipywidgets.SelectionSlider(
+            options=list(widths.items()), description="width", style=_WIDE, layout=_LAYOUT
+        ),
+        "head": choice("head", ("small", "published")),
+    }
+    return Explorer(draw, controls)
+
+
+def explore_devices(students: Mapping[str, "Needs"], accuracy: Mapping[str, float]) -> Explorer:
+    """A device → which students fit on it, and how good these are.
+
+    Args:
+        students: what each needs, of :func:`hfld_lite.devices.needs`.
+        accuracy: of each, from 0 to 1.
+    """
+    # Imported here, so that the other notebooks do without the packages of the extra "edge".
+    from hfld_lite.devices import DEVICES, judge
+    from hfld_lite.devices import device as find_device
+
+    def draw(device: str) -> tuple[Figure, str]:
+        on = find_device(device)
+        judged = {name: judge(needed, on) for name, needed in students.items()}
+        fitting = [name for name, verdict in judged.items() if verdict.fits]
+        best = max(fitting, key=accuracy.get, default=None)
+        said = f"the best of them is {best} with {accuracy[best]:.1%}" if best else "none is left"
+        alt = f"{len(fitting)} of {len(judged)} students fit on {on.name}; {said}"
+        return plots.fitting(judged, accuracy), alt
+
+    return Explorer(draw, {"device": choice("device", [device.name for device in DEVICES])})

@@ -1,0 +1,125 @@
+"""What nbval does not see: notebooks that check nothing, or whose pictures are lost."""
+
+import ast
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+
+import hfld_lite
+
+ROOT = Path(__file__).parent.parent.parent
+FOLDER = ROOT / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+MARKER = "# NBVAL_CHECK_OUTPUT"
+
+pytestmark = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def cells(path, kind):
+    return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == kind]
+
+
+def prose(path):
+    return "\n".join(cell.source for cell in cells(path, "markdown"))
+
+
+def pictures(path):
+    """Every HTML or PNG output that holds a picture."""
+    for cell in cells(path, "code"):
+        for output in cell.outputs:
+            data = output.get("data", {})
+            if "image/png" in data or "<img" in data.get("text/html", ""):
+                yield data
+
+
+def test_is_stored_executed_from_top_to_bottom_without_errors(path):
+    code = cells(path, "code")
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    assert not any(o.output_type == "error" for cell in code for o in cell.outputs)
+    assert not any(o.get("name") == "stderr" for cell in code for o in cell.outputs)
+
+
+def test_is_small_and_has_no_widget_state(path):
+    assert path.stat().st_size < 1_000_000
+    assert "widgets" not in nbformat.read(path, 4).metadata
+
+
+def test_a_third_of_the_code_is_checked_and_every_marked_cell_has_an_output(path):
+    code = cells(path, "code")
+    marked = [cell for cell in code if MARKER in cell.source]
+    for cell in marked:
+        assert cell.source.splitlines().count(MARKER) == 1, "words beside the marker disable it"
+        assert cell.outputs, cell.source
+    assert len(marked) >= len(code) / 3
+    assert not any("raises-exception" in cell.metadata.get("tags", []) for cell in code)
+
+
+def test_begins_with_goals_minutes_and_the_librarys_version(path):
+    first = cells(path, "markdown")[0].source
+    assert re.match(rf"# {path.stem[:2]} ", first)
+    assert "You will be able to" in first
+    minutes = re.search(r"\*\*(\d) minutes?\*\*", first)
+    assert minutes
+    assert int(minutes[1]) <= 3
+    start = cells(path, "code")[0].source
+    assert f'assert hfld_lite.__version__ == "{hfld_lite.__version__}"' in start
+    assert "environment()" in start
+    assert "## Takeaways" in prose(path)
+
+
+def test_shows_pictures_and_says_what_they_show(path):
+    found = list(pictures(path))
+    assert found
+    for data in found:
+        assert "image/png" not in data, "a bare picture has no alternative text; use widgets.image"
+        for image in re.findall(r"<img [^>]*>", data["text/html"]):
+            assert len(re.search(r'alt="([^"]*)"', image)[1]) > 30
+
+
+def test_has_a_widget_whose_picture_stands_in_static_pages(path):
+    views = [
+        output.data
+        for cell in cells(path, "code")
+        for output in cell.outputs
+        if "application/vnd.jupyter.widget-view+json" in output.get("data", {})
+    ]
+    assert any("<img" in data.get("text/html", "") for data in views)
+
+
+def test_links_lead_somewhere(path):
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", prose(path)):
+        assert "://" not in link, "the course works offline"
+        assert (FOLDER / link).exists(), link
+
+
+def test_defines_nothing_that_the_library_has(path):
+    public = set()
+    for module in pkgutil.iter_modules(hfld_lite.__path__):
+        tree = ast.parse(Path(module.module_finder.path, f"{module.name}.py").read_text())
+        kinds = ast.FunctionDef | ast.ClassDef
+        public |= {node.name for node in tree.body if isinstance(node, kinds)}
+    for cell in cells(path, "code"):
+        for node in ast.walk(ast.parse(cell.source)):
+            if isinstance(node, ast.FunctionDef | ast.ClassDef):
+                assert node.name not in public
+
+
+def test_imports_only_what_is_installed_and_used(path):
+    source = "\n".join(cell.source for cell in cells(path, "code"))
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(node.module)
+            for alias in node.names:
+                known = hasattr(module, alias.name)
+                assert known or importlib.import_module(f"{node.module}.{alias.name}")
+
+
+def test_names_no_place_of_the_machine(path):
+    text = path.read_text()
+    assert str(ROOT) not in text
+    assert "/tmp/" not in text

@@ -1,0 +1,117 @@
+"""The explorers without a browser: what they compute, and that the picture follows the controls."""
+
+import re
+
+import pytest
+import torch
+
+from hfld_lite import resnet1d, widgets
+from hfld_lite.devices import DEVICES, Needs, device, judge
+from hfld_lite.edge import sizes
+from hfld_lite.losses import one_to_all_matching
+from hfld_lite.networks import receptive_field
+
+TEACHER, STUDENT, NAMES = [4.0, 1.5, 2.5, -1.0], [1.5, 1.0, 0.0, 0.5], ["AN", "AD", "BN", "BD"]
+
+
+@pytest.fixture(scope="module")
+def explorers():
+    torch.manual_seed(0)
+    students = {
+        "small": Needs("int8", 10_000, 5_000, 1000),
+        "large": Needs("int8", 10**6, 10**6, 9),
+    }
+    return {
+        "logits": widgets.explore_logits(TEACHER, STUDENT, NAMES),
+        "matching": widgets.explore_matching(torch.randn(8, 9), torch.randn(8, 9), 2),
+        "sizes": widgets.explore_sizes(1750),
+        "devices": widgets.explore_devices(students, {"small": 0.9, "large": 0.95}),
+    }
+
+
+KINDS = ["logits", "matching", "sizes", "devices"]
+
+
+def other(control):
+    """Another value that the control takes."""
+    if hasattr(control, "options"):
+        values = [o[1] if isinstance(o, tuple) else o for o in control.options]
+        return next(value for value in values if value != control.value)
+    if control.value != control.max:
+        return control.max if not hasattr(control, "base") else control.base**control.max
+    return control.min
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_control_changes_the_picture_and_its_words(explorers, kind):
+    explorer = explorers[kind]
+    for name, control in explorer.controls.items():
+        before, words, value = explorer.picture.value, explorer.alt, control.value
+        control.value = other(control)
+        assert explorer.picture.value != before, name
+        if name != "head" or kind != "matching":  # its words may be the same in another head
+            assert explorer.alt != words, name
+        control.value = value
+        assert explorer.alt == words
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_control_has_a_label_and_the_picture_words(explorers, kind):
+    explorer = explorers[kind]
+    assert all(control.description for control in explorer.controls.values())
+    assert len(explorer.alt) > 40
+    bundle = explorer._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in bundle
+    assert re.search(r'<img alt="[^"]{40,}" src="data:image/png;base64,', bundle["text/html"])
+    assert bundle["text/html"] == explorer.picture.value
+
+
+def test_words_are_escaped():
+    assert 'alt="a &quot;b&quot; &lt;c&gt;"' in widgets.image(b"", 'a "b" <c>')
+
+
+def test_terms_of_the_explorer_add_up():
+    terms = widgets.logit_terms(TEACHER, STUDENT, 0, 3.0)
+    assert terms["TCKD"] + terms["(1 − p_y) NCKD"] == pytest.approx(terms["KD"])
+    assert 0 < terms["(1 − p_y) NCKD"] < terms["NCKD"]
+
+
+def test_matching_shows_the_librarys_similarity(explorers):
+    torch.manual_seed(0)
+    student, teacher = torch.randn(8, 9), torch.randn(8, 9)
+    explorer = widgets.explore_matching(student, teacher, 2)
+    _, table = one_to_all_matching(student[None], teacher[None], 2, True, True)
+    explorer.controls["head"].value, explorer.controls["position"].value = 1, 4
+    row = table[0, 1, 4]
+    assert f"position 4 looks at student position {int(row.argmax())} most" in explorer.alt
+    assert f"a share of {row.max():.0%}" in explorer.alt
+
+
+def test_sizes_are_those_of_the_network(explorers):
+    explorer = explorers["sizes"]
+    explorer.controls["depth"].value, explorer.controls["head"].value = 50, "published"
+    network = resnet1d(50, 6, 1 / 16, "published")
+    assert f"{sizes(network)['parameters'].iloc[-1]:,} parameters" in explorer.alt
+    explorer.controls["depth"].value, explorer.controls["head"].value = 10, "small"
+
+
+def test_the_verdict_is_that_of_the_device(explorers):
+    explorer = explorers["devices"]
+    for one in DEVICES:
+        explorer.controls["device"].value = one.name
+        large = judge(Needs("int8", 10**6, 10**6, 9), device(one.name)).fits
+        assert f"{1 + large} of 2 students fit on {one.name}" in explorer.alt
+        assert ("large with 95.0%" if large else "small with 90.0%") in explorer.alt
+
+
+@pytest.mark.parametrize(("depth", "width"), [(10, 1 / 16), (18, 1 / 16), (50, 1 / 16)])
+def test_receptive_field_is_where_gradients_come_from(depth, width):
+    torch.manual_seed(0)
+    network = resnet1d(depth, 3, width, "small").double().eval()
+    x = torch.randn(8, 1, 4001, dtype=torch.float64, requires_grad=True)
+    maps = network.stages(network.stem(x))
+    maps[:, :, maps.shape[2] // 2].sum().backward()
+    reached = x.grad.abs().sum((0, 1)).nonzero().flatten()
+    seen = int(reached.max() - reached.min()) + 1
+    assert seen <= receptive_field(network)
+    assert seen >= 0.9 * receptive_field(network)  # ReLU and pooling close some of the way
