@@ -354,6 +354,34 @@ def fitting(verdicts: Mapping[str, Any], accuracy: Mapping[str, float]) -> Figur
     return figure
 
 
+def weights(history: pd.DataFrame) -> Figure:
+    """The terms' weights as shares of their sum, their sum, and the validation accuracy, by epoch.
+
+    Args:
+        history: of a `Distiller`'s training, with ``weight_feature`` and so on.
+    """
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    axes = figure.subplots(1, 3)
+    names = [name for name in history if name.startswith("weight_")]
+    total = history[names].sum(axis=1)
+    for name, colour, style in zip(names, COLOURS, ("-", "--", "-.", ":"), strict=False):
+        term = name.removeprefix("weight_")
+        shares = history[name] / total
+        axes[0].plot(history["epoch"], shares, style, color=colour, label=TERM_LABELS[term])
+    axes[0].set(ylim=(0, 1), ylabel="share of the sum of weights")
+    axes[0].yaxis.set_major_formatter(PercentFormatter(1))
+    axes[0].legend(fontsize=8)
+    axes[1].plot(history["epoch"], total, color=COLOURS[0])
+    axes[1].set(ylim=(0, max(4.2, total.max())), ylabel="sum of the weights")
+    axes[2].plot(history["epoch"], history["validation_accuracy"], color=COLOURS[2])
+    axes[2].set(ylim=(0, 1), ylabel="validation accuracy")
+    axes[2].yaxis.set_major_formatter(PercentFormatter(1))
+    for axis in axes:
+        axis.set_xlabel("epoch")
+        axis.grid(alpha=0.3)
+    return figure
+
+
 COST_LABELS = {
     "int8_bytes": "bytes in INT8",
     "macs": "MACs",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets
 import numpy as np
+import pandas as pd
 import torch
 from ipywidgets import Dropdown, FloatLogSlider, FloatSlider, IntSlider
 from matplotlib.figure import Figure
@@ -203,6 +204,34 @@ def explore_sizes(length: int, classes: int = 6) -> Explorer:
             options=list(widths.items()), description="width", style=_WIDE, layout=_LAYOUT
         ),
         "head": choice("head", ("small", "published")),
+    }
+    return Explorer(draw, controls)
+
+
+def explore_weights(histories: Mapping[str, pd.DataFrame]) -> Explorer:
+    """A strategy, and an epoch to stop at → the weights so far, and what became of the accuracy.
+
+    Args:
+        histories: of each strategy's training, with ``weight_feature`` and so on.
+    """
+    last = max(int(history["epoch"].max()) for history in histories.values())
+
+    def draw(strategy: str, epoch: int) -> tuple[Figure, str]:
+        seen = histories[strategy][histories[strategy]["epoch"] <= epoch]
+        now = seen.iloc[-1]
+        names = [name for name in seen if name.startswith("weight_")]
+        alt = (
+            f"Strategy {strategy} after {int(now['epoch'])} epochs: "
+            + ", ".join(f"{name.removeprefix('weight_')} {now[name]:.3g}" for name in names)
+            + f"; validation accuracy {now['validation_accuracy']:.0%}. {now['verdict']}"
+        )
+        return plots.weights(seen), alt.strip()
+
+    controls = {
+        "strategy": choice("strategy", list(histories)),
+        "epoch": IntSlider(
+            last, min=1, max=last, description="up to epoch", style=_WIDE, layout=_LAYOUT
+        ),
     }
     return Explorer(draw, controls)
 

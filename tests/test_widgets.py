@@ -2,6 +2,7 @@
 
 import re
 
+import pandas as pd
 import pytest
 import torch
 
@@ -12,6 +13,16 @@ from hfld_lite.losses import one_to_all_matching
 from hfld_lite.networks import receptive_field
 
 TEACHER, STUDENT, NAMES = [4.0, 1.5, 2.5, -1.0], [1.5, 1.0, 0.0, 0.5], ["AN", "AD", "BN", "BD"]
+
+
+def history(share):
+    rows = [
+        {"epoch": e, "validation_accuracy": 1 - share**e / 2, "verdict": ""}
+        | {f"weight_{t}": share**e for t in ("feature", "tckd", "nckd", "cross_entropy")}
+        for e in range(1, 6)
+    ]
+    rows[-1]["verdict"] = "All weights are small." if share < 1 else ""
+    return pd.DataFrame(rows)
 
 
 @pytest.fixture(scope="module")
@@ -25,11 +36,12 @@ def explorers():
         "logits": widgets.explore_logits(TEACHER, STUDENT, NAMES),
         "matching": widgets.explore_matching(torch.randn(8, 9), torch.randn(8, 9), 2),
         "sizes": widgets.explore_sizes(1750),
+        "weights": widgets.explore_weights({"naive": history(0.5), "fixed": history(1.0)}),
         "devices": widgets.explore_devices(students, {"small": 0.9, "large": 0.95}),
     }
 
 
-KINDS = ["logits", "matching", "sizes", "devices"]
+KINDS = ["logits", "matching", "sizes", "weights", "devices"]
 
 
 def other(control):
@@ -37,9 +49,9 @@ def other(control):
     if hasattr(control, "options"):
         values = [o[1] if isinstance(o, tuple) else o for o in control.options]
         return next(value for value in values if value != control.value)
-    if control.value != control.max:
-        return control.max if not hasattr(control, "base") else control.base**control.max
-    return control.min
+    if hasattr(control, "base"):
+        return control.base**control.max
+    return control.min if control.value == control.max else control.max
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -102,6 +114,15 @@ def test_the_verdict_is_that_of_the_device(explorers):
         large = judge(Needs("int8", 10**6, 10**6, 9), device(one.name)).fits
         assert f"{1 + large} of 2 students fit on {one.name}" in explorer.alt
         assert ("large with 95.0%" if large else "small with 90.0%") in explorer.alt
+
+
+def test_a_collapse_is_told_in_words(explorers):
+    explorer = explorers["weights"]
+    explorer.controls["strategy"].value, explorer.controls["epoch"].value = "naive", 5
+    assert explorer.alt.endswith("validation accuracy 98%. All weights are small.")
+    assert "nckd 0.0312" in explorer.alt
+    explorer.controls["epoch"].value = 4
+    assert explorer.alt.endswith("97%.")
 
 
 @pytest.mark.parametrize(("depth", "width"), [(10, 1 / 16), (18, 1 / 16), (50, 1 / 16)])
