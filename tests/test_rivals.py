@@ -8,8 +8,10 @@ import torch
 import torch.nn.functional as F
 
 from hfld_lite import rivals
+from hfld_lite.distillation import RIVALS, Batch, Distiller, RivalDistiller, teacher_targets
 from hfld_lite.errors import ArgumentError
 from hfld_lite.losses import separated_logit_loss
+from hfld_lite.networks import resnet1d
 from hfld_lite.rivals import (
     attention_transfer_loss,
     densely_guided_kd_loss,
@@ -19,6 +21,7 @@ from hfld_lite.rivals import (
     standardise_logits,
     standardised_kd_loss,
 )
+from hfld_lite.trainer import Trainer
 
 T = 4.0
 
@@ -387,3 +390,57 @@ def test_a_single_position_leaves_no_attention_to_transfer(shape):
 def test_powers_below_one_are_refused(power):
     with pytest.raises(ArgumentError, match="power is"):
         attention_transfer_loss(*features(), power)
+
+
+@pytest.fixture(scope="module")
+def taught():
+    """A student, what a teacher says of 12 inputs, and a batch of five of them."""
+    torch.manual_seed(0)
+    student, teacher = resnet1d(10, 4, 1 / 16, "small", 0.0), resnet1d(10, 4, 1 / 8, "small")
+    inputs, labels = torch.rand(12, 600), torch.randint(0, 4, (12,))
+    rows = torch.tensor([7, 2, 3, 11, 0])
+    targets = teacher_targets(teacher.eval(), inputs)
+    return student, targets, Batch(inputs[rows], labels[rows], rows)
+
+
+@pytest.mark.parametrize("method", sorted(RIVALS))
+def test_a_rivals_objective_is_its_loss_beside_the_cross_entropy(taught, method):
+    student, targets, batch = taught
+    objective = RivalDistiller(student, targets, method, weight=3.0, temperature=2.0, beta=5.0)
+    terms = objective.eval()(batch)
+    output = student(batch.inputs)
+    features, logits = targets.answers(batch)
+    expected = {
+        "kd": lambda: kd_loss(output.logits, logits, 2.0),
+        "dkd": lambda: dkd_loss(output.logits, logits, batch.target, 2.0, 1.0, 5.0),
+        "standardised": lambda: standardised_kd_loss(output.logits, logits, 2.0),
+        "fitnet": lambda: fitnet_loss(objective.project(output.features), features),
+        "attention": lambda: attention_transfer_loss(output.features, features),
+    }[method]()
+    cross_entropy = F.cross_entropy(output.logits, batch.target)
+    torch.testing.assert_close(terms[method], expected)
+    torch.testing.assert_close(objective.total(terms), cross_entropy + 3 * expected)
+    trained = {name for name, _ in objective.named_parameters() if name.startswith("project")}
+    assert bool(trained) == (method == "fitnet")
+
+
+def test_an_unknown_rival_is_refused(taught):
+    student, targets, _ = taught
+    with pytest.raises(ArgumentError, match="method is 'hint'; choose one of kd, fitnet,"):
+        RivalDistiller(student, targets, "hint")
+
+
+def test_training_by_an_objective_of_ones_own_is_that_of_the_trainer(tiny_recordings, tiny_recipe):
+    """The same objective, by name and by hand, gives the same bits: weights, batches, projector."""
+    trainer = Trainer(tiny_recordings, tiny_recipe, progress=False)
+    trainer.supervise("teacher")
+    named = trainer.distil("student", "teacher")
+
+    def build(student, targets):
+        recipe = tiny_recipe
+        return Distiller(student, targets[0], recipe.weights, recipe.temperature, recipe.heads)
+
+    by_hand = trainer.distil_by("student", ("teacher",), build, "by hand")
+    assert trainer.stages["by hand"] is by_hand
+    pairs = zip(named.network.parameters(), by_hand.network.parameters(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
