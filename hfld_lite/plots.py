@@ -224,6 +224,25 @@ def memory_by_operator(peaks: Mapping[str, Sequence[tuple[str, str, int]]]) -> F
     return figure
 
 
+def impact(signal: np.ndarray, sample_rate: int, bins: np.ndarray, bin_width: float) -> Figure:
+    """A recording as wave and as spectrum.
+
+    Args:
+        signal: ``(samples,)``.
+        sample_rate: Hz.
+        bins: spectrum, scaled to [0, 1].
+        bin_width: Hz.
+    """
+    figure = Figure(figsize=(9, 2.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    times = 1000 * np.arange(len(signal)) / sample_rate
+    left.plot(times, signal / np.abs(signal).max(), color=COLOURS[0], linewidth=0.5)
+    left.set(xlabel="time in ms", ylabel="sound, scaled", ylim=(-1.05, 1.05))
+    right.plot(np.arange(len(bins)) * bin_width / 1000, bins, color=COLOURS[1], linewidth=0.7)
+    right.set(xlabel="frequency in kHz", ylabel="magnitude, scaled to [0, 1]", ylim=(0, 1.05))
+    return figure
+
+
 def distributions(
     distributions: Mapping[str, np.ndarray],
     class_names: Sequence[str],

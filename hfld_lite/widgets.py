@@ -14,6 +14,7 @@ import ipywidgets
 import numpy as np
 import pandas as pd
 import torch
+from IPython.display import Audio
 from ipywidgets import Dropdown, FloatLogSlider, FloatSlider, IntSlider
 from matplotlib.figure import Figure
 
@@ -22,6 +23,9 @@ from hfld_lite.edge import sizes
 from hfld_lite.losses import one_to_all_matching, separated_logit_loss
 from hfld_lite.networks import receptive_field, resnet1d
 from hfld_lite.rivals import kd_loss
+from hfld_lite.simulate import SAMPLE_RATE, simulate_tiles
+from hfld_lite.tiles import Bench
+from hfld_lite.transforms import spectrum
 
 if TYPE_CHECKING:
     from hfld_lite.devices import Needs
@@ -37,6 +41,7 @@ class Explorer(ipywidgets.VBox):
         draw: takes the controls' values by name; gives a figure and the words for those who do not
             see it: what it shows at these values.
         controls: widgets with a ``value`` and a description.
+        below: takes the same values; gives HTML to stand below the picture, a player for example.
 
     Attributes:
         alt: the words of the picture that is shown.
@@ -46,8 +51,9 @@ class Explorer(ipywidgets.VBox):
         self,
         draw: Callable[..., tuple[Figure, str]],
         controls: Mapping[str, ipywidgets.DOMWidget],
+        below: Callable[..., str] | None = None,
     ) -> None:
-        self.draw, self.controls = draw, dict(controls)
+        self.draw, self.controls, self.below = draw, dict(controls), below
         self.picture = ipywidgets.HTML()
         for control in self.controls.values():
             control.observe(self._follow, "value")
@@ -55,8 +61,10 @@ class Explorer(ipywidgets.VBox):
         self._follow()
 
     def _follow(self, _: Any = None) -> None:
-        figure, self.alt = self.draw(**{name: c.value for name, c in self.controls.items()})
-        self.picture.value = image(plots.png(figure, dpi=90), self.alt)
+        values = {name: control.value for name, control in self.controls.items()}
+        figure, self.alt = self.draw(**values)
+        more = self.below(**values) if self.below else ""
+        self.picture.value = image(plots.png(figure, dpi=90), self.alt) + more
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         """The widget, and the picture for pages that have no kernel."""
@@ -79,6 +87,53 @@ def slider(name: str, low: float, high: float, value: float, step: float) -> Flo
 def choice(name: str, options: Sequence[str]) -> Dropdown:
     """A labelled list to choose from."""
     return Dropdown(options=list(options), description=name, style=_WIDE, layout=_LAYOUT)
+
+
+def player(signal: np.ndarray, sample_rate: int) -> str:
+    """A sound as an HTML element that plays it; the loudest sample at full scale."""
+    return Audio(signal, rate=sample_rate)._repr_html_()
+
+
+def one_tile(kind: str, defective: bool, severity: float, snr: float, seed: int) -> np.ndarray:
+    """The sound of one simulated tile, ``(7000,)`` samples at 40 kHz.
+
+    Args:
+        kind: type of tile, "A", "B" or "C".
+        defective: with a defect, or sound.
+        severity: of the defect.
+        snr: impact to noise, dB.
+        seed: of the tile and everything else; the same tile with another severity sounds alike.
+    """
+    bench = Bench(severity_low=severity, severity_high=severity, snr=snr, snr_deviation=0.0)
+    pair = simulate_tiles(kind, tiles_per_class=1, drops=1, seed=seed, bench=bench)
+    return pair.signals[pair.class_names.index(f"{kind}{'D' if defective else 'N'}")]
+
+
+def explore_tiles(seed: int = 0, bins: int = 875) -> Explorer:
+    """Type, class, severity, noise → the sound of a simulated tile, its wave, its spectrum."""
+
+    def draw(kind: str, state: str, severity: float, snr: float, tile: int) -> tuple[Figure, str]:
+        signal = one_tile(kind, state == "defective", severity, snr, seed + tile)
+        seen = spectrum(signal[None], bins)[0].numpy()
+        width = SAMPLE_RATE / len(signal)
+        alt = (
+            f"A {state} tile of type {kind} at {snr:g} dB"
+            + (f", severity {severity:.2f}" if state == "defective" else "")
+            + f": wave and spectrum, strongest at {seen.argmax() * width / 1000:.2f} kHz"
+        )
+        return plots.impact(signal, SAMPLE_RATE, seen, width), alt
+
+    def below(kind: str, state: str, severity: float, snr: float, tile: int) -> str:
+        return player(one_tile(kind, state == "defective", severity, snr, seed + tile), SAMPLE_RATE)
+
+    controls = {
+        "kind": choice("type", ("A", "B", "C")),
+        "state": choice("class", ("sound", "defective")),
+        "severity": slider("severity of the defect", 0.02, 0.4, 0.15, 0.01),
+        "snr": slider("impact to noise, dB", -10, 30, 18, 1),
+        "tile": IntSlider(0, min=0, max=20, description="tile", style=_WIDE, layout=_LAYOUT),
+    }
+    return Explorer(draw, controls, below)
 
 
 def logit_terms(

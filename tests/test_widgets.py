@@ -1,9 +1,13 @@
 """The explorers without a browser: what they compute, and that the picture follows the controls."""
 
+import base64
+import io
 import re
 
+import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 import torch
 
 from hfld_lite import resnet1d, widgets
@@ -37,11 +41,12 @@ def explorers():
         "matching": widgets.explore_matching(torch.randn(8, 9), torch.randn(8, 9), 2),
         "sizes": widgets.explore_sizes(1750),
         "weights": widgets.explore_weights({"naive": history(0.5), "fixed": history(1.0)}),
+        "tiles": widgets.explore_tiles(seed=3),
         "devices": widgets.explore_devices(students, {"small": 0.9, "large": 0.95}),
     }
 
 
-KINDS = ["logits", "matching", "sizes", "weights", "devices"]
+KINDS = ["logits", "matching", "sizes", "weights", "tiles", "devices"]
 
 
 def other(control):
@@ -58,6 +63,8 @@ def other(control):
 def test_every_control_changes_the_picture_and_its_words(explorers, kind):
     explorer = explorers[kind]
     for name, control in explorer.controls.items():
+        if name == "severity":  # sound tiles have none
+            explorer.controls["state"].value = "defective"
         before, words, value = explorer.picture.value, explorer.alt, control.value
         control.value = other(control)
         assert explorer.picture.value != before, name
@@ -114,6 +121,31 @@ def test_the_verdict_is_that_of_the_device(explorers):
         large = judge(Needs("int8", 10**6, 10**6, 9), device(one.name)).fits
         assert f"{1 + large} of 2 students fit on {one.name}" in explorer.alt
         assert ("large with 95.0%" if large else "small with 90.0%") in explorer.alt
+
+
+def test_the_tile_that_is_seen_is_heard(explorers):
+    explorer = explorers["tiles"]
+    page = explorer.picture.value
+    assert page.count("<audio") == 1
+    data = base64.b64decode(re.search(r'src="data:audio/wav;base64,([^"]*)"', page)[1])
+    sound, rate = soundfile.read(io.BytesIO(data))
+    values = {name: control.value for name, control in explorer.controls.items()}
+    signal = widgets.one_tile(
+        values["kind"],
+        values["state"] == "defective",
+        values["severity"],
+        values["snr"],
+        3 + values["tile"],
+    )
+    assert rate == 40_000
+    assert np.corrcoef(sound, signal)[0, 1] > 0.999
+
+
+def test_severity_changes_a_defective_tile_and_no_sound_one():
+    sound = [widgets.one_tile("B", False, severity, 20, 1) for severity in (0.05, 0.3)]
+    defective = [widgets.one_tile("B", True, severity, 20, 1) for severity in (0.05, 0.3)]
+    assert np.array_equal(*sound)
+    assert not np.allclose(*defective, atol=1e-3)
 
 
 def test_a_collapse_is_told_in_words(explorers):
