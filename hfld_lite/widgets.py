@@ -22,6 +22,7 @@ from hfld_lite import plots
 from hfld_lite.edge import sizes
 from hfld_lite.losses import one_to_all_matching, separated_logit_loss
 from hfld_lite.networks import receptive_field, resnet1d
+from hfld_lite.recordings import Recordings
 from hfld_lite.rivals import kd_loss
 from hfld_lite.simulate import SAMPLE_RATE, simulate_tiles
 from hfld_lite.tiles import Bench
@@ -229,6 +230,49 @@ def explore_matching(student: torch.Tensor, teacher: torch.Tensor, heads: int = 
         "head": IntSlider(0, min=0, max=heads - 1, description="head", style=_WIDE, layout=_LAYOUT),
     }
     return Explorer(draw, controls)
+
+
+def explore_guess(
+    recordings: Recordings, rows: Sequence[int], answers: Mapping[str, Sequence[str]]
+) -> Explorer:
+    """Listen to a recording, guess, and see what it was and what the networks said.
+
+    Args:
+        recordings: of two kinds of classes, sound and defective.
+        rows: of the recordings to choose from.
+        answers: by network, what it said of each of these rows, "sound" or "defective".
+    """
+    names = recordings.class_names
+    truth = [
+        "sound" if names[recordings.labels[row]] in recordings.normal_classes else "defective"
+        for row in rows
+    ]
+
+    def draw(number: int, guess: str) -> tuple[Figure, str]:
+        i = number - 1
+        signal = np.asarray(recordings.signals[rows[i]])
+        bins = spectrum(signal[None], len(signal) // 8)[0].numpy()
+        figure = plots.impact(
+            signal, recordings.sample_rate, bins, recordings.sample_rate / len(signal)
+        )
+        if guess == "?":
+            return figure, f"Wave and spectrum of tile {number} of {len(rows)}: listen, then guess"
+        said = "; ".join(f"the {name} said {of[i]}" for name, of in answers.items())
+        verdict = "right" if guess == truth[i] else "wrong"
+        alt = f"Tile {number} is {truth[i]}. Your guess, {guess}, is {verdict}; {said}"
+        figure.suptitle(alt, fontsize=10)
+        return figure, alt
+
+    def below(number: int, guess: str) -> str:
+        return player(np.asarray(recordings.signals[rows[number - 1]]), recordings.sample_rate)
+
+    controls = {
+        "number": IntSlider(
+            1, min=1, max=len(rows), description="tile", style=_WIDE, layout=_LAYOUT
+        ),
+        "guess": choice("your guess", ("?", "sound", "defective")),
+    }
+    return Explorer(draw, controls, below)
 
 
 def explore_sizes(length: int, classes: int = 6) -> Explorer:

@@ -148,6 +148,19 @@ def test_severity_changes_a_defective_tile_and_no_sound_one():
     assert not np.allclose(*defective, atol=1e-3)
 
 
+def test_a_guess_is_held_against_the_truth_and_the_networks(tiny_recordings):
+    rows = [0, 25, 45]  # AN, AD, BN
+    assert tiny_recordings.labels[rows].tolist() == [0, 1, 2]
+    said = {"student": ["sound", "sound", "defective"]}
+    explorer = widgets.explore_guess(tiny_recordings, rows, said)
+    assert "listen, then guess" in explorer.alt
+    explorer.controls["guess"].value = "sound"
+    assert explorer.alt == ("Tile 1 is sound. Your guess, sound, is right; the student said sound")
+    explorer.controls["number"].value = 2
+    assert explorer.alt.startswith("Tile 2 is defective. Your guess, sound, is wrong; the student")
+    assert explorer.picture.value.count("<audio") == 1
+
+
 def test_a_collapse_is_told_in_words(explorers):
     explorer = explorers["weights"]
     explorer.controls["strategy"].value, explorer.controls["epoch"].value = "naive", 5
