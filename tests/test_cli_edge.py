@@ -18,6 +18,9 @@ from hfld_lite.errors import RecipeError
 from hfld_lite.runs import load_run
 
 
+RUNS = (("torch", "fp32"), ("ONNX Runtime", "fp32"), ("ONNX Runtime", "int8"))
+
+
 @pytest.fixture(scope="module")
 def folder(saved_run):
     return saved_run[0]
@@ -166,7 +169,10 @@ def test_the_pages_place_must_be_writable(found, tmp_path):
 
 
 def test_every_way_is_timed_and_the_tables_agree(found, folder):
-    assert len(found.times) == len(costs.WAYS)
+    ways = set(found.times[["runtime", "precision", "raw"]].itertuples(index=False, name=None))
+    both = {(r, p, raw) for r, p in RUNS for raw in (False, True)}
+    assert ways == both | {("ONNX Runtime", "int8 dynamic", False)}
+    assert len(found.times) == len(ways)
     assert (found.times["p50"] <= found.times["p95"]).all()
     assert (found.times["p95"] <= found.times["p99"]).all()
     assert (found.times["p50"] > 0).all()
