@@ -17,7 +17,6 @@ from hfld_lite.edge import count_macs, stored_bytes
 from hfld_lite.errors import RecipeError
 from hfld_lite.runs import load_run
 
-
 RUNS = (("torch", "fp32"), ("ONNX Runtime", "fp32"), ("ONNX Runtime", "int8"))
 
 
