@@ -107,6 +107,36 @@ def curves(history: pd.DataFrame) -> Figure:
     return figure
 
 
+def live(history: pd.DataFrame, planned: Mapping[str, int]) -> Figure:
+    """A training that is under way: loss and validation accuracy so far, role after role.
+
+    Args:
+        history: rows of epochs with ``role``, ``total``, ``validation_accuracy``; may be empty.
+        planned: epochs of each role, in the order of training.
+    """
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    loss, accuracy = figure.subplots(1, 2, sharex=True)
+    begin = 0
+    for (role, epochs), colour, marker in zip(planned.items(), COLOURS, MARKERS, strict=False):
+        mine = history[history["role"] == role] if len(history) else history
+        if len(mine):
+            style = {"color": colour, "marker": marker, "markersize": 3, "label": _words(role)}
+            loss.plot(begin + mine["epoch"], mine["total"], **style)
+            accuracy.plot(begin + mine["epoch"], mine["validation_accuracy"], **style)
+        begin += epochs
+        for axis in (loss, accuracy):
+            axis.axvline(begin, color="0.8", linewidth=0.8)
+    loss.set(ylabel="training loss (log)", yscale="log", xlim=(0, begin + 0.5))
+    accuracy.set(ylabel="validation accuracy", ylim=(0, 1.02))
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1))
+    figure.supxlabel("epochs, all networks one after the other", fontsize=10)
+    for axis in (loss, accuracy):
+        axis.grid(alpha=0.3)
+    if len(history):
+        accuracy.legend(fontsize=8, loc="lower right")
+    return figure
+
+
 def confusions(matrices: Mapping[str, np.ndarray], class_names: Sequence[str]) -> Figure:
     """Confusion matrices, two in a row: rows are true classes, columns predicted ones.
 
@@ -408,6 +438,48 @@ COST_LABELS = {
     "fp32_ms": "ms in FP32, one thread",
     "parameters": "parameters",
 }
+
+
+def weights_sweep(table: pd.DataFrame, chosen: Sequence[float]) -> Figure:
+    """Validation accuracy of students over the weights of their loss, one of them marked.
+
+    Args:
+        table: rows with ``alpha``, ``mu``, ``nu``, ``validation_accuracy``, ``deviation``,
+            ``teacher``, ``secondary_teacher``.
+        chosen: alpha, mu and nu of the marked student.
+    """
+    table = table.sort_values("validation_accuracy", ignore_index=True)
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    axis = figure.subplots()
+    for name, style in (("teacher", "-"), ("secondary_teacher", "--")):
+        axis.axhline(table[name].mean(), color="0.4", linestyle=style, label=_words(name))
+    weights = table[["alpha", "mu", "nu"]].to_numpy()
+    alone, mine = (weights == 0).all(1), np.isclose(weights, chosen).all(1)
+    kinds = (
+        ("other weights", ~alone & ~mine, COLOURS[4], "o", 5),
+        ("labels alone", alone & ~mine, COLOURS[1], "s", 8),
+        ("these weights", mine, COLOURS[0], "D", 10),
+    )
+    for label, rows, colour, marker, size in kinds:
+        axis.errorbar(
+            table.index[rows] + 1,
+            table["validation_accuracy"][rows],
+            yerr=table["deviation"][rows],
+            color=colour,
+            marker=marker,
+            markersize=size,
+            capsize=3,
+            linestyle="none",
+            label=label,
+        )
+    axis.set(
+        xlabel="students, from the worst to the best",
+        ylabel="validation accuracy,\nmean and deviation over seeds",
+    )
+    axis.yaxis.set_major_formatter(PercentFormatter(1))
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, loc="lower right")
+    return figure
 
 
 def front(

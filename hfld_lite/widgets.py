@@ -335,6 +335,41 @@ def explore_weights(histories: Mapping[str, pd.DataFrame]) -> Explorer:
     return Explorer(draw, controls)
 
 
+def explore_ablations(table: pd.DataFrame) -> Explorer:
+    """The weights of three terms → the stored students that learned with them.
+
+    Args:
+        table: a row for every combination of ``alpha``, ``mu`` and ``nu``; see
+            :func:`hfld_lite.plots.weights_sweep`, and ``against_alone``, ``lowest``, ``highest``.
+    """
+
+    def draw(alpha: float, mu: float, nu: float) -> tuple[Figure, str]:
+        mine = (table[["alpha", "mu", "nu"]] == (alpha, mu, nu)).all(axis=1)
+        row = table[mine].iloc[0]
+        mean, low, high = 100 * row[["against_alone", "lowest", "highest"]]
+        alt = (
+            f"With α = {alpha:g}, μ = {mu:g}, ν = {nu:g} the students reach "
+            f"{row['validation_accuracy']:.1%} on average, {mean:+.1f} points against labels alone "
+            f"({low:+.1f} to {high:+.1f} over {row['seeds']:.0f} seeds)"
+        )
+        figure = plots.weights_sweep(table, (alpha, mu, nu))
+        figure.suptitle(alt, fontsize=9)
+        return figure, alt
+
+    labels = {"alpha": "α, feature matching", "mu": "μ, TCKD", "nu": "ν, NCKD"}
+    controls = {
+        name: ipywidgets.SelectionSlider(
+            options=[(f"{value:g}", value) for value in sorted(table[name].unique())],
+            value=table[name].max(),
+            description=label,
+            style=_WIDE,
+            layout=_LAYOUT,
+        )
+        for name, label in labels.items()
+    }
+    return Explorer(draw, controls)
+
+
 def explore_devices(students: Mapping[str, "Needs"], accuracy: Mapping[str, float]) -> Explorer:
     """A device → which students fit on it, and how good these are.
 
