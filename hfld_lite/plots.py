@@ -482,6 +482,66 @@ def weights_sweep(table: pd.DataFrame, chosen: Sequence[float]) -> Figure:
     return figure
 
 
+def scatter(points: Mapping[str, np.ndarray], labels: Sequence[str]) -> Figure:
+    """Recordings as points of a plane, one panel for each network, a marker for each class.
+
+    Args:
+        points: places ``(n, 2)`` by network, of t-SNE for example.
+        labels: class of each point.
+    """
+    figure = Figure(figsize=(3.6 * len(points) + 1, 3.6), layout="constrained")
+    axes = figure.subplots(1, len(points), squeeze=False)[0]
+    labels = np.asarray(labels)
+    for axis, (role, places) in zip(axes, points.items(), strict=True):
+        for name, colour, marker in zip(np.unique(labels), COLOURS, MARKERS, strict=False):
+            x, y = places[labels == name].T
+            axis.scatter(x, y, s=18, color=colour, marker=marker, alpha=0.7, label=name)
+        axis.set_title(_words(role), fontsize=10)
+        axis.set(xticks=[], yticks=[])
+    figure.supxlabel("t-SNE: near is alike; axes and distances far apart mean nothing", fontsize=9)
+    axes[-1].legend(fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def threshold(
+    suspicion: np.ndarray,
+    defective: np.ndarray,
+    limit: float,
+    limits: np.ndarray,
+    costs: np.ndarray,
+) -> Figure:
+    """What a limit on the probability of a defect lets through, and what each limit costs.
+
+    Args:
+        suspicion: probability of a defect ``(n,)``.
+        defective: booleans ``(n,)``.
+        limit: from which on a recording is called defective.
+        limits, costs: expected cost of a part over the limit, ``(m,)`` each.
+    """
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    edges = np.linspace(0, 1, 26)
+    for name, rows, colour, hatch in (
+        ("sound", ~defective, COLOURS[4], ""),
+        ("defective", defective, COLOURS[1], "//"),
+    ):
+        left.hist(
+            suspicion[rows], edges, color=colour, alpha=0.6, label=name, hatch=hatch, log=True
+        )
+    left.axvline(limit, color="black")
+    left.text(limit, 1.02, "limit", ha="center", transform=left.get_xaxis_transform(), fontsize=9)
+    left.set(xlabel="probability of a defect", ylabel="recordings (log)")
+    left.set_ylim(bottom=0.5)  # a single recording is to be seen
+    left.legend(fontsize=9, loc="upper center")
+    right.plot(limits, costs, color=COLOURS[0], drawstyle="steps-post")
+    right.axvline(limit, color="black")
+    right.plot(limits[costs.argmin()], costs.min(), "D", color=COLOURS[2], label="cheapest limit")
+    right.set(xlabel="limit", ylabel="cost of a part on average")
+    right.grid(alpha=0.3)
+    right.legend(fontsize=9, loc="upper center")
+    return figure
+
+
 def front(
     table: pd.DataFrame,
     costs: Sequence[str] = ("int8_bytes", "macs", "int8_ms"),

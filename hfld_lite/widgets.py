@@ -344,7 +344,7 @@ def explore_ablations(table: pd.DataFrame) -> Explorer:
     """
 
     def draw(alpha: float, mu: float, nu: float) -> tuple[Figure, str]:
-        mine = (table[["alpha", "mu", "nu"]] == (alpha, mu, nu)).all(axis=1)
+        mine = (table[["alpha", "mu", "nu"]] == [alpha, mu, nu]).all(axis=1)
         row = table[mine].iloc[0]
         mean, low, high = 100 * row[["against_alone", "lowest", "highest"]]
         alt = (
@@ -366,6 +366,63 @@ def explore_ablations(table: pd.DataFrame) -> Explorer:
             layout=_LAYOUT,
         )
         for name, label in labels.items()
+    }
+    return Explorer(draw, controls)
+
+
+def cost_of(
+    suspicion: np.ndarray,
+    defective: np.ndarray,
+    limit: float,
+    miss: float,
+    alarm: float,
+    share: float,
+) -> tuple[float, float, float]:
+    """Miss rate, false alarm rate, and expected cost of a part at a limit.
+
+    cost = π · r_miss · c_miss + (1 − π) · r_alarm · c_alarm, with the share π of defective parts in
+    production, which is not that of a test set.
+
+    Args:
+        suspicion: probability of a defect ``(n,)``; called defective from the limit on.
+        defective: booleans ``(n,)``, some of each.
+        limit: from 0 to 1.
+        miss, alarm: what a missed defect and a false alarm cost.
+        share: of defective parts in production, from 0 to 1.
+    """
+    called = suspicion >= limit
+    missed, alarmed = float((~called)[defective].mean()), float(called[~defective].mean())
+    return missed, alarmed, share * missed * miss + (1 - share) * alarmed * alarm
+
+
+def explore_threshold(suspicion: np.ndarray, defective: np.ndarray) -> Explorer:
+    """A limit, two prices and the share of defective parts → misses, false alarms, money.
+
+    Args:
+        suspicion: probability of a defect of each recording ``(n,)``.
+        defective: booleans ``(n,)``, some of each.
+    """
+    suspicion, defective = np.asarray(suspicion, float), np.asarray(defective, bool)
+    limits = np.linspace(0, 1, 201)
+
+    def draw(limit: float, miss: float, alarm: float, percent: float) -> tuple[Figure, str]:
+        prices = (miss, alarm, percent / 100)
+        missed, alarmed, cost = cost_of(suspicion, defective, limit, *prices)
+        costs = np.array([cost_of(suspicion, defective, each, *prices)[2] for each in limits])
+        alt = (
+            f"At the limit {limit:.2f} {missed:.1%} of defective recordings are missed and "
+            f"{alarmed:.1%} of sound ones raise an alarm: {cost:.3g} a part on average; the "
+            f"cheapest limit is {limits[costs.argmin()]:.2f} with {costs.min():.3g}"
+        )
+        figure = plots.threshold(suspicion, defective, limit, limits, costs)
+        figure.suptitle(alt.replace("alarm: ", "alarm:\n"), fontsize=9)
+        return figure, alt
+
+    controls = {
+        "limit": slider("limit", 0, 1, 0.5, 0.01),
+        "miss": slider("cost of a miss", 0, 200, 100, 5),
+        "alarm": slider("cost of a false alarm", 0, 50, 5, 1),
+        "percent": slider("defective parts, %", 0.5, 50, 5, 0.5),
     }
     return Explorer(draw, controls)
 

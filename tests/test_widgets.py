@@ -3,6 +3,7 @@
 import base64
 import io
 import re
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,18 @@ from hfld_lite.losses import one_to_all_matching
 from hfld_lite.networks import receptive_field
 
 TEACHER, STUDENT, NAMES = [4.0, 1.5, 2.5, -1.0], [1.5, 1.0, 0.0, 0.5], ["AN", "AD", "BN", "BD"]
+
+DEFECTIVE = np.arange(40) < 20
+DOUBT = np.concatenate([np.linspace(1, 0.3, 20), np.linspace(0.6, 0, 20)])
+SWEEP = pd.DataFrame(
+    {
+        **{"alpha": alpha, "mu": mu, "nu": nu, "seeds": 3, "deviation": 0.01, "teacher": 0.97},
+        "validation_accuracy": 0.9 + 0.04 * alpha + 0.02 * mu - 0.01 * nu,
+        "against_alone": 0.04 * alpha + 0.02 * mu - 0.01 * nu,
+        **{"lowest": -0.02, "highest": 0.1, "secondary_teacher": 0.96},
+    }
+    for alpha, mu, nu in product((0.0, 1.0), repeat=3)
+)
 
 
 def history(share):
@@ -43,10 +56,12 @@ def explorers():
         "weights": widgets.explore_weights({"naive": history(0.5), "fixed": history(1.0)}),
         "tiles": widgets.explore_tiles(seed=3),
         "devices": widgets.explore_devices(students, {"small": 0.9, "large": 0.95}),
+        "threshold": widgets.explore_threshold(DOUBT, DEFECTIVE),
+        "ablations": widgets.explore_ablations(SWEEP),
     }
 
 
-KINDS = ["logits", "matching", "sizes", "weights", "tiles", "devices"]
+KINDS = ["logits", "matching", "sizes", "weights", "tiles", "devices", "threshold", "ablations"]
 
 
 def other(control):
@@ -181,3 +196,28 @@ def test_receptive_field_is_where_gradients_come_from(depth, width):
     seen = int(reached.max() - reached.min()) + 1
     assert seen <= receptive_field(network)
     assert seen >= 0.9 * receptive_field(network)  # ReLU and pooling close some of the way
+
+
+def test_the_cost_of_a_part_is_that_worked_out_by_hand():
+    doubt, bad = np.array([0.9, 0.2, 0.6, 0.1, 0.1]), np.array([True, True, False, False, False])
+    missed, alarmed, cost = widgets.cost_of(doubt, bad, 0.5, miss=100, alarm=6, share=0.1)
+    assert (missed, alarmed) == (0.5, pytest.approx(1 / 3))
+    assert cost == pytest.approx(0.1 * 0.5 * 100 + 0.9 / 3 * 6)
+    assert widgets.cost_of(doubt, bad, 0.6, 1, 1, 0.5)[1] == alarmed, "called defective from it on"
+
+
+def test_the_cheapest_limit_falls_when_misses_cost_more(explorers):
+    def cheapest(miss):
+        explorer.controls["miss"].value = miss
+        return float(re.search(r"cheapest limit is ([\d.]+)", explorer.alt)[1])
+
+    explorer = explorers["threshold"]
+    assert cheapest(200) < cheapest(5)
+
+
+def test_ablations_show_the_stored_student(explorers):
+    explorer = explorers["ablations"]
+    explorer.controls["alpha"].value, explorer.controls["nu"].value = 0.0, 1.0
+    explorer.controls["mu"].value = 1.0
+    assert "α = 0, μ = 1, ν = 1" in explorer.alt
+    assert "reach 91.0% on average, +1.0 points" in explorer.alt
