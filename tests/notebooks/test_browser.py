@@ -123,9 +123,11 @@ def run_all(lab, browser):
         pages.append(page)
         page.goto(lab(name))
         page.wait_for_function(f"({STATE})()?.kernel === 'idle'", timeout=90_000)
-        page.evaluate("jupyterapp.shell.currentWidget.content.notebookConfig = {"
-                      "...jupyterapp.shell.currentWidget.content.notebookConfig,"
-                      "windowingMode: 'none'}")
+        page.evaluate(
+            "jupyterapp.shell.currentWidget.content.notebookConfig = {"
+            "...jupyterapp.shell.currentWidget.content.notebookConfig,"
+            "windowingMode: 'none'}"
+        )
         page.evaluate("jupyterapp.commands.execute('notebook:run-all-cells') && null")
         page.wait_for_function(
             f"(() => {{ const s = ({STATE})(); return s && s.kernel === 'idle' &&"
