@@ -24,13 +24,13 @@ META_SHARE = 0.1
 
 _LOGITS = [{"weight": w, "temperature": t} for w, t in ((0.3, 4.0), (1.0, 2.0), (1.0, 5.0))]
 HFLKD = [
-    dict(zip(("alpha", "mu", "nu"), w, strict=True))
-    for w in ((1, 1, 1), (1, 0.1, 0.1), (0.3, 0.3, 0.3))
+    dict(zip(("alpha", "mu", "nu", "temperature"), w, strict=True))
+    for w in ((1.0, 1.0, 1.0, 2.0), (1.0, 0.3, 0.3, 5.0), (0.3, 0.3, 0.3, 2.0))
 ]
 _DRAWN = np.exp(np.random.default_rng(0).uniform(np.log(0.03), np.log(3), (3, 3))).round(3)
 
 GRIDS: dict[str, list[dict[str, Any]]] = {
-    "alone": [{"learning_rate": rate} for rate in (1e-3, 3e-3, 1e-2)],
+    "alone": [{"learning_rate": rate} for rate in (3e-3, 1e-2, 3e-2)],
     "kd": _LOGITS,
     "fitnet": [{"weight": w} for w in (0.3, 1.0, 3.0)],
     "attention": [{"weight": w} for w in (1.0, 10.0, 100.0)],
@@ -42,7 +42,8 @@ GRIDS: dict[str, list[dict[str, Any]]] = {
     "assistant": _LOGITS,
     "dense": _LOGITS,
     "random search": [
-        dict(zip(("alpha", "mu", "nu"), map(float, row), strict=True)) for row in _DRAWN
+        dict(zip(("alpha", "mu", "nu"), map(float, row), strict=True)) | {"temperature": 2.0}
+        for row in _DRAWN
     ],
     "direct": HFLKD,
     "hierarchy": HFLKD,
@@ -63,7 +64,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "without 1/sqrt(d)": {"match": "unscaled"},
     **{f"temperature {t:g}": {"temperature": float(t)} for t in (1, 2, 10, 20)},
 }
-"""What each ablation changes; the recipe has 8 heads, T = 5, fixed weights."""
+"""What each ablation changes; the recipe has 8 heads and fixed weights."""
 
 
 def train(trainer: Trainer, method: str, chosen: dict[str, dict[str, Any]]) -> Stage:

@@ -1,9 +1,11 @@
 """What the studies share: their data, saved cells, and tables that say how they were made."""
 
 import json
+import lzma
 import platform
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -64,14 +66,70 @@ def cells(
             if until is not None and time.time() > until:
                 return []
             torch.set_num_threads(1)  # the jobs share the cores already
-            rows = run(*job)
-            part = path.with_suffix(".part")
-            part.write_text(json.dumps(rows))
-            part.replace(path)
+            _write_whole(path, json.dumps(run(*job)).encode())
         return json.loads(path.read_text())
 
     found = joblib.Parallel(at_once, verbose=5)(joblib.delayed(one)(job) for job in jobs)
     return pd.DataFrame([row for rows in found for row in rows])
+
+
+def pack(folder: Path, path: Path, made_with: str) -> None:
+    """Write all finished cells of a folder into one file, for a later machine to go on from.
+
+    Args:
+        folder: of :func:`cells`.
+        path: the file, JSON lines compressed by xz.
+        made_with: what the cells depend on; :func:`unpack` asks for the same.
+    """
+    lines = [json.dumps({"made_with": made_with})]
+    for cell in sorted(folder.glob("*-*.json")):
+        rows = json.loads(cell.read_text())
+        lines.append(json.dumps({"cell": cell.name, "rows": rows}, separators=(",", ":")))
+    _write_whole(path, lzma.compress("\n".join(lines).encode(), preset=9))
+
+
+def unpack(path: Path, folder: Path, made_with: str) -> int:
+    """Lay the cells of a file that :func:`pack` wrote into a folder that lacks them.
+
+    Returns:
+        How many were laid there; none, and a line that says so, if they were made with something
+        else.
+    """
+    if not path.exists():
+        return 0
+    first, *lines = lzma.decompress(path.read_bytes()).decode().splitlines()
+    if json.loads(first)["made_with"] != made_with:
+        print(f"{path} was made with other settings; its cells are not used.")
+        return 0
+    laid = 0
+    for line in lines:
+        cell = json.loads(line)
+        target = folder / cell["cell"]
+        if not target.exists():
+            _write_whole(target, json.dumps(cell["rows"]).encode())
+            laid += 1
+    return laid
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_bytes(data)
+    part.replace(path)
+
+
+def forget_peak() -> None:
+    """Begin to measure the process's peak memory anew, where the system can (Linux)."""
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_mib() -> float:
+    """The process's peak memory since :func:`forget_peak`, in MiB; NaN where it is unknown."""
+    with suppress(OSError, StopIteration):
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 1024
+    return float("nan")
 
 
 def write_table(path: Path, table: pd.DataFrame, *notes: str) -> None:

@@ -3,17 +3,19 @@
 All students begin with the same weights, see the same batches in the same order and take as many
 steps. Hyper-parameters come from grids of equal size (`_methods`), chosen by validation accuracy on
 other tiles, and on blocks of the bearings that are never tested. Each network is measured once on
-its test part. Finished cells are kept in --work and never computed again: the same command goes on
-where it was stopped, and --hours stops it in time.
+its test part. Finished cells are kept and never computed again: the same command goes on where it
+was stopped, --hours stops it in time, and --hours 0 only writes the tables and figures of what is
+finished. Beside the tables all finished cells stand in one file, from which a fresh clone goes on.
 
 Questions: a six classes of simulated tiles; b each type alone; c an unseen type; d noise; e few
 labels; f the student's width; g bearings by block, load and fault size. a, and g by block, have all
 methods and ablations; the others the student alone, KD, the best rival and HFLKD.
 """
 
+import hashlib
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -21,14 +23,16 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
-from _data import Case, bearings_case, presets, tiles_case
+from _data import TEST_BLOCKS_SEED, TILE_SEED, Case, bearings_case, presets, tiles_case
 from _methods import ABLATIONS, ASSISTANT, GRIDS, HFLKD, META_SHARE, SECONDARY, assist, train
-from _study import cells, write_table
+from _study import cells, forget_peak, pack, peak_mib, unpack
+from _summary import choose, choose_secondary, draw, gap_closed, write_tables
 from safetensors.torch import load_file, save_file
+from sklearn.manifold import TSNE
 from typer import Option
 
 from hfld_lite.detector import network_inputs
-from hfld_lite.metrics import calibration_error, evaluate, holm, paired_interval
+from hfld_lite.metrics import calibration_error, evaluate
 from hfld_lite.networks import resnet1d
 from hfld_lite.trainer import Stage, Trainer
 from hfld_lite.training import Fit, predict_logits
@@ -36,7 +40,6 @@ from hfld_lite.trust import suspicion
 
 MAIN = ("tiles", "bearings block")
 HEADLINE = ("alone", "hierarchy")
-RIVALS = ("kd", "fitnet", "attention", "dkd", "standardised", "matching", "assistant", "dense")
 TUNING = 1000
 """The first seed of the tuning's data."""
 
@@ -78,6 +81,12 @@ class Study:
         self.questions = questions
         self.recipes = presets(scale.epochs)
 
+    def made_with(self) -> str:
+        """A digest of all that the cells depend on, but for the library itself."""
+        facts = [*self.scale[:2], TILE_SEED, TEST_BLOCKS_SEED, META_SHARE, repr(GRIDS)]
+        facts += [sorted(ABLATIONS), *(recipe.to_json() for recipe in self.recipes)]
+        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+
     def case(self, data: str, seed: int) -> Case:
         """Recordings, recipe and parts of a condition."""
         kind, _, condition = data.partition(" ")
@@ -98,16 +107,21 @@ class Study:
 
     def plan(self) -> str:
         """How many cells there are, and how many are finished."""
-        others = [data for data in self.conditions() if data not in MAIN]
         total = len(self.mains()) * self.scale.tuning + len(self.tuning())
         total += len(self.teaching(self.conditions())) + len(self.main_students())
-        total += sum(5 * len(self.seeds(data)) for data in others)
-        finished = len([p for p in self.work.glob("*-*.json")])
+        total += sum(
+            len(self.others_methods(data, "dkd")) * len(self.seeds(data)) for data in self.others()
+        )
+        finished = len([*self.work.glob("*-*.json")])
         return f"{finished} cells are finished, of about {total} for these questions."
 
     def conditions(self) -> list[str]:
         """All that was asked for."""
         return [data for question in self.questions for data in CONDITIONS[question]]
+
+    def others(self) -> list[str]:
+        """What was asked for, less the main data."""
+        return [data for data in self.conditions() if data not in MAIN]
 
     def seeds(self, data: str) -> range:
         """Ten for the headline pair's data, five for the others."""
@@ -137,10 +151,15 @@ class Study:
             for seed in self.tuning_seeds()
         ]
 
-    def teaching(self, conditions: Iterable[str]) -> list[tuple]:
-        """The teachers of some conditions."""
+    def teaching(self, conditions: Iterable[str], seed: int | None = None) -> list[tuple]:
+        """The teachers of some conditions, of one seed or of all."""
         wanted = dict.fromkeys(self.teachers_of(data) for data in conditions)
-        return [("teach", data, seed) for data in wanted for seed in self.seeds(data)]
+        return [
+            ("teach", data, each)
+            for data in wanted
+            for each in self.seeds(data)
+            if seed in (None, each)
+        ]
 
     def main_students(self) -> list[tuple]:
         """On the main data, if asked for: the headline pair, all methods, all ablations."""
@@ -159,11 +178,22 @@ class Study:
         ]
         return list(dict.fromkeys(todo))
 
-    def other_students(self, data: str, chosen: dict[str, dict[str, dict]]) -> list[tuple]:
+    def others_methods(self, data: str, rival: str) -> list[str]:
         """On other data: the student alone, KD, the best rival and HFLKD."""
-        rival = chosen[self.tuned_on(data)]["best rival"]["method"]
-        methods = dict.fromkeys(("alone", "kd", rival, "direct", "hierarchy"))
-        return [("learn", data, seed, method) for seed in self.seeds(data) for method in methods]
+        # Whether the hierarchy closes a gap is a question to the direct step as well.
+        direct = ["direct"] if "width" in data else []
+        return list(dict.fromkeys(("alone", "kd", rival, *direct, "hierarchy")))
+
+    def other_students(self, seed: int, chosen: dict[str, dict[str, dict]]) -> list[tuple]:
+        """The students of one seed on all other data."""
+        return [
+            ("learn", data, seed, method)
+            for data in self.others()
+            if seed in self.seeds(data)
+            for method in self.others_methods(
+                data, chosen[self.tuned_on(data)]["best rival"]["method"]
+            )
+        ]
 
     # --- how it is trained ---
 
@@ -187,9 +217,12 @@ class Study:
             stored = role
             if role == SECONDARY and seed >= TUNING:
                 stored = f"{role} {self.kept('secondary')[data]}"
-            path = self.weights(stored, self.teachers_of(data), seed)
-            if not path.exists():
+            teachers = self.teachers_of(data)
+            if role == ASSISTANT and teachers not in MAIN:
                 continue
+            path = self.weights(stored, teachers, seed)
+            if not path.exists():  # the cell is another machine's, whose weights were not kept
+                self.run("teach", teachers, seed)
             spec = recipe.chain[SECONDARY if role == ASSISTANT else role]
             network = resnet1d(spec.depth, len(case.recordings.class_names), spec.width, spec.head)
             network.load_state_dict(load_file(path))
@@ -198,8 +231,10 @@ class Study:
 
     def run(self, kind: str, data: str, seed: int, *rest: Any) -> list[dict]:
         """One cell."""
+        forget_peak()
         case = self.case(data, seed)
-        return getattr(self, f"_{kind}")(case, data, seed, *rest)
+        rows = getattr(self, f"_{kind}")(case, data, seed, *rest)
+        return [row | {"peak_mib": peak_mib()} for row in rows]
 
     def _teach(self, case: Case, data: str, seed: int) -> list[dict]:
         trainer = Trainer(case.recordings, case.recipe, case.parts, progress=False)
@@ -259,84 +294,23 @@ class Study:
             "false_alarm_rate": found.false_alarm_rate,
             "macro_recall": found.macro_recall,
             "calibration_error": calibration_error(probabilities, part.labels),
-            "right": (predicted == part.labels).tolist(),
-            "groups": part.groups.tolist(),
+            "groups": np.unique(part.groups, return_inverse=True)[1].tolist(),
             "labels": part.labels.tolist(),
             "predicted": predicted.tolist(),
+            "defective": (~np.isin(part.labels, normal)).tolist() if normal else None,
             "suspicion": suspicion(probabilities, normal).round(4).tolist() if normal else None,
+            "places": _places(stage, inputs) if data == "tiles" and seed == 0 else None,
         }
 
 
-def choose_secondary(taught: pd.DataFrame) -> dict[str, int]:
-    """The candidate of the secondary teacher with the best mean validation accuracy."""
-    mine = taught[taught["method"].str.startswith(SECONDARY)]
-    means = mine.groupby(["data", "method"])["validation_accuracy"].mean()
-    return {data: int(part.idxmax()[1].rpartition(" ")[2]) for data, part in means.groupby("data")}
-
-
-def choose(tuned: pd.DataFrame) -> dict[str, dict[str, dict]]:
-    """The candidate of each method with the best mean validation accuracy, the first of equals.
-
-    Under "best rival" stands the rival whose chosen candidate was the best.
-    """
-    chosen: dict[str, dict[str, dict]] = {}
-    means = tuned.groupby(["data", "method", "number"], sort=False)["validation_accuracy"].mean()
-    for data, part in means.groupby("data", sort=False):
-        by_method = part.droplevel("data").unstack("number")
-        chosen[data] = {
-            method: GRIDS[method][int(row.to_numpy().argmax())]
-            for method, row in by_method.iterrows()
-        }
-        best = by_method.max(axis=1)[list(RIVALS)]
-        chosen[data]["best rival"] = {"method": str(best.idxmax())}
-    return chosen
-
-
-def compare(rows: pd.DataFrame, base: str, rng: np.random.Generator) -> dict[str, Any]:
-    """Paired differences of each method from one, with Holm's correction for all of them."""
-    found = {}
-    at = rows[rows["method"] == base]
-    for method, part in rows.groupby("method", sort=False):
-        pairs = part.merge(at, on="seed", suffixes=("", "_base"))
-        if method != base and len(pairs):
-            runs = [(r.right, r.right_base, r.groups) for r in pairs.itertuples()]
-            found[method] = paired_interval(runs, rng)
-    adjusted = holm([paired.p for paired in found.values()])
-    return {
-        method: paired._asdict() | {"p_holm": p}
-        for (method, paired), p in zip(found.items(), adjusted, strict=True)
-    }
-
-
-def summarise(rows: pd.DataFrame) -> pd.DataFrame:
-    """Mean and deviation of every method on every data, and its differences from two of them."""
-    rng, table = np.random.default_rng(0), []
-    for data, part in rows.groupby("data", sort=False):
-        against = {base: compare(part, base, rng) for base in ("alone", "kd")}
-        for method, mine in part.groupby("method", sort=False):
-            row = {"data": data, "method": method, "seeds": len(mine)}
-            row |= {"accuracy": mine["accuracy"].mean(), "deviation": mine["accuracy"].std()}
-            for base, found in against.items():
-                for name, value in found.get(method, {}).items():
-                    row[f"against_{base}" if name == "difference" else f"{name}_{base}"] = value
-            for name in ("miss_rate", "false_alarm_rate", "macro_recall", "calibration_error"):
-                row[name] = mine[name].astype(float).mean()
-            row["seconds"] = mine["seconds"].mean()
-            table.append(row)
-    return pd.DataFrame(table)
-
-
-def gap_closed(table: pd.DataFrame) -> Iterator[str]:
-    """How much of the gap from the student alone to the teacher each data's hierarchy closes."""
-    for data, part in table.groupby("data", sort=False):
-        means = part.set_index("method")["accuracy"]
-        if {"alone", "teacher", "hierarchy"} <= set(means.index):
-            gap = means["teacher"] - means["alone"]
-            share = (means["hierarchy"] - means["alone"]) / gap if gap > 0 else float("nan")
-            yield (
-                f"{data}: student alone {means['alone']:.1%}, hierarchy {means['hierarchy']:.1%}, "
-                f"teacher {means['teacher']:.1%}; share of the gap closed {share:.2f}"
-            )
+def _places(stage: Stage, inputs: torch.Tensor) -> list | None:
+    """Where t-SNE lays the features of the student, trained alone and distilled."""
+    if stage.role not in ("student_alone", "hierarchy"):
+        return None
+    with torch.inference_mode():
+        features = stage.network(inputs).features.flatten(1).numpy()
+    laid = TSNE(perplexity=30, init="pca", random_state=0).fit_transform(features)
+    return laid.round(1).tolist()
 
 
 @app.command(
@@ -359,77 +333,64 @@ def main(
         raise typer.BadParameter(f"question {sorted(unknown)[0]!r} is unknown; choose of abcdefg")
     scale = QUICK if quick else FULL
     out = out or Path("runs/quick/results" if quick else "notebooks/results")
-    work = work or Path("runs/quick/study" if quick else "runs/study")
-    work.mkdir(parents=True, exist_ok=True)
-    study = Study(scale, folder, work, "".join(sorted(set(question))))
+    study = Study(scale, folder, Path(), "".join(sorted(set(question))))
+    study.work = (work or Path("runs/quick" if quick else "runs")) / f"study-{study.made_with()}"
+    study.work.mkdir(parents=True, exist_ok=True)
+    packed = out / "study_cells.jsonl.xz"
+    if laid := unpack(packed, study.work, study.made_with()):
+        print(f"{laid} finished cells were in {packed}.")
+    print(study.plan())
     if plan:
-        print(study.plan())
         return
     until = None if hours is None else time.time() + 3600 * hours
-    try:
-        _run(study, out, jobs, until)
-    except _OutOfTime:
-        print(f"Stopped after {hours:g} hours; the same command goes on. {study.plan()}")
+    found = _run(study, jobs, until)
+    pack(study.work, packed, study.made_with())
+    if found is None:
+        print("Too little is finished for a table; the same command goes on.")
+        return
+    notes = (
+        f"{study.plan()} Seeds 0 to {scale.seeds - 1}, on the main data the student alone and "
+        f"HFLKD with the hierarchy 0 to {scale.headline - 1}; tiles: simulated, {scale.tiles} a "
+        "class; bearings: real, known bearings, in noise unless called clean.",
+        "command: python data_scripts/run_study.py data/bearings",
+    )
+    tuned, rows = found
+    table = write_tables(out, tuned, rows, *notes)
+    draw(out, table, rows)
+    print(table[["data", "method", "seeds", "accuracy", "against_alone"]].to_string(index=False))
+    for data in dict.fromkeys(rows["data"]):
+        share, low, high = gap_closed(rows, data)
+        print(f"{data}: share of the gap closed {share:.2f} ({low:.2f} to {high:.2f})")
 
 
-class _OutOfTime(Exception):
-    pass
+def _run(study: Study, jobs: int, until: float | None) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    """Run what is missing and may begin; rows of tuning and of tests, or None without students."""
 
-
-def _run(study: Study, out: Path, jobs: int, until: float | None) -> None:
     def step(todo: list[tuple]) -> pd.DataFrame:
-        rows = cells(study.run, todo, study.work, jobs, until)
-        if until is not None and time.time() > until:
-            raise _OutOfTime
-        return rows
+        return cells(study.run, todo, study.work, jobs, until)
 
     teachers = [("teach", data, seed) for data in study.mains() for seed in study.tuning_seeds()]
-    study.keep("secondary", choose_secondary(step(teachers)))
-    tuned = step(study.tuning())
+    taught = step(teachers)
+    if len(taught) < len(teachers):
+        return None
+    study.keep("secondary", choose_secondary(taught))
+    candidates = study.tuning()
+    tuned = step(candidates)
+    if len(tuned) < len(candidates):
+        return None
     chosen = choose(tuned)
     study.keep("chosen", chosen)
     mains = [data for data in study.mains() if data in study.conditions()]
     found = [step(study.teaching(mains)), step(study.main_students())]
-    for data in study.conditions():
-        if data not in MAIN:
-            taught = step(study.teaching([data]))
-            if study.teachers_of(data) == data:
-                found.append(taught)
-            found.append(step(study.other_students(data, chosen)))
-    write(study, out, tuned, pd.concat(found))
-
-
-def write(study: Study, out: Path, tuned: pd.DataFrame, rows: pd.DataFrame) -> None:
-    """Write the tables, and print the headlines."""
-    scale, table = study.scale, summarise(rows)
-    notes = (
-        f"Seeds 0 to {scale.seeds - 1}, the headline pair 0 to {scale.headline - 1}; tiles: "
-        f"simulated, {scale.tiles} a class; bearings: real, in noise unless called clean.",
-        f"command: python data_scripts/run_study.py --question {study.questions}",
-    )
-    write_table(
-        out / "study.csv",
-        table.round(5),
-        "TEST accuracy of every method on every data, mean and deviation over seeds, and paired "
-        "differences from the student alone and from KD: 95 % bootstrap intervals over seeds and "
-        "groups, two-sided p, and p by Holm's correction within the data.",
-        *notes,
-    )
-    write_table(
-        out / "study_tuning.csv",
-        tuned.groupby(["data", "method", "number"], sort=False)["validation_accuracy"]
-        .agg(["mean", "std"])
-        .reset_index()
-        .assign(
-            candidate=lambda t: [str(GRIDS[m][n]) for m, n in zip(t.method, t.number, strict=True)]
-        )
-        .round(5),
-        "VALIDATION accuracy of every candidate, on data that no test part holds.",
-        *notes,
-    )
-    print(table[["data", "method", "seeds", "accuracy", "against_alone"]].to_string(index=False))
-    for line in gap_closed(table):
-        print(line)
+    for seed in range(study.scale.seeds):
+        found.append(step(study.teaching(study.others(), seed)))
+        found.append(step(study.other_students(seed, chosen)))
+    rows = pd.concat(found, ignore_index=True)
+    if rows.empty:
+        return None
+    rows = rows.drop_duplicates(["data", "seed", "method"])  # the others' teachers, some of them
+    rows["right"] = [np.equal(row.labels, row.predicted).tolist() for row in rows.itertuples()]
+    return tuned, rows
 
 
 if __name__ == "__main__":

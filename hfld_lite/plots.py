@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
+from sklearn.metrics import roc_curve
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 """Okabe and Ito's palette, without black and yellow (too pale on white)."""
@@ -500,6 +501,116 @@ def scatter(points: Mapping[str, np.ndarray], labels: Sequence[str]) -> Figure:
         axis.set(xticks=[], yticks=[])
     figure.supxlabel("t-SNE: near is alike; axes and distances far apart mean nothing", fontsize=9)
     axes[-1].legend(fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def forest(tables: Mapping[str, pd.DataFrame], base: str) -> Figure:
+    """Differences of many methods from one, with their intervals; one panel for each data.
+
+    Filled marks: the interval is clear of zero.
+
+    Args:
+        tables: rows with ``method``, ``against_BASE``, ``low_BASE``, ``high_BASE`` in shares of 1;
+            the methods of the first table give the order.
+        base: the method that all are compared with.
+    """
+    difference, low, high = f"against_{base}", f"low_{base}", f"high_{base}"
+    first = next(iter(tables.values())).dropna(subset=[difference])
+    order = list(first.sort_values(difference)["method"])
+    figure = Figure(figsize=(4.2 * len(tables) + 2, 0.24 * len(order) + 1.2), layout="constrained")
+    axes = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
+    for axis, (title, table) in zip(axes, tables.items(), strict=True):
+        for method, *ends in table[["method", difference, low, high]].itertuples(index=False):
+            if method not in order or np.isnan(ends[0]):
+                continue
+            middle, left, right = 100 * np.array(ends)
+            clear = left > 0 or right < 0
+            colour = COLOURS[0] if middle > 0 else COLOURS[1]
+            axis.errorbar(
+                middle,
+                order.index(method),
+                xerr=[[max(0, middle - left)], [max(0, right - middle)]],
+                color=colour if clear else "0.45",
+                marker="o",
+                markersize=5,
+                markerfacecolor=colour if clear else "white",
+                capsize=2,
+            )
+        axis.axvline(0, color="black", linewidth=0.8)
+        axis.set(title=title, xlabel=f"points of accuracy against {_words(base)}")
+        axis.grid(axis="x", alpha=0.3)
+    axes[0].set_yticks(range(len(order)), [_words(method) for method in order], fontsize=8)
+    figure.supxlabel("mean and 95 % interval; filled: clear of zero", fontsize=8)
+    return figure
+
+
+def trends(table: pd.DataFrame, label: str) -> Figure:
+    """Accuracy of a few methods over one condition, with the deviation over seeds.
+
+    Args:
+        table: rows with ``method``, ``x``, ``accuracy`` and ``deviation``.
+        label: of x, with its unit.
+    """
+    figure = Figure(figsize=(7, 3.8), layout="constrained")
+    axis = figure.subplots()
+    places = {x: i for i, x in enumerate(sorted(table["x"].unique()))}
+    methods = list(table["method"].unique())
+    for number, method in enumerate(methods):
+        mine = table[table["method"] == method].sort_values("x")
+        axis.errorbar(
+            mine["x"].map(places) + 0.05 * (number - (len(methods) - 1) / 2),
+            mine["accuracy"],
+            yerr=mine["deviation"].fillna(0),
+            color=COLOURS[number % len(COLOURS)],
+            marker=MARKERS[number % len(MARKERS)],
+            linestyle="--" if "teacher" in method else "-",
+            capsize=2,
+            label=_words(method),
+        )
+    axis.set_xticks(list(places.values()), [f"{x:g}" for x in places])
+    axis.set(xlabel=label, ylabel="test accuracy,\nmean and deviation over seeds")
+    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8)
+    return figure
+
+
+def operating_curves(
+    answers: Mapping[str, tuple[np.ndarray, np.ndarray]], false_alarms: Sequence[float]
+) -> Figure:
+    """Misses over false alarms as the limit moves (ROC, upside down), one curve for each network.
+
+    Args:
+        answers: suspicion ``(n,)`` and whether defective ``(n,)``, by network.
+        false_alarms: shares to mark.
+    """
+    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    axis = figure.subplots()
+    for (name, (suspicion, defective)), colour, style in zip(
+        answers.items(), COLOURS, ("-", "--", "-.", ":"), strict=False
+    ):
+        alarms, found, _ = roc_curve(np.asarray(defective, bool), suspicion)
+        axis.plot(alarms, 1 - found, color=colour, linestyle=style, label=_words(name))
+    for share in false_alarms:
+        axis.axvline(share, color="0.6", linewidth=0.8, linestyle=":")
+        axis.text(
+            share,
+            1.02,
+            f"{share:.0%}",
+            ha="center",
+            fontsize=8,
+            transform=axis.get_xaxis_transform(),
+        )
+    axis.set(
+        xlim=(0, 0.2),
+        xlabel="false alarms, share of sound recordings",
+        ylabel="misses, share of defective recordings",
+    )
+    axis.set_ylim(bottom=0)
+    axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=9)
     return figure
 
 

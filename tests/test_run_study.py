@@ -1,6 +1,7 @@
 """The study: every method on tiny data, nothing computed twice, nothing tuned on a test part."""
 
 import json
+import shutil
 import time
 from pathlib import Path
 
@@ -20,18 +21,30 @@ def modules():
         import _data
         import _methods
         import _study
+        import _summary
         import run_study
 
-        yield {"data": _data, "methods": _methods, "study": _study, "run": run_study}
+        yield {
+            "data": _data,
+            "methods": _methods,
+            "study": _study,
+            "summary": _summary,
+            "run": run_study,
+        }
 
 
 @pytest.fixture(scope="module")
 def quick(modules, tmp_path_factory):
     """Tables and cells of a quick study of one question."""
     folder = tmp_path_factory.mktemp("study")
-    places = {"out": folder / "out", "work": folder / "work", "folder": folder}
-    modules["run"].main(question="a", quick=True, jobs=1, hours=None, plan=False, **places)
+    run_a(modules, folder)
     return folder
+
+
+def run_a(modules, folder, hours=None):
+    """The quick study of question a, with its tables in the folder."""
+    places = {"out": folder / "out", "work": folder / "work", "folder": folder}
+    modules["run"].main(question="a", quick=True, jobs=1, hours=hours, plan=False, **places)
 
 
 @pytest.mark.slow
@@ -56,14 +69,74 @@ def test_all_methods_and_ablations_are_measured(quick, modules):
 @pytest.mark.slow
 def test_finished_cells_are_kept_and_tuning_never_reads_a_test_part(quick, modules, monkeypatch):
     monkeypatch.setattr(modules["run"].Study, "run", lambda *_: pytest.fail("computed again"))
-    places = {"out": quick / "out", "work": quick / "work", "folder": quick}
     before = (quick / "out" / "study.csv").read_text()
-    modules["run"].main(question="a", quick=True, jobs=1, hours=None, plan=False, **places)
+    run_a(modules, quick)
     assert (quick / "out" / "study.csv").read_text() == before
-    cells = [json.loads(path.read_text()) for path in (quick / "work").glob("*-*.json")]
+    cells = [json.loads(path.read_text()) for path in quick.glob("work/*/*-*.json")]
     tested = [row for rows in cells for row in rows if "accuracy" in row]
     assert tested
     assert all(row["seed"] < modules["run"].TUNING for row in tested)
+
+
+@pytest.mark.slow
+def test_a_fresh_clone_goes_on_from_the_packed_cells(quick, modules, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    shutil.copy(quick / "out" / "study_cells.jsonl.xz", tmp_path / "out")
+    run_a(modules, tmp_path, hours=0)  # nothing is trained
+    assert "finished cells were in" in capsys.readouterr().out
+    for name in ("study.csv", "study_gap.csv", "study_tuning.csv"):
+        assert (tmp_path / "out" / name).read_text() == (quick / "out" / name).read_text()
+    gone = next(tmp_path.glob("work/*/learn-tiles-0-dkd.json"))
+    before = json.loads(gone.read_text())[0]["predicted"]
+    gone.unlink()
+    run_a(modules, tmp_path)  # without teachers' weights, which are not packed
+    assert json.loads(gone.read_text())[0]["predicted"] == before
+
+
+def test_cells_of_other_settings_are_not_taken(modules, tmp_path, capsys):
+    work, packed, other = tmp_path / "work", tmp_path / "cells.xz", tmp_path / "other"
+    work.mkdir()
+    (work / "a-1.json").write_text('[{"x": 1}]')
+    modules["study"].pack(work, packed, "these")
+    assert modules["study"].unpack(packed, other, "others") == 0
+    assert "other settings" in capsys.readouterr().out
+    assert modules["study"].unpack(packed, other, "these") == 1
+    assert json.loads((other / "a-1.json").read_text()) == [{"x": 1}]
+    assert modules["study"].unpack(packed, other, "these") == 0, "nothing is laid twice"
+    study = {
+        seeds: modules["run"].Study(modules["run"].QUICK._replace(tiles=seeds), tmp_path, work, "a")
+        for seeds in (18, 19)
+    }
+    assert study[18].made_with() != study[19].made_with()
+
+
+@pytest.mark.slow
+def test_every_answered_question_has_its_figure(quick):
+    drawn = {path.name for path in (quick / "out").glob("study_*.png")}
+    wanted = ("forest", "roc", "confusion", "features")
+    assert drawn == {f"study_{name}.png" for name in wanted}
+    assert all((quick / "out" / name).read_bytes().startswith(b"\x89PNG") for name in drawn)
+
+
+def test_the_share_of_the_gap_is_of_means_and_undefined_without_a_gap(modules):
+    accuracy = {"alone": 0.90, "hierarchy": 0.93, "teacher": 0.94}
+    rows = pd.DataFrame(
+        {"data": data, "seed": seed, "method": method, "accuracy": value + 0.001 * seed}
+        for data, turned in (("with", False), ("without", True))
+        for seed in range(5)
+        for method, value in accuracy.items()
+        for value in [1.8 - value if turned else value]
+    )
+    share, low, high = modules["summary"].gap_closed(rows, "with")
+    assert [share, low, high] == pytest.approx([0.75] * 3)
+    assert np.isnan(modules["summary"].gap_closed(rows, "without")).all()
+    assert np.isnan(modules["summary"].gap_closed(rows, "nothing")).all()
+
+
+def test_training_windows_of_a_block_do_not_overlap(modules):
+    groups = np.array(["b", "a", "a", "b", "a", "b", "a"])
+    overlaps = modules["data"]._overlaps_last(groups)
+    assert overlaps.tolist() == [False, False, True, True, False, False, True]
 
 
 def test_no_cell_begins_after_its_time(modules, tmp_path):
@@ -77,7 +150,7 @@ def test_no_cell_begins_after_its_time(modules, tmp_path):
 
 
 def test_validation_chooses_the_candidate_and_the_best_rival(modules):
-    run, grids = modules["run"], modules["methods"].GRIDS
+    grids = modules["methods"].GRIDS
     rows = [
         {"data": "tiles", "method": method, "number": number, "validation_accuracy": accuracy}
         for method, grid in grids.items()
@@ -87,7 +160,7 @@ def test_validation_chooses_the_candidate_and_the_best_rival(modules):
             0.5 + 0.3 * (method == "hierarchy"),
         )
     ]
-    chosen = run.choose(pd.DataFrame(rows))["tiles"]
+    chosen = modules["summary"].choose(pd.DataFrame(rows))["tiles"]
     assert all(chosen[method] == grid[1] for method, grid in grids.items())
     assert chosen["best rival"] == {"method": "dkd"}, "HFLKD is no rival"
 
@@ -102,7 +175,7 @@ def test_differences_are_paired_and_corrected(modules):
         for name, right in (("alone", base), ("better", better), ("same", same))
         for seed in range(4)
     ]
-    found = modules["run"].compare(pd.DataFrame(rows), "alone", rng)
+    found = modules["summary"].compare(pd.DataFrame(rows), "alone", rng)
     assert set(found) == {"better", "same"}
     assert found["better"]["difference"] == pytest.approx(better.mean() - base.mean())
     assert found["better"]["low"] > 0

@@ -1,0 +1,218 @@
+"""What the study's cells say: what validation chose, the tables, the figures."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from _methods import GRIDS, SECONDARY
+from _study import write_table
+from sklearn.metrics import confusion_matrix
+
+from hfld_lite import plots
+from hfld_lite.metrics import holm, miss_rate_at, paired_interval
+
+RIVALS = ("kd", "fitnet", "attention", "dkd", "standardised", "matching", "assistant", "dense")
+BASES = ("alone", "kd", "hierarchy")
+FALSE_ALARMS = (0.01, 0.05, 0.1)
+"""Shares of sound recordings that may raise an alarm, at which misses are counted."""
+
+
+def choose_secondary(taught: pd.DataFrame) -> dict[str, int]:
+    """The candidate of the secondary teacher with the best mean validation accuracy."""
+    mine = taught[taught["method"].str.startswith(SECONDARY)]
+    means = mine.groupby(["data", "method"])["validation_accuracy"].mean()
+    return {data: int(part.idxmax()[1].rpartition(" ")[2]) for data, part in means.groupby("data")}
+
+
+def choose(tuned: pd.DataFrame) -> dict[str, dict[str, dict]]:
+    """The candidate of each method with the best mean validation accuracy, the first of equals.
+
+    Under "best rival" stands the rival whose chosen candidate was the best.
+    """
+    chosen: dict[str, dict[str, dict]] = {}
+    means = tuned.groupby(["data", "method", "number"], sort=False)["validation_accuracy"].mean()
+    for data, part in means.groupby("data", sort=False):
+        by_method = part.droplevel("data").unstack("number")
+        chosen[data] = {
+            method: GRIDS[method][int(row.to_numpy().argmax())]
+            for method, row in by_method.iterrows()
+        }
+        best = by_method.max(axis=1)[list(RIVALS)]
+        chosen[data]["best rival"] = {"method": str(best.idxmax())}
+    return chosen
+
+
+def compare(rows: pd.DataFrame, base: str, rng: np.random.Generator) -> dict[str, Any]:
+    """Paired differences of each method from one, with Holm's correction for all of them."""
+    found = {}
+    at = rows[rows["method"] == base]
+    for method, part in rows.groupby("method", sort=False):
+        pairs = part.merge(at, on="seed", suffixes=("", "_base"))
+        if method != base and len(pairs):
+            runs = [(r.right, r.right_base, r.groups) for r in pairs.itertuples()]
+            found[method] = paired_interval(runs, rng)
+    adjusted = holm([paired.p for paired in found.values()])
+    return {
+        method: paired._asdict() | {"p_holm": p}
+        for (method, paired), p in zip(found.items(), adjusted, strict=True)
+    }
+
+
+def summarise(rows: pd.DataFrame) -> pd.DataFrame:
+    """Mean and deviation of every method on every data, and its differences from three of them."""
+    rng, table = np.random.default_rng(0), []
+    for data, part in rows.groupby("data", sort=False):
+        against = {base: compare(part, base, rng) for base in BASES}
+        for method, mine in part.groupby("method", sort=False):
+            row = {"data": data, "method": method, "seeds": len(mine)}
+            row |= {"accuracy": mine["accuracy"].mean(), "deviation": mine["accuracy"].std()}
+            for base, found in against.items():
+                for name, value in found.get(method, {}).items():
+                    row[f"against_{base}" if name == "difference" else f"{name}_{base}"] = value
+            for name in ("miss_rate", "false_alarm_rate", "macro_recall", "calibration_error"):
+                row[name] = mine[name].astype(float).mean()
+            for share in FALSE_ALARMS:
+                row[f"misses_at_{share:.0%}".replace("%", "_percent")] = _misses(mine, share)
+            row |= {"seconds": mine["seconds"].mean(), "peak_mib": mine["peak_mib"].mean()}
+            table.append(row)
+    return pd.DataFrame(table)
+
+
+def _misses(mine: pd.DataFrame, false_alarms: float) -> float:
+    """Mean over seeds of the miss rate at a share of false alarms; NaN where none is sound."""
+    rates = [
+        miss_rate_at(np.array(row.suspicion), np.array(row.defective), false_alarms)
+        for row in mine.itertuples()
+        if row.suspicion is not None
+    ]
+    return float(np.mean(rates)) if rates else float("nan")
+
+
+def gap_closed(rows: pd.DataFrame, data: str, rounds: int = 2000) -> tuple[float, float, float]:
+    """Share of the gap from the student alone to its teacher that the hierarchy closes.
+
+    (hierarchy − alone) / (teacher − alone), of mean accuracies over the seeds that have all three.
+
+    Returns:
+        The share, and a 95 % bootstrap interval over seeds; NaN where there is no gap.
+    """
+    wide = rows[rows["data"] == data].pivot(index="seed", columns="method", values="accuracy")
+    if not {"alone", "hierarchy", "teacher"} <= set(wide.columns):
+        return (float("nan"),) * 3
+    three = wide[["alone", "hierarchy", "teacher"]].dropna().to_numpy()
+
+    def share(means: np.ndarray) -> np.ndarray:
+        gap = means[..., 2] - means[..., 0]
+        return np.where(
+            gap > 0, (means[..., 1] - means[..., 0]) / np.where(gap > 0, gap, 1), np.nan
+        )
+
+    drawn = np.random.default_rng(0).integers(len(three), size=(rounds, len(three)))
+    shares = share(three[drawn].mean(1))
+    if np.isnan(share(three.mean(0))) or np.isnan(shares).mean() > 0.025:
+        return float(share(three.mean(0))), float("nan"), float("nan")
+    return float(share(three.mean(0))), *np.nanquantile(shares, (0.025, 0.975)).tolist()
+
+
+def gaps(rows: pd.DataFrame) -> pd.DataFrame:
+    """Student alone, hierarchy and teacher on every data, and the share of the gap closed."""
+    table = []
+    for data, part in rows.groupby("data", sort=False):
+        means = part.groupby("method")["accuracy"].mean()
+        share, low, high = gap_closed(rows, data)
+        names = ("alone", "hierarchy", "secondary_teacher", "teacher")
+        table.append(
+            {"data": data, **means.reindex(names), "share": share, "low": low, "high": high}
+        )
+    return pd.DataFrame(table)
+
+
+def write_tables(out: Path, tuned: pd.DataFrame, rows: pd.DataFrame, *notes: str) -> pd.DataFrame:
+    """Write the three tables, and give the first."""
+    table = summarise(rows)
+    write_table(
+        out / "study.csv",
+        table.round(5),
+        "TEST accuracy of every method on every data, mean and deviation over seeds, and paired "
+        "differences from the student alone, from KD and from HFLKD with the hierarchy: 95 % "
+        "bootstrap intervals over seeds and groups, two-sided p, and p by Holm's correction "
+        "within the data. seconds: of training, one core; peak_mib: of the whole process.",
+        *notes,
+    )
+    write_table(
+        out / "study_gap.csv",
+        gaps(rows).round(4),
+        "TEST accuracy, and the share of the gap from the student alone to the teacher that HFLKD "
+        "with the hierarchy closes, with a 95 % bootstrap interval over seeds; empty where it is "
+        "undefined because the teacher is not surely above the student alone.",
+        *notes,
+    )
+    write_table(
+        out / "study_tuning.csv",
+        tuned.groupby(["data", "method", "number"], sort=False)["validation_accuracy"]
+        .agg(["mean", "std"])
+        .reset_index()
+        .assign(
+            candidate=lambda t: [str(GRIDS[m][n]) for m, n in zip(t.method, t.number, strict=True)]
+        )
+        .round(5),
+        "VALIDATION accuracy of every candidate, on data that no test part holds.",
+        *notes,
+    )
+    return table
+
+
+def draw(out: Path, table: pd.DataFrame, rows: pd.DataFrame) -> None:
+    """Write the figures of all questions that have been answered."""
+    for name, figure in _figures(table, rows):
+        (out / f"study_{name}.png").write_bytes(plots.png(figure, dpi=90))
+
+
+def _figures(table: pd.DataFrame, rows: pd.DataFrame) -> Iterator[tuple[str, Any]]:
+    mains = {"tiles": "simulated tiles", "bearings block": "known bearings, −6 dB"}
+    shown = {words: table[table["data"] == data] for data, words in mains.items()}
+    shown = {words: part for words, part in shown.items() if len(part)}
+    if shown:
+        yield "forest", plots.forest(shown, "alone")
+    for name, label, pattern, full in (
+        ("noise", "impact to noise, dB", r"tiles (-?\d+) dB", None),
+        ("labels", "labelled tiles, %", r"tiles (\d+) % labels", 100.0),
+        ("width", "width of the student, 1 / n", r"tiles width 1/(\d+)", 16.0),
+        ("unseen", "share of type C that is labelled, %", r"tiles unseen (\d+)", None),
+    ):
+        part = _over(table, pattern, full)
+        if len(part):
+            yield name, plots.trends(part, label)
+    tiles = rows[(rows["data"] == "tiles") & rows["suspicion"].notna()]
+    pair = tiles[tiles["method"].isin(["alone", "hierarchy", "teacher"])]
+    if len(pair):
+        pooled = {
+            str(method): tuple(np.concatenate([*part[name]]) for name in ("suspicion", "defective"))
+            for method, part in pair.groupby("method")
+        }
+        yield "roc", plots.operating_curves(pooled, FALSE_ALARMS)
+        names = [kind + state for kind in "ABC" for state in "DN"]
+        matrices = {
+            str(method): confusion_matrix(
+                np.concatenate([*part["labels"]]), np.concatenate([*part["predicted"]])
+            )
+            for method, part in pair.groupby("method")
+        }
+        yield "confusion", plots.confusions(matrices, names)
+    placed = rows[(rows["data"] == "tiles") & rows["places"].notna()]
+    if len(placed):
+        points = {row.method: np.array(row.places) for row in placed.itertuples()}
+        labels = np.array([kind + state for kind in "ABC" for state in "DN"])
+        yield "features", plots.scatter(points, labels[placed.iloc[0]["labels"]])
+
+
+def _over(table: pd.DataFrame, pattern: str, full: float | None) -> pd.DataFrame:
+    """The rows of one question, with its number as ``x``; the main data stand for ``full``."""
+    found = table.assign(x=table["data"].str.extract(f"^{pattern}$")[0].astype(float))
+    part = found[found["x"].notna()]
+    if full is None or part.empty:
+        return part
+    main = found[(found["data"] == "tiles") & found["method"].isin(part["method"].unique())]
+    return pd.concat([part, main.assign(x=full)])
