@@ -13,10 +13,29 @@ from sklearn.metrics import confusion_matrix
 from hfld_lite import plots
 from hfld_lite.metrics import holm, miss_rate_at, paired_interval
 
+CLASSES = ("AN", "AD", "BN", "BD", "CN", "CD")
+"""Of the simulated tiles, in the order of their labels."""
+
+MAIN = ("tiles", "bearings block")
 RIVALS = ("kd", "fitnet", "attention", "dkd", "standardised", "matching", "assistant", "dense")
 BASES = ("alone", "kd", "hierarchy")
 FALSE_ALARMS = (0.01, 0.05, 0.1)
 """Shares of sound recordings that may raise an alarm, at which misses are counted."""
+
+CLAIMS = (
+    ("features are needed", "hierarchy", "without feature"),
+    ("logits are needed", "hierarchy", "matching"),
+    *(
+        ("a PVPN finds good weights", f"weights {name}", "hierarchy")
+        for name in ("published", "naive", "uncertainty", "meta")
+    ),
+    ("the hierarchy closes the capacity gap", "hierarchy", "without hierarchy"),
+    ("one-to-all beats one-to-one matching", "hierarchy", "one-to-one"),
+)
+"""What the paper claims, and the two methods whose difference decides: the first is better."""
+
+MATTERS = 0.005
+"""Half a point: a claimed gain whose whole interval lies below it is not there."""
 
 
 def choose_secondary(taught: pd.DataFrame) -> dict[str, int]:
@@ -129,8 +148,36 @@ def gaps(rows: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(table)
 
 
+def verdicts(table: pd.DataFrame) -> pd.DataFrame:
+    """What the paper claims, held against the main data.
+
+    A claim has *held* on a data set if the interval of its difference is clear above zero and
+    Holm's p below 0.05, *not held* if the interval ends below half a point, so that any gain is
+    smaller than that, and is *not decided* otherwise.
+    """
+    rows = []
+    for data in MAIN:
+        of = table[table["data"] == data].set_index("method")
+        for claim, better, worse in CLAIMS:
+            method, sign = (worse, -1) if better == "hierarchy" else (better, 1)
+            if method not in of.index:
+                continue
+            ends = sign * of.loc[method, ["against_hierarchy", "low_hierarchy", "high_hierarchy"]]
+            difference, low, high = ends.iloc[0], *sorted(ends.iloc[1:])
+            row = {"claim": claim, "data": data, "better": better, "than": worse}
+            row |= {"difference": difference, "low": low, "high": high}
+            row["p_holm"] = of.loc[method, "p_holm_hierarchy"]
+            row["verdict"] = "not decided"
+            if low > 0 and row["p_holm"] < 0.05:
+                row["verdict"] = "held"
+            elif high < MATTERS:
+                row["verdict"] = "not held"
+            rows.append(row)
+    return pd.DataFrame(rows)
+
+
 def write_tables(out: Path, tuned: pd.DataFrame, rows: pd.DataFrame, *notes: str) -> pd.DataFrame:
-    """Write the three tables, and give the first."""
+    """Write the four tables, and give the first."""
     table = summarise(rows)
     write_table(
         out / "study.csv",
@@ -150,6 +197,14 @@ def write_tables(out: Path, tuned: pd.DataFrame, rows: pd.DataFrame, *notes: str
         *notes,
     )
     write_table(
+        out / "study_verdicts.csv",
+        verdicts(table).round(5),
+        "What the paper claims, on TEST data: the difference that decides, its 95 % interval, p by "
+        "Holm's correction. held: clear above zero, and p below 0.05; not held: the interval ends "
+        "below half a point; not decided: anything else.",
+        *notes,
+    )
+    write_table(
         out / "study_tuning.csv",
         tuned.groupby(["data", "method", "number"], sort=False)["validation_accuracy"]
         .agg(["mean", "std"])
@@ -164,6 +219,84 @@ def write_tables(out: Path, tuned: pd.DataFrame, rows: pd.DataFrame, *notes: str
     return table
 
 
+FIGURES = {
+    "forest": (
+        "All methods and ablations against the student alone",
+        "Forest plot: accuracy of every method less that of the student alone, with intervals",
+    ),
+    "noise": ("Noise", "Test accuracy over the level of the noise, a line for each method"),
+    "labels": ("Few labels", "Test accuracy over the share of labelled tiles"),
+    "width": ("Width of the student", "Test accuracy over the student's width"),
+    "unseen": ("A type that was never heard", "Test accuracy on type C over its labelled share"),
+    "roc": ("Misses and false alarms", "Misses over false alarms as the limit moves"),
+    "confusion": ("What is mistaken for what", "Confusion matrices of six classes of tiles"),
+    "features": (
+        "What the student makes of a sound, alone and distilled",
+        "t-SNE of the features of the student trained alone and of the distilled one, seed 0",
+    ),
+}
+"""Titles and alternative texts of the figures, in their order on the page."""
+
+
+def write_page(out: Path, table: pd.DataFrame, rows: pd.DataFrame, *notes: str) -> None:
+    """Write ``study.md``: the tables in points and percent, and the figures that were drawn."""
+    text = ["# The study in tables", *notes, "Made by the program; what it says is in README.md."]
+    text += ["## The paper's claims, on test data"]
+    judged = verdicts(table)
+    if len(judged):
+        judged["p_holm"] = judged["p_holm"].round(3)
+        judged["difference, points"] = [_interval(*r) for r in judged[_ENDS].to_numpy()]
+        text += [_markdown(judged[["claim", "data", "better", "than", *_POINTS, "verdict"]])]
+    text += ["## How much of the gap to the teacher is closed"]
+    closed = gaps(rows)
+    for name in ("alone", "hierarchy", "secondary_teacher", "teacher"):
+        closed[name] = _percent(closed[name])
+    closed["share (95 % interval)"] = [
+        "undefined" if np.isnan(b) else f"{a:.2f} ({b:.2f} to {c:.2f})"
+        for a, b, c in closed[["share", "low", "high"]].to_numpy()
+    ]
+    text += [_markdown(closed.drop(columns=["share", "low", "high"]))]
+    for data, part in table.groupby("data", sort=False):
+        shown = pd.DataFrame({"method": part["method"], "seeds": part["seeds"]})
+        shown["accuracy, %"] = _percent(part["accuracy"])
+        shown["deviation"] = _percent(part["deviation"])
+        for base in BASES:
+            names = [f"{name}_{base}" for name in ("against", "low", "high")]
+            if names[0] in part:
+                shown[f"against {base}"] = [_interval(*r) for r in part[names].to_numpy()]
+        for title, name in (
+            ("misses, %", "miss_rate"),
+            ("false alarms, %", "false_alarm_rate"),
+            ("misses at 5 % false alarms", "misses_at_5_percent"),
+            ("ECE, %", "calibration_error"),
+        ):
+            shown[title] = _percent(part[name])
+        shown["s"], shown["MiB"] = (part[name].round() for name in ("seconds", "peak_mib"))
+        text += [f"## {data}", _markdown(shown)]
+    for name, (title, alt) in FIGURES.items():
+        if (out / f"study_{name}.png").exists():
+            text += [f"## {title}", f"![{alt}](study_{name}.png)"]
+    (out / "study.md").write_text("\n\n".join(text) + "\n")
+
+
+_ENDS, _POINTS = ["difference", "low", "high"], ["difference, points", "p_holm"]
+
+
+def _percent(values: pd.Series) -> list[str]:
+    return ["" if np.isnan(value) else f"{100 * value:.1f}" for value in values]
+
+
+def _interval(middle: float, low: float, high: float) -> str:
+    if np.isnan(middle):
+        return ""
+    return f"{100 * middle:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    lines = [[*table.columns], ["---"] * len(table.columns), *table.astype(str).to_numpy()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
 def draw(out: Path, table: pd.DataFrame, rows: pd.DataFrame) -> None:
     """Write the figures of all questions that have been answered."""
     for name, figure in _figures(table, rows):
@@ -171,9 +304,9 @@ def draw(out: Path, table: pd.DataFrame, rows: pd.DataFrame) -> None:
 
 
 def _figures(table: pd.DataFrame, rows: pd.DataFrame) -> Iterator[tuple[str, Any]]:
-    mains = {"tiles": "simulated tiles", "bearings block": "known bearings, −6 dB"}
-    shown = {words: table[table["data"] == data] for data, words in mains.items()}
-    shown = {words: part for words, part in shown.items() if len(part)}
+    words = ("simulated tiles", "known bearings, −6 dB")
+    shown = {title: table[table["data"] == data] for data, title in zip(MAIN, words, strict=True)}
+    shown = {title: part for title, part in shown.items() if len(part)}
     if shown:
         yield "forest", plots.forest(shown, "alone")
     for name, label, pattern, full in (
@@ -193,19 +326,17 @@ def _figures(table: pd.DataFrame, rows: pd.DataFrame) -> Iterator[tuple[str, Any
             for method, part in pair.groupby("method")
         }
         yield "roc", plots.operating_curves(pooled, FALSE_ALARMS)
-        names = [kind + state for kind in "ABC" for state in "DN"]
         matrices = {
             str(method): confusion_matrix(
                 np.concatenate([*part["labels"]]), np.concatenate([*part["predicted"]])
             )
             for method, part in pair.groupby("method")
         }
-        yield "confusion", plots.confusions(matrices, names)
+        yield "confusion", plots.confusions(matrices, CLASSES)
     placed = rows[(rows["data"] == "tiles") & rows["places"].notna()]
     if len(placed):
         points = {row.method: np.array(row.places) for row in placed.itertuples()}
-        labels = np.array([kind + state for kind in "ABC" for state in "DN"])
-        yield "features", plots.scatter(points, labels[placed.iloc[0]["labels"]])
+        yield "features", plots.scatter(points, np.array(CLASSES)[placed.iloc[0]["labels"]])
 
 
 def _over(table: pd.DataFrame, pattern: str, full: float | None) -> pd.DataFrame:

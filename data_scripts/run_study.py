@@ -26,7 +26,7 @@ import typer
 from _data import TEST_BLOCKS_SEED, TILE_SEED, Case, bearings_case, presets, tiles_case
 from _methods import ABLATIONS, ASSISTANT, GRIDS, HFLKD, META_SHARE, SECONDARY, assist, train
 from _study import cells, forget_peak, pack, peak_mib, unpack
-from _summary import choose, choose_secondary, draw, gap_closed, write_tables
+from _summary import MAIN, choose, choose_secondary, draw, gap_closed, write_page, write_tables
 from safetensors.torch import load_file, save_file
 from sklearn.manifold import TSNE
 from typer import Option
@@ -38,7 +38,6 @@ from hfld_lite.trainer import Stage, Trainer
 from hfld_lite.training import Fit, predict_logits
 from hfld_lite.trust import suspicion
 
-MAIN = ("tiles", "bearings block")
 HEADLINE = ("alone", "hierarchy")
 TUNING = 1000
 """The first seed of the tuning's data."""
@@ -357,6 +356,7 @@ def main(
     tuned, rows = found
     table = write_tables(out, tuned, rows, *notes)
     draw(out, table, rows)
+    write_page(out, table, rows, *notes)
     print(table[["data", "method", "seeds", "accuracy", "against_alone"]].to_string(index=False))
     for data in dict.fromkeys(rows["data"]):
         share, low, high = gap_closed(rows, data)

@@ -1,6 +1,7 @@
 """The study: every method on tiny data, nothing computed twice, nothing tuned on a test part."""
 
 import json
+import re
 import shutil
 import time
 from pathlib import Path
@@ -84,7 +85,7 @@ def test_a_fresh_clone_goes_on_from_the_packed_cells(quick, modules, tmp_path, c
     shutil.copy(quick / "out" / "study_cells.jsonl.xz", tmp_path / "out")
     run_a(modules, tmp_path, hours=0)  # nothing is trained
     assert "finished cells were in" in capsys.readouterr().out
-    for name in ("study.csv", "study_gap.csv", "study_tuning.csv"):
+    for name in ("study.csv", "study_gap.csv", "study_verdicts.csv", "study_tuning.csv"):
         assert (tmp_path / "out" / name).read_text() == (quick / "out" / name).read_text()
     gone = next(tmp_path.glob("work/*/learn-tiles-0-dkd.json"))
     before = json.loads(gone.read_text())[0]["predicted"]
@@ -111,11 +112,18 @@ def test_cells_of_other_settings_are_not_taken(modules, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_every_answered_question_has_its_figure(quick):
+def test_every_answered_question_has_its_figure_and_the_page_shows_all(quick):
     drawn = {path.name for path in (quick / "out").glob("study_*.png")}
     wanted = ("forest", "roc", "confusion", "features")
     assert drawn == {f"study_{name}.png" for name in wanted}
     assert all((quick / "out" / name).read_bytes().startswith(b"\x89PNG") for name in drawn)
+    page = (quick / "out" / "study.md").read_text()
+    assert set(re.findall(r"\]\((\S+)\)", page)) == drawn
+    table = pd.read_csv(quick / "out" / "study.csv", comment="#").set_index("method")
+    row = table.loc["hierarchy"]
+    assert f"| hierarchy | 2 | {100 * row.accuracy:.1f} | {100 * row.deviation:.1f} |" in page
+    assert f"| {100 * row.against_alone:+.1f} ({100 * row.low_alone:+.1f} to " in page
+    assert len(re.findall(r"\| (held|not held|not decided) \|", page)) == 8
 
 
 def test_the_share_of_the_gap_is_of_means_and_undefined_without_a_gap(modules):
@@ -131,6 +139,31 @@ def test_the_share_of_the_gap_is_of_means_and_undefined_without_a_gap(modules):
     assert [share, low, high] == pytest.approx([0.75] * 3)
     assert np.isnan(modules["summary"].gap_closed(rows, "without")).all()
     assert np.isnan(modules["summary"].gap_closed(rows, "nothing")).all()
+
+
+@pytest.mark.parametrize(
+    ("ends", "p", "verdict"),
+    [
+        ((0.004, 0.001, 0.007), 0.01, "held"),
+        ((0.004, 0.001, 0.007), 0.20, "not decided"),
+        ((0.004, -0.001, 0.009), 0.01, "not decided"),
+        ((-0.001, -0.006, 0.004), 0.9, "not held"),
+    ],
+)
+def test_a_claim_is_judged_by_its_interval(modules, ends, p, verdict):
+    summary, columns = modules["summary"], ("against_hierarchy", "low_hierarchy", "high_hierarchy")
+    difference, low, high = ends
+    rows = [
+        {"data": "tiles", "method": "one-to-one", "p_holm_hierarchy": p}
+        | dict(zip(columns, (-difference, -high, -low), strict=True)),
+        {"data": "tiles", "method": "weights meta", "p_holm_hierarchy": p}
+        | dict(zip(columns, ends, strict=True)),
+    ]
+    found = summary.verdicts(pd.DataFrame(rows)).set_index("better")
+    for better in ("hierarchy", "weights meta"):
+        row = found.loc[better]
+        assert row["verdict"] == verdict
+        assert [row["difference"], row["low"], row["high"]] == pytest.approx(ends)
 
 
 def test_training_windows_of_a_block_do_not_overlap(modules):
@@ -205,6 +238,11 @@ def test_few_labels_are_a_part_of_the_same_training_part(modules):
     assert set(few.parts.train) < set(all_.parts.train)
     assert len(few.parts.train) == pytest.approx(0.25 * len(all_.parts.train), rel=0.2)
     assert few.parts.test.tolist() == all_.parts.test.tolist()
+
+
+def test_the_figures_name_the_classes_as_the_simulator_does(modules):
+    case = modules["data"].tiles_case("", 0, preset("demo"), 10)
+    assert modules["summary"].CLASSES == case.recordings.class_names
 
 
 def test_noise_has_the_stated_level(modules):
