@@ -12,6 +12,8 @@ from sklearn.metrics import confusion_matrix
 
 from hfld_lite import plots
 from hfld_lite.metrics import holm, miss_rate_at, paired_interval
+from hfld_lite.networks import count_parameters, resnet1d
+from hfld_lite.recipes import Recipe
 
 CLASSES = ("AN", "AD", "BN", "BD", "CN", "CD")
 """Of the simulated tiles, in the order of their labels."""
@@ -220,6 +222,10 @@ def write_tables(out: Path, tuned: pd.DataFrame, rows: pd.DataFrame, *notes: str
 
 
 FIGURES = {
+    "chain": (
+        "The chain",
+        "Teacher, secondary teacher and student, drawn by size, with accuracies",
+    ),
     "forest": (
         "All methods and ablations against the student alone",
         "Forest plot: accuracy of every method less that of the student alone, with intervals",
@@ -297,10 +303,25 @@ def _markdown(table: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def draw(out: Path, table: pd.DataFrame, rows: pd.DataFrame) -> None:
-    """Write the figures of all questions that have been answered."""
-    for name, figure in _figures(table, rows):
+def draw(out: Path, table: pd.DataFrame, rows: pd.DataFrame, recipe: Recipe) -> None:
+    """Write the figures of all questions that have been answered; the recipe is the tiles'."""
+    for name, figure in [*_chain(table, recipe), *_figures(table, rows)]:
         (out / f"study_{name}.png").write_bytes(plots.png(figure, dpi=90))
+
+
+def _chain(table: pd.DataFrame, recipe: Recipe) -> Iterator[tuple[str, Any]]:
+    reached = table[table["data"] == "tiles"].set_index("method")["accuracy"]
+    methods = {"teacher": "teacher", SECONDARY: SECONDARY, "student": "hierarchy"}
+    if {"alone", *methods.values()} <= set(reached.index):
+        networks = [
+            {
+                "role": role,
+                "parameters": count_parameters(resnet1d(n.depth, len(CLASSES), n.width, n.head)),
+                "accuracy": reached[methods[role]],
+            }
+            for role, n in recipe.chain.items()
+        ]
+        yield "chain", plots.chain(pd.DataFrame(networks), reached["alone"])
 
 
 def _figures(table: pd.DataFrame, rows: pd.DataFrame) -> Iterator[tuple[str, Any]]:

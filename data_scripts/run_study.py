@@ -355,7 +355,7 @@ def main(
     )
     tuned, rows = found
     table = write_tables(out, tuned, rows, *notes)
-    draw(out, table, rows)
+    draw(out, table, rows, study.recipes[0])
     write_page(out, table, rows, *notes)
     print(table[["data", "method", "seeds", "accuracy", "against_alone"]].to_string(index=False))
     for data in dict.fromkeys(rows["data"]):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 from sklearn.metrics import roc_curve
 
@@ -501,6 +502,35 @@ def scatter(points: Mapping[str, np.ndarray], labels: Sequence[str]) -> Figure:
         axis.set(xticks=[], yticks=[])
     figure.supxlabel("t-SNE: near is alike; axes and distances far apart mean nothing", fontsize=9)
     axes[-1].legend(fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def chain(networks: pd.DataFrame, alone: float) -> Figure:
+    """The chain of networks, drawn by size, with what each of them reached.
+
+    Args:
+        networks: rows from teacher to student with ``role``, ``parameters``, ``accuracy``.
+        alone: accuracy of the student trained alone.
+    """
+    figure = Figure(figsize=(9, 3), layout="constrained")
+    axis = figure.subplots()
+    halves = np.sqrt(networks["parameters"] / networks["parameters"].max()).to_numpy() / 2
+    places = 2.4 * np.arange(len(networks))
+    for row, place, half, colour in zip(
+        networks.itertuples(), places, halves, COLOURS, strict=False
+    ):
+        axis.add_patch(Rectangle((place - half, -half), 2 * half, 2 * half, color=colour))
+        said = f"{_words(row.role)}\n{row.parameters:,} parameters\n{row.accuracy:.1%}"
+        axis.text(place, -0.6, said, ha="center", va="top", fontsize=11)
+    for i, place in enumerate(places[1:]):
+        tail, tip = places[i] + halves[i] + 0.1, place - halves[i + 1] - 0.1
+        axis.annotate("", (tip, 0), (tail, 0), arrowprops={"arrowstyle": "->", "linewidth": 2})
+        taught = "features and\nseparated logits"
+        axis.text((tip + tail) / 2, 0.08, taught, ha="center", fontsize=9)
+    said = f"\n\n\n(trained alone: {alone:.1%})"
+    axis.text(places[-1], -0.6, said, ha="center", va="top", color="0.3", fontsize=11)
+    axis.set(xlim=(-1.1, places[-1] + 1.1), ylim=(-1.5, 0.52), aspect="equal")
+    axis.axis("off")
     return figure
 
 

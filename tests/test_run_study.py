@@ -114,7 +114,7 @@ def test_cells_of_other_settings_are_not_taken(modules, tmp_path, capsys):
 @pytest.mark.slow
 def test_every_answered_question_has_its_figure_and_the_page_shows_all(quick):
     drawn = {path.name for path in (quick / "out").glob("study_*.png")}
-    wanted = ("forest", "roc", "confusion", "features")
+    wanted = ("chain", "forest", "roc", "confusion", "features")
     assert drawn == {f"study_{name}.png" for name in wanted}
     assert all((quick / "out" / name).read_bytes().startswith(b"\x89PNG") for name in drawn)
     page = (quick / "out" / "study.md").read_text()
@@ -242,7 +242,7 @@ def test_few_labels_are_a_part_of_the_same_training_part(modules):
 
 def test_the_figures_name_the_classes_as_the_simulator_does(modules):
     case = modules["data"].tiles_case("", 0, preset("demo"), 10)
-    assert modules["summary"].CLASSES == case.recordings.class_names
+    assert case.recordings.class_names == modules["summary"].CLASSES
 
 
 def test_noise_has_the_stated_level(modules):

@@ -1,0 +1,70 @@
+"""The study's figures: what they draw is what they were given."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from hfld_lite import plots
+
+
+@pytest.fixture
+def compared():
+    return pd.DataFrame(
+        {
+            "method": ["alone", "kd", "hierarchy"],
+            "against_alone": [np.nan, 0.004, 0.012],
+            "low_alone": [np.nan, -0.002, 0.003],
+            "high_alone": [np.nan, 0.010, 0.021],
+        }
+    )
+
+
+def test_a_forest_has_the_best_on_top_and_fills_what_is_clear_of_zero(compared):
+    other = compared.assign(against_alone=[np.nan, 0.02, 0.01], low_alone=0.005, high_alone=0.03)
+    figure = plots.forest({"tiles": compared, "bearings": other}, "alone")
+    left, right = figure.axes
+    assert [text.get_text() for text in left.get_yticklabels()] == ["kd", "hierarchy"]
+    marks = [line for line in left.get_lines() if line.get_marker() == "o"]
+    assert [mark.get_xdata()[0] for mark in marks] == pytest.approx([0.4, 1.2])
+    assert [mark.get_markerfacecolor() for mark in marks] == ["white", plots.COLOURS[0]]
+    marks = [line for line in right.get_lines() if line.get_marker() == "o"]
+    places = {float(mark.get_ydata()[0]): float(mark.get_xdata()[0]) for mark in marks}
+    assert places == pytest.approx({0: 2.0, 1: 1.0}), "both panels have the first one's order"
+
+
+def test_trends_has_a_line_for_each_method_in_the_order_of_x():
+    table = pd.DataFrame(
+        {
+            "method": ["alone", "alone", "teacher", "teacher"],
+            "x": [20, -10, -10, 20],
+            "accuracy": [0.9, 0.5, 0.6, 0.95],
+            "deviation": [0.01, np.nan, 0.02, 0.01],
+        }
+    )
+    axis = plots.trends(table, "noise, dB").axes[0]
+    assert [text.get_text() for text in axis.get_xticklabels()] == ["-10", "20"]
+    lines = [container.lines[0] for container in axis.containers]
+    assert [line.get_ydata().tolist() for line in lines] == [[0.5, 0.9], [0.6, 0.95]]
+    assert [line.get_linestyle() for line in lines] == ["-", "--"]
+    assert axis.get_xlabel() == "noise, dB"
+
+
+def test_operating_curves_fall_from_all_missed_to_none():
+    doubt, defective = np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True])
+    axis = plots.operating_curves({"student": (doubt, defective)}, (0.05,)).axes[0]
+    alarms, missed = axis.get_lines()[0].get_data()
+    assert (alarms[0], missed[0]) == (0, 1)
+    assert (alarms[-1], missed[-1]) == (1, 0)
+    assert (np.diff(missed) <= 0).all()
+    assert 0.5 in missed[alarms == 0], "one of two is found before the first alarm"
+
+
+def test_a_chain_draws_areas_as_the_parameters_are():
+    networks = pd.DataFrame(
+        {"role": ["teacher", "student"], "parameters": [400, 100], "accuracy": [0.96, 0.95]}
+    )
+    axis = plots.chain(networks, 0.9).axes[0]
+    areas = [patch.get_width() * patch.get_height() for patch in axis.patches[:2]]
+    assert areas[0] == pytest.approx(4 * areas[1])
+    words = " ".join(text.get_text() for text in axis.texts)
+    assert all(said in words for said in ("400 parameters", "96.0%", "trained alone: 90.0%"))
