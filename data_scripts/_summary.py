@@ -96,7 +96,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
                 row[name] = mine[name].astype(float).mean()
             for share in FALSE_ALARMS:
                 row[f"misses_at_{share:.0%}".replace("%", "_percent")] = _misses(mine, share)
-            row |= {"seconds": mine["seconds"].mean(), "peak_mib": mine["peak_mib"].mean()}
+            row |= {name: mine[name].mean() for name in ("seconds", "cpu_seconds", "peak_mib")}
             table.append(row)
     return pd.DataFrame(table)
 
@@ -187,7 +187,8 @@ def write_tables(out: Path, tuned: pd.DataFrame, rows: pd.DataFrame, *notes: str
         "TEST accuracy of every method on every data, mean and deviation over seeds, and paired "
         "differences from the student alone, from KD and from HFLKD with the hierarchy: 95 % "
         "bootstrap intervals over seeds and groups, two-sided p, and p by Holm's correction "
-        "within the data. seconds: of training, one core; peak_mib: of the whole process.",
+        "within the data. seconds: of training, by the clock, one core, beside other programs; "
+        "cpu_seconds: spent by training and by asking its teacher; peak_mib: of the process.",
         *notes,
     )
     write_table(
@@ -256,7 +257,7 @@ def write_page(out: Path, table: pd.DataFrame, rows: pd.DataFrame, *notes: str) 
     text += ["## How much of the gap to the teacher is closed"]
     closed = gaps(rows)
     for name in ("alone", "hierarchy", "secondary_teacher", "teacher"):
-        closed[name] = _percent(closed[name])
+        closed[name] = _one_digit(100 * closed[name])
     closed["share (95 % interval)"] = [
         "undefined" if np.isnan(b) else f"{a:.2f} ({b:.2f} to {c:.2f})"
         for a, b, c in closed[["share", "low", "high"]].to_numpy()
@@ -264,8 +265,8 @@ def write_page(out: Path, table: pd.DataFrame, rows: pd.DataFrame, *notes: str) 
     text += [_markdown(closed.drop(columns=["share", "low", "high"]))]
     for data, part in table.groupby("data", sort=False):
         shown = pd.DataFrame({"method": part["method"], "seeds": part["seeds"]})
-        shown["accuracy, %"] = _percent(part["accuracy"])
-        shown["deviation"] = _percent(part["deviation"])
+        shown["accuracy, %"] = _one_digit(100 * part["accuracy"])
+        shown["deviation"] = _one_digit(100 * part["deviation"])
         for base in BASES:
             names = [f"{name}_{base}" for name in ("against", "low", "high")]
             if names[0] in part:
@@ -276,8 +277,9 @@ def write_page(out: Path, table: pd.DataFrame, rows: pd.DataFrame, *notes: str) 
             ("misses at 5 % false alarms", "misses_at_5_percent"),
             ("ECE, %", "calibration_error"),
         ):
-            shown[title] = _percent(part[name])
-        shown["s"], shown["MiB"] = (part[name].round() for name in ("seconds", "peak_mib"))
+            shown[title] = _one_digit(100 * part[name])
+        shown["CPU s"] = _one_digit(part["cpu_seconds"])
+        shown["MiB"] = _one_digit(part["peak_mib"])
         text += [f"## {data}", _markdown(shown)]
     for name, (title, alt) in FIGURES.items():
         if (out / f"study_{name}.png").exists():
@@ -288,8 +290,8 @@ def write_page(out: Path, table: pd.DataFrame, rows: pd.DataFrame, *notes: str) 
 _ENDS, _POINTS = ["difference", "low", "high"], ["difference, points", "p_holm"]
 
 
-def _percent(values: pd.Series) -> list[str]:
-    return ["" if np.isnan(value) else f"{100 * value:.1f}" for value in values]
+def _one_digit(values: pd.Series) -> list[str]:
+    return ["" if np.isnan(value) else f"{value:.1f}" for value in values]
 
 
 def _interval(middle: float, low: float, high: float) -> str:
