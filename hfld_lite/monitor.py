@@ -61,6 +61,7 @@ class Monitor(ipywidgets.VBox):
         self.chain: Chain | None = None
         self.error: Exception | None = None
         self._drawn = 0.0
+        self._pause_at: int | None = None
         self._thread: threading.Thread | None = None
         self._go_on, self._end = threading.Event(), threading.Event()
         self.buttons = {
@@ -77,8 +78,14 @@ class Monitor(ipywidgets.VBox):
         super().__init__([ipywidgets.HBox([*self.buttons.values()]), self.status, self.picture])
         self._show()
 
-    def start(self) -> None:
-        """Begin, or go on after a pause or a stop; nothing if it runs or is finished."""
+    def start(self, epochs: int | None = None) -> None:
+        """Begin, or go on after a pause or a stop; nothing if it runs or is finished.
+
+        Args:
+            epochs: pause by itself after so many; by default go on to the end.
+        """
+        if self.state not in ("running", "finished"):
+            self._pause_at = None if epochs is None else len(self.history) + epochs
         if self.state == "paused":
             self._become("running")
             self._go_on.set()
@@ -152,6 +159,8 @@ class Monitor(ipywidgets.VBox):
         )
         if time.monotonic() > self._drawn + BETWEEN_PICTURES:
             self._show()
+        if len(self.history) == self._pause_at:
+            self._go_on.clear()
         if not self._go_on.is_set():
             self._become("paused")
             self._go_on.wait()
@@ -190,8 +199,9 @@ class Monitor(ipywidgets.VBox):
         return f"The training is {self.state}. Best validation accuracy so far: {said}"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        """The widget, and the picture for pages that have no kernel."""
-        return super()._repr_mimebundle_(**kwargs) | {"text/html": self.picture.value}
+        """The widget, and for pages without a kernel its picture, or words before there is one."""
+        page = self.status.value if self.history.empty else self.picture.value
+        return super()._repr_mimebundle_(**kwargs) | {"text/html": page}
 
 
 _known: dict[tuple, Monitor] = {}
