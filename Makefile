@@ -5,10 +5,10 @@ STAMP = .venv/.installed
 DEMO = runs/demo
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak notebooks lab bench clean
+.PHONY: help setup demo test soak notebooks exercises lab bench clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
 
 setup: $(STAMP)  ## make .venv and install what constraints.txt pins
 
@@ -36,7 +36,7 @@ test: $(STAMP)  ## check the style, run all tests and all notebooks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pytest tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
-	  -n 2 --dist loadscope
+	  --ignore=notebooks/exercises -n 2 --dist loadscope
 
 soak: $(STAMP)  ## kill 20 trainings and damage 2,000 files; print what became of them
 	$(BIN)/python tests/soak.py --kills 20
@@ -44,6 +44,10 @@ soak: $(STAMP)  ## kill 20 trainings and damage 2,000 files; print what became o
 
 notebooks: $(STAMP)  ## execute all notebooks anew and store their outputs
 	$(BIN)/python data_scripts/execute_notebooks.py
+	$(BIN)/python data_scripts/execute_notebooks.py --solutions
+
+exercises: $(STAMP)  ## make the learners' notebooks and hints from notebooks/solutions/
+	$(BIN)/python data_scripts/make_exercises.py
 
 lab: $(STAMP)  ## open JupyterLab on notebooks/
 	$(BIN)/jupyter lab --notebook-dir=notebooks

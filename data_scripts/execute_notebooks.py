@@ -1,6 +1,7 @@
 """Execute notebooks from top to bottom, each in a fresh kernel, and store them with their outputs.
 
-What changes from run to run for no reason is left out: widget state and the cells' times.
+What changes from run to run for no reason is left out: widget state and the cells' times. With
+--solutions those of the exercises are executed, in notebooks/solutions/.
 """
 
 import os
@@ -10,7 +11,7 @@ from typing import Annotated
 import nbformat
 import typer
 from nbclient import NotebookClient
-from typer import Argument
+from typer import Argument, Option
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 
@@ -20,11 +21,13 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command(help=__doc__, epilog="Example: python data_scripts/execute_notebooks.py 03 04")
 def main(
     numbers: Annotated[list[str] | None, Argument(help="Which, by number; all by default.")] = None,
+    solutions: Annotated[bool, Option(help="Those of the exercises instead.")] = False,
 ) -> None:
     """Execute and store."""
-    paths = sorted(FOLDER.glob("*.ipynb"))
+    folder = FOLDER / "solutions" if solutions else FOLDER
+    paths = sorted(folder.glob("*.ipynb"))
     if unknown := {n for n in numbers or () if not any(p.name.startswith(n) for p in paths)}:
-        raise typer.BadParameter(f"there is no notebook {sorted(unknown)[0]!r} in {FOLDER.name}/")
+        raise typer.BadParameter(f"there is no notebook {sorted(unknown)[0]!r} in {folder.name}/")
     for path in paths:
         if not numbers or path.name.startswith(tuple(numbers)):
             execute(path)

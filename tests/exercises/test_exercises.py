@@ -1,0 +1,188 @@
+"""The exercises both ways: solutions pass, empty forms and known mistakes bring their sentence."""
+
+import contextlib
+import importlib.util
+import io
+import re
+import time
+from pathlib import Path
+
+import matplotlib as mpl
+import nbformat
+import pytest
+
+from hfld_lite import exercises
+from hfld_lite.errors import ArgumentError
+from hfld_lite.exercises import NotAnswered, NotRight, hint
+from hfld_lite.exercises.hints import catalogue
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+SOLUTIONS = sorted((ROOT / "notebooks" / "solutions").glob("*.ipynb"))
+NAMES = list(catalogue())
+
+
+def load(path):
+    """A program or a table of wrong answers, as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+make_exercises = load(ROOT / "data_scripts" / "make_exercises.py")
+WRONG = {}
+for table in sorted(HERE.glob("wrong_*.py")):
+    WRONG |= load(table).WRONG
+
+
+def run_cells(path):
+    """Run a notebook's code here, without a kernel; what each cell printed, raised and took."""
+    space = {"__name__": "__main__"}
+    mpl.use("agg")
+    for cell in nbformat.read(path, 4).cells:
+        if cell.cell_type == "code":
+            printed, raised, start = io.StringIO(), None, time.perf_counter()
+            with contextlib.redirect_stdout(printed):
+                try:
+                    exec(compile(cell.source, cell.id, "exec"), space)
+                except Exception as error:
+                    raised = error
+            yield cell, printed.getvalue(), raised, time.perf_counter() - start
+
+
+def marks(cell):
+    return cell.metadata.get("nbgrader", {})
+
+
+def graded(path):
+    return [cell for cell in nbformat.read(path, 4).cells if marks(cell).get("grade")]
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+def test_every_solution_passes_its_check_within_two_seconds(path):
+    for cell, printed, raised, seconds in run_cells(path):
+        assert raised is None, cell.source
+        if marks(cell).get("grade"):
+            assert printed.splitlines()[0].startswith("Right. ")
+            assert seconds < 2, cell.source
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+def test_every_stub_fails_with_the_intended_sentence_and_nothing_else(path):
+    for cell, _, raised, seconds in run_cells(make_exercises.EXERCISES / path.name):
+        if marks(cell).get("grade"):
+            name = marks(cell)["grade_id"].removeprefix("check_")
+            assert type(raised) is NotAnswered, (name, raised)
+            assert str(raised).startswith(f'Exercise "{name}" is not answered yet')
+            assert seconds < 2, cell.source
+        else:
+            assert raised is None, cell.source
+
+
+CASES = [(name, number) for name, answers in WRONG.items() for number in range(len(answers))]
+
+
+@pytest.mark.parametrize(("name", "number"), CASES)
+def test_a_wrong_answer_brings_its_sentence(name, number):
+    answer, words = WRONG[name][number]
+    answers = answer if isinstance(answer, tuple) else (answer,)
+    start = time.perf_counter()
+    with pytest.raises(NotRight) as caught:
+        getattr(exercises, f"check_{name}")(*answers)
+    assert time.perf_counter() - start < 2
+    sentence = str(caught.value)
+    assert words in sentence
+    assert "\n" not in sentence
+    assert caught.value._render_traceback_() == [f"Not yet. {sentence}"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_exercise_has_two_wrong_answers_with_two_sentences(name):
+    assert len({words for _, words in WRONG.get(name, [])}) >= 2
+
+
+def test_wrong_answers_and_checks_belong_to_exercises():
+    assert set(WRONG) == set(NAMES)
+    checks = {name for name in exercises.__all__ if name.startswith("check_")}
+    assert checks == {f"check_{name}" for name in NAMES}
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+def test_what_is_generated_is_in_step_with_its_source(path):
+    for made, text in make_exercises.made(path).items():
+        assert made.read_text(encoding="utf-8") == text, f"{made.name}: run `make exercises`"
+    learners = make_exercises.EXERCISES / path.name
+    assert "BEGIN SOLUTION" not in learners.read_text()
+
+
+def test_nothing_generated_is_left_over():
+    stems = {path.stem for path in SOLUTIONS}
+    assert {path.stem for path in make_exercises.EXERCISES.glob("*.ipynb")} == stems
+    assert {path.stem for path in make_exercises.HELP.glob("*.json")} == stems
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+def test_every_exercise_says_goal_hint_expectation_points_and_minutes(path):
+    mine = {name: each for name, each in catalogue().items() if each["notebook"] == path.stem}
+    assert len(mine) >= 3
+    assert [cell.metadata.nbgrader.points for cell in graded(path)] == [
+        each["points"] for each in mine.values()
+    ]
+    text = "\n".join(c.source for c in nbformat.read(path, 4).cells if c.cell_type == "markdown")
+    assert re.findall(r"## Exercise (\d+)", text) == [str(i + 1) for i in range(len(mine))]
+    for each in mine.values():
+        assert all(each[part].strip() for part in ("goal", "hint", "expected", "solution"))
+        assert 1 <= each["points"] <= 8
+        assert 2 <= each["minutes"] <= 30
+        assert each["solution"] not in text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_help_comes_in_steps_and_the_solution_last(name, capsys):
+    hint(name, 1)
+    hint(f"check_{name}", 2)
+    before = capsys.readouterr().out
+    solution = catalogue()[name]["solution"]
+    assert catalogue()[name]["hint"] in before
+    assert catalogue()[name]["expected"] in before
+    assert solution not in before
+    hint(name, 3)
+    assert capsys.readouterr().out.strip() == solution.strip()
+
+
+def test_an_unknown_exercise_or_step_gets_a_sentence():
+    with pytest.raises(ArgumentError, match="did you mean 'soften'"):
+        hint("sofften")
+    with pytest.raises(ArgumentError, match="choose 1"):
+        hint("soften", 4)
+
+
+def test_a_check_leaves_the_learners_randomness_and_hides_warnings(recwarn):
+    import warnings
+
+    import torch
+
+    def noisy(logits, temperature):
+        warnings.warn("loud", stacklevel=1)
+        torch.rand(3)
+        return torch.softmax(logits / temperature, 1)
+
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    exercises.check_soften(noisy)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not recwarn.list
+
+
+def test_what_a_learners_code_raises_becomes_a_sentence():
+    with pytest.raises(NotRight, match="Your code stops with ZeroDivisionError: division by zero"):
+        exercises.check_soften(lambda logits, temperature: 1 / 0)
+    with pytest.raises(NotAnswered):
+        exercises.check_soften(None)
+
+    def nbgraders_stub(logits, temperature):
+        raise NotImplementedError
+
+    with pytest.raises(NotAnswered):
+        exercises.check_soften(nbgraders_stub)
