@@ -11,8 +11,13 @@ import torch
 from hfld_lite import Network, Recipe, distill_chain, simulate_tiles
 from hfld_lite.runs import new_run, save_run
 
+OFFLINE = str(Path(__file__).parent / "offline")
+
 
 def pytest_configure():
+    before = os.environ.get("PYTHONPATH", "")
+    if OFFLINE not in before:  # the programs and kernels that tests start have no network
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (OFFLINE, before)))
     if "PYTEST_XDIST_WORKER" in os.environ:  # two workers on two cores: more threads only wait
         torch.set_num_threads(1)
         os.environ["OMP_NUM_THREADS"] = "1"  # for the programs that tests start

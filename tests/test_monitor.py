@@ -1,10 +1,11 @@
 """A training in the background: watched, paused, stopped, gone on with, and its bits."""
 
-import threading
 import time
 
+import nbformat
 import pytest
 import torch
+from nbclient import NotebookClient
 
 from hfld_lite import ArgumentError, HfldError
 from hfld_lite import monitor as module
@@ -29,18 +30,6 @@ def until(condition):
         time.sleep(0.01)
 
 
-def hold_at(live, count):
-    """Pause as soon as so many epochs are over, by the thread itself: no race."""
-    original = live._after_epoch
-
-    def after(role, row):
-        if len(live.history) + 1 == count:
-            live.pause()
-        original(role, row)
-
-    live._after_epoch = after
-
-
 def same(one, other):
     """Whether two chains have the same bits."""
     return all(
@@ -59,7 +48,6 @@ def test_trains_in_the_background_to_the_same_bits(live, tiny_chain):
     assert not live.buttons["Start"].disabled
     live.buttons["Start"].click()
     assert live.state == "running"
-    assert threading.main_thread() is threading.current_thread(), "this cell is not blocked"
     chain = live.wait(60)
     assert live.state == "finished"
     assert same(chain, tiny_chain)
@@ -70,8 +58,7 @@ def test_trains_in_the_background_to_the_same_bits(live, tiny_chain):
 
 
 def test_pause_waits_and_start_goes_on(live, tiny_chain):
-    hold_at(live, 3)
-    live.start()
+    live.start(epochs=3)
     until(lambda: live.state == "paused")
     before = len(live.history)
     time.sleep(0.3)
@@ -85,8 +72,7 @@ def test_pause_waits_and_start_goes_on(live, tiny_chain):
 
 
 def test_stop_keeps_a_checkpoint_and_start_resumes_from_it(live, tiny_chain):
-    hold_at(live, 3)
-    live.start()
+    live.start(epochs=3)
     until(lambda: live.state == "paused")
     live.buttons["Stop"].click()
     until(lambda: live.state == "stopped")
@@ -110,6 +96,64 @@ def test_the_picture_follows_and_stands_in_static_pages(live, monkeypatch):
     assert len(set(pictures)) >= 8
     assert live._repr_mimebundle_()["text/html"] == live.picture.value
     assert 'alt="The training is finished.' in live.picture.value
+
+
+def test_before_its_first_epoch_a_static_page_has_words_and_no_empty_axes(live):
+    page = live._repr_mimebundle_()["text/html"]
+    assert "<img" not in page
+    assert "The training is ready" in page
+
+
+def test_the_button_pauses_a_training_that_runs(live, tiny_chain):
+    live.start()
+    until(lambda: len(live.history))
+    live.buttons["Pause"].click()
+    until(lambda: live.state in ("paused", "finished"))
+    if live.state == "paused":
+        assert live.buttons["Pause"].disabled
+        assert not live.buttons["Stop"].disabled
+    live.start()
+    assert same(live.wait(60), tiny_chain)
+
+
+def test_another_monitor_goes_on_from_the_folder(
+    tiny_recordings, tiny_recipe, tiny_chain, tmp_path
+):
+    """As after a restart of the kernel."""
+    first = Monitor(tiny_recordings, tiny_recipe, folder=tmp_path)
+    first.start(epochs=3)
+    until(lambda: first.state == "paused")
+    first.stop()
+    until(lambda: first.state == "stopped")
+    first._thread.join(60)
+    second = Monitor(tiny_recordings, tiny_recipe, folder=tmp_path)
+    second.start()
+    assert same(second.wait(60), tiny_chain)
+
+
+CELLS = (
+    """
+from hfld_lite import Network, Recipe, simulate_tiles
+from hfld_lite.monitor import monitor
+tiles = simulate_tiles("AB", tiles_per_class=10, drops=2, seed=3)
+small = Network(10, 1 / 16, epochs=60)
+recipe = Recipe(teacher=small, secondary_teachers=(), student=small, bins=600, batch_size=8)
+""",
+    "live = monitor(tiles, recipe, controls=())\nlive",
+    "print(live.state)",
+    "print(monitor(tiles, recipe, controls=()) is live)",
+    "live.stop()\ntry:\n    live.wait()\nexcept Exception as error:\n    print(error)",
+)
+
+
+def test_other_cells_of_a_notebook_run_while_it_trains():
+    """In a kernel, whose cells are sent one after the other."""
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in CELLS])
+    NotebookClient(notebook, timeout=120).execute()
+    outputs = [cell.outputs for cell in notebook.cells]
+    assert "widget-view" in str(outputs[1][0].data.keys())
+    said = ["".join(o.get("text", "") for o in output).strip() for output in outputs[2:]]
+    assert said == ["running", "True", "The training is stopped; press Start, or call start()."]
 
 
 def test_a_failure_is_shown_and_given_to_who_waits(tiny_recordings, tiny_recipe):
