@@ -5,6 +5,7 @@ Every function returns a matplotlib Figure that belongs to no window; `png` turn
 
 from collections.abc import Mapping, Sequence
 from io import BytesIO
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -26,10 +27,15 @@ TERM_LABELS = {
 }
 
 
+_drawing = Lock()
+"""Matplotlib is not made for several threads, and a monitor draws in its own."""
+
+
 def png(figure: Figure, dpi: int = 110) -> bytes:
     """The figure as the bytes of a PNG file."""
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=dpi)
+    with _drawing:
+        figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
 
 
