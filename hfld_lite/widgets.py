@@ -7,6 +7,7 @@ that a static page shows it as it was.
 
 import base64
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ import torch
 from IPython.display import Audio
 from ipywidgets import Dropdown, FloatLogSlider, FloatSlider, IntSlider
 from matplotlib.figure import Figure
+from threadpoolctl import threadpool_limits
 
 from hfld_lite import plots
 from hfld_lite.edge import sizes
@@ -56,6 +58,7 @@ class Explorer(ipywidgets.VBox):
     ) -> None:
         self.draw, self.controls, self.below = draw, dict(controls), below
         self.picture = ipywidgets.HTML()
+        self._layouts: dict = {}
         for control in self.controls.values():
             control.observe(self._follow, "value")
         super().__init__([*self.controls.values(), self.picture])
@@ -65,7 +68,7 @@ class Explorer(ipywidgets.VBox):
         values = {name: control.value for name, control in self.controls.items()}
         figure, self.alt = self.draw(**values)
         more = self.below(**values) if self.below else ""
-        self.picture.value = image(plots.png(figure, dpi=90), self.alt) + more
+        self.picture.value = image(plots.png(figure, dpi=90, known=self._layouts), self.alt) + more
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         """The widget, and the picture for pages that have no kernel."""
@@ -95,6 +98,7 @@ def player(signal: np.ndarray, sample_rate: int) -> str:
     return Audio(signal, rate=sample_rate)._repr_html_()
 
 
+@lru_cache(maxsize=8)  # its picture and its sound ask for the same
 def one_tile(kind: str, defective: bool, severity: float, snr: float, seed: int) -> np.ndarray:
     """The sound of one simulated tile, ``(7000,)`` samples at 40 kHz.
 
@@ -106,7 +110,9 @@ def one_tile(kind: str, defective: bool, severity: float, snr: float, seed: int)
         seed: of the tile and everything else; the same tile with another severity sounds alike.
     """
     bench = Bench(severity_low=severity, severity_high=severity, snr=snr, snr_deviation=0.0)
-    pair = simulate_tiles(kind, tiles_per_class=1, drops=1, seed=seed, bench=bench)
+    # Products so small are faster in one thread, and far faster where another program runs as well.
+    with threadpool_limits(1, "blas"):
+        pair = simulate_tiles(kind, tiles_per_class=1, drops=1, seed=seed, bench=bench)
     return pair.signals[pair.class_names.index(f"{kind}{'D' if defective else 'N'}")]
 
 
