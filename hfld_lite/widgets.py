@@ -37,6 +37,27 @@ _WIDE = {"description_width": "11em"}
 _LAYOUT = {"width": "34em"}
 
 
+_NAMES = """
+const name = tries => {
+  const sliders = element.closest('.widget-vbox')?.querySelectorAll('.widget-slider') ?? [];
+  for (const slider of sliders) {
+    const label = slider.querySelector('.widget-label').textContent;
+    const handle = slider.querySelector('[role=slider]');
+    const readout = slider.querySelector('.widget-readout');
+    const tell = () => handle.setAttribute('aria-valuetext', readout.textContent);
+    handle.setAttribute('aria-label', label);
+    readout.setAttribute('aria-label', label + ', typed');
+    readout.setAttribute('role', 'textbox');
+    new MutationObserver(tell).observe(readout, {childList: true, characterData: true});
+    tell();
+  }
+  if (!sliders.length && tries) setTimeout(name, 100, tries - 1);
+};
+name(100);
+"""
+"""The labels of ipywidgets' sliders are not tied to them, and a logarithmic one says 0 for 10⁰."""
+
+
 class Explorer(ipywidgets.VBox):
     """Controls, and the picture that `draw` makes of their values.
 
@@ -61,7 +82,7 @@ class Explorer(ipywidgets.VBox):
         self._layouts: dict = {}
         for control in self.controls.values():
             control.observe(self._follow, "value")
-        super().__init__([*self.controls.values(), self.picture])
+        super().__init__([*self.controls.values(), self.picture, _names_for_screen_readers()])
         self._follow()
 
     def _follow(self, _: Any = None) -> None:
@@ -81,6 +102,12 @@ def image(data: bytes, alt: str) -> str:
     return f'<img alt="{escape(alt)}" src="data:image/png;base64,{encoded}" style="max-width:100%">'
 
 
+def _names_for_screen_readers() -> ipywidgets.Output:
+    data = {"application/javascript": _NAMES, "text/plain": ""}
+    told = {"output_type": "display_data", "data": data, "metadata": {}}
+    return ipywidgets.Output(outputs=(told,), layout={"display": "none"})
+
+
 def slider(name: str, low: float, high: float, value: float, step: float) -> FloatSlider:
     """A labelled slider for a number."""
     return FloatSlider(
@@ -95,7 +122,8 @@ def choice(name: str, options: Sequence[str]) -> Dropdown:
 
 def player(signal: np.ndarray, sample_rate: int) -> str:
     """A sound as an HTML element that plays it; the loudest sample at full scale."""
-    return Audio(signal, rate=sample_rate)._repr_html_()
+    html = Audio(signal, rate=sample_rate)._repr_html_()
+    return html.replace("<audio", '<audio aria-label="the sound of this tile"')
 
 
 @lru_cache(maxsize=8)  # its picture and its sound ask for the same
@@ -216,7 +244,7 @@ def explore_matching(student: torch.Tensor, teacher: torch.Tensor, heads: int = 
     loss, similarity = one_to_all_matching(student[None], teacher[None], heads, True, True)
     table = similarity[0].detach().numpy()
 
-    def draw(position: int, head: int) -> tuple[Figure, str]:
+    def draw(position: int, head: int = 0) -> tuple[Figure, str]:
         row = table[head, position]
         alt = (
             f"Teacher position {position} looks at student position {int(row.argmax())} most, with "
@@ -233,8 +261,11 @@ def explore_matching(student: torch.Tensor, teacher: torch.Tensor, heads: int = 
             style=_WIDE,
             layout=_LAYOUT,
         ),
-        "head": IntSlider(0, min=0, max=heads - 1, description="head", style=_WIDE, layout=_LAYOUT),
     }
+    if heads > 1:
+        controls["head"] = IntSlider(
+            0, min=0, max=heads - 1, description="head", style=_WIDE, layout=_LAYOUT
+        )
     return Explorer(draw, controls)
 
 
