@@ -123,6 +123,11 @@ def check_folder(folder: str | Path, recipe: Recipe | None = None, **options: An
             f"None of the classes {', '.join(recordings.class_names)} is known to be the sound one "
             "(n, normal, ok, good, sound, intact), so there are no misses and no false alarms."
         )
+    if len(recordings.class_names) == 2:
+        notes.append(
+            "With two classes the term NCKD of the loss is zero; where there are several types of "
+            "parts, give each its own classes, such as AN, AD, BN, BD."
+        )
     if len(parts.train) < CALIBRATION:
         notes.append(
             f"Only {len(parts.train)} recordings are trained on; an export in eight bits needs "
@@ -342,4 +347,4 @@ class Workshop(ipywidgets.VBox):
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         """The widget, and its words and picture for pages that have no kernel."""
         page = self.status.value + self.picture.value
-        return super()._repr_mimebundle_(**kwargs) | {"text/html": page}
+        return super()._repr_mimebundle_(**kwargs) | {"text/html": page, "text/plain": self.alt}

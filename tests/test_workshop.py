@@ -80,6 +80,7 @@ def test_a_check_says_where_groups_and_normal_classes_are_missing(tmp_path, tiny
     assert "no misses and no false alarms" in notes
     assert "notes.txt" in notes, "what is left out is told"
     assert "an export in eight bits needs 50" in notes
+    assert "With two classes the term NCKD" in notes
 
 
 def test_the_buttons_lead_from_a_folder_to_a_program_that_answers(
