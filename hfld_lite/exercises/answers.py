@@ -6,13 +6,13 @@ is right, or raises :class:`NotRight` with the likely mistake, which nbgrader co
 
 import inspect
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from hfld_lite.errors import HfldError
 
@@ -27,6 +27,29 @@ class NotRight(HfldError, AssertionError):
 
 class NotAnswered(NotRight):
     """An answer that is still the empty form of the exercise."""
+
+
+class Descent:
+    """Plain gradient descent on a module, with the two methods of an optimiser that a step calls.
+
+    It stands in for ``torch.optim.SGD`` in checks: at its first step that loads torch's compiler,
+    and the learner would wait for seconds.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], rate: float = 0.1) -> None:
+        self.parameters, self.rate = list(parameters), rate
+
+    def zero_grad(self) -> None:
+        """Forget the gradients."""
+        for parameter in self.parameters:
+            parameter.grad = None
+
+    def step(self) -> None:
+        """θ ← θ − η ∇θ."""
+        with torch.no_grad():
+            for parameter in self.parameters:
+                if parameter.grad is not None:
+                    parameter -= self.rate * parameter.grad
 
 
 def check(function: Callable[..., str]) -> Callable[..., None]:

@@ -1,6 +1,7 @@
 """The exercises both ways: solutions pass, empty forms and known mistakes bring their sentence."""
 
 import contextlib
+import functools
 import importlib.util
 import io
 import re
@@ -36,19 +37,42 @@ for table in sorted(HERE.glob("wrong_*.py")):
     WRONG |= load(table).WRONG
 
 
+def timed(function, seconds):
+    """The same function, which notes the processor's time: other tests run beside this one."""
+
+    @functools.wraps(function)
+    def wrapper(*answers):
+        start = time.thread_time()
+        try:
+            function(*answers)
+        finally:
+            seconds.append(time.thread_time() - start)
+
+    wrapper.timed = True
+    return wrapper
+
+
 def run_cells(path):
-    """Run a notebook's code here, without a kernel; what each cell printed, raised and took."""
+    """Run a notebook's code here, without a kernel; what each cell printed and raised.
+
+    The last value is what the check in it took, none for other cells.
+    """
+    seconds = []
     space = {"__name__": "__main__"}
     mpl.use("agg")
     for cell in nbformat.read(path, 4).cells:
         if cell.cell_type == "code":
-            printed, raised, start = io.StringIO(), None, time.perf_counter()
+            printed, raised = io.StringIO(), None
+            seconds.clear()
             with contextlib.redirect_stdout(printed):
                 try:
                     exec(compile(cell.source, cell.id, "exec"), space)
                 except Exception as error:
                     raised = error
-            yield cell, printed.getvalue(), raised, time.perf_counter() - start
+            yield cell, printed.getvalue(), raised, list(seconds)
+            for name, value in space.items():
+                if name.startswith("check_") and not hasattr(value, "timed"):
+                    space[name] = timed(value, seconds)
 
 
 def marks(cell):
@@ -65,7 +89,7 @@ def test_every_solution_passes_its_check_within_two_seconds(path):
         assert raised is None, cell.source
         if marks(cell).get("grade"):
             assert printed.splitlines()[0].startswith("Right. ")
-            assert seconds < 2, cell.source
+            assert max(seconds) < 2, cell.source
 
 
 @pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
@@ -75,7 +99,7 @@ def test_every_stub_fails_with_the_intended_sentence_and_nothing_else(path):
             name = marks(cell)["grade_id"].removeprefix("check_")
             assert type(raised) is NotAnswered, (name, raised)
             assert str(raised).startswith(f'Exercise "{name}" is not answered yet')
-            assert seconds < 2, cell.source
+            assert max(seconds) < 2, cell.source
         else:
             assert raised is None, cell.source
 
@@ -87,10 +111,10 @@ CASES = [(name, number) for name, answers in WRONG.items() for number in range(l
 def test_a_wrong_answer_brings_its_sentence(name, number):
     answer, words = WRONG[name][number]
     answers = answer if isinstance(answer, tuple) else (answer,)
-    start = time.perf_counter()
+    start = time.thread_time()
     with pytest.raises(NotRight) as caught:
         getattr(exercises, f"check_{name}")(*answers)
-    assert time.perf_counter() - start < 2
+    assert time.thread_time() - start < 2
     sentence = str(caught.value)
     assert words in sentence
     assert "\n" not in sentence
