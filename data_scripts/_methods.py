@@ -30,7 +30,7 @@ HFLKD = [
 _DRAWN = np.exp(np.random.default_rng(0).uniform(np.log(0.03), np.log(3), (3, 3))).round(3)
 
 GRIDS: dict[str, list[dict[str, Any]]] = {
-    "alone": [{"learning_rate": rate} for rate in (3e-3, 1e-2, 3e-2)],
+    "alone": [{"rate": factor} for factor in (0.3, 1.0, 3.0)],
     "kd": _LOGITS,
     "fitnet": [{"weight": w} for w in (0.3, 1.0, 3.0)],
     "attention": [{"weight": w} for w in (1.0, 10.0, 100.0)],
@@ -48,7 +48,10 @@ GRIDS: dict[str, list[dict[str, Any]]] = {
     "direct": HFLKD,
     "hierarchy": HFLKD,
 }
-"""Candidates of each method; "random search" draws its weights, log-uniform from 0.03 to 3."""
+"""Candidates of each method; "random search" draws its weights, log-uniform from 0.03 to 3.
+
+The "rate" of the student alone is a factor on the recipe's learning rate.
+"""
 
 STRATEGIES = ("published", "naive", "uncertainty", "meta")
 ABLATIONS: dict[str, dict[str, Any]] = {
@@ -78,7 +81,8 @@ def train(trainer: Trainer, method: str, chosen: dict[str, dict[str, Any]]) -> S
         return _hflkd(trainer, method, chosen["hierarchy"] | ABLATIONS[method])
     options = chosen[method]
     if method == "alone":
-        trainer.recipe = trainer.recipe.replace(**options)
+        rate = trainer.recipe.learning_rate * options["rate"]
+        trainer.recipe = trainer.recipe.replace(learning_rate=rate)
         return trainer.supervise(ALONE)
     if method in ("direct", "matching", "hierarchy", "random search"):
         teacher = "teacher" if method == "direct" else SECONDARY
