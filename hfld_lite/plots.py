@@ -57,7 +57,8 @@ def png(figure: Figure, dpi: int = 110, known: dict[tuple, list[Bbox]] | None = 
             figure.set_dpi(dpi)
             canvas = FigureCanvasAgg(figure)
             _lay_out(figure, known)
-            canvas.print_png(buffer)  # savefig would draw twice, to find the layout
+            # savefig would draw twice, to find the layout.
+            canvas.print_png(buffer, pil_kwargs={"compress_level": 1})
     return buffer.getvalue()
 
 

@@ -37,10 +37,14 @@ _WIDE = {"description_width": "11em"}
 _LAYOUT = {"width": "34em"}
 
 
-_NAMES = """
-const name = tries => {
-  const sliders = element.closest('.widget-vbox')?.querySelectorAll('.widget-slider') ?? [];
-  for (const slider of sliders) {
+_FOR_KEYS_AND_EARS = """
+const help = tries => {
+  const box = element.closest('.widget-vbox');
+  if (!box?.querySelector('[role=slider], select')) {
+    if (tries) setTimeout(help, 100, tries - 1);
+    return;
+  }
+  for (const slider of box.querySelectorAll('.widget-slider')) {
     const label = slider.querySelector('.widget-label').textContent;
     const handle = slider.querySelector('[role=slider]');
     const readout = slider.querySelector('.widget-readout');
@@ -51,11 +55,14 @@ const name = tries => {
     new MutationObserver(tell).observe(readout, {childList: true, characterData: true});
     tell();
   }
-  if (!sliders.length && tries) setTimeout(name, 100, tries - 1);
+  for (const select of box.querySelectorAll('select')) {
+    select.setAttribute('data-lm-suppress-shortcuts', 'true');
+  }
 };
-name(100);
+help(100);
 """
-"""The labels of ipywidgets' sliders are not tied to them, and a logarithmic one says 0 for 10⁰."""
+"""What ipywidgets leaves out. The labels of its sliders are not tied to them, and a logarithmic one
+says 0 for 10⁰. On a list JupyterLab takes the keys for its own: an arrow leaves the cell."""
 
 
 class Explorer(ipywidgets.VBox):
@@ -82,7 +89,7 @@ class Explorer(ipywidgets.VBox):
         self._layouts: dict = {}
         for control in self.controls.values():
             control.observe(self._follow, "value")
-        super().__init__([*self.controls.values(), self.picture, _names_for_screen_readers()])
+        super().__init__([*self.controls.values(), self.picture, _for_keys_and_ears()])
         self._follow()
 
     def _follow(self, _: Any = None) -> None:
@@ -102,8 +109,8 @@ def image(data: bytes, alt: str) -> str:
     return f'<img alt="{escape(alt)}" src="data:image/png;base64,{encoded}" style="max-width:100%">'
 
 
-def _names_for_screen_readers() -> ipywidgets.Output:
-    data = {"application/javascript": _NAMES, "text/plain": ""}
+def _for_keys_and_ears() -> ipywidgets.Output:
+    data = {"application/javascript": _FOR_KEYS_AND_EARS, "text/plain": ""}
     told = {"output_type": "display_data", "data": data, "metadata": {}}
     return ipywidgets.Output(outputs=(told,), layout={"display": "none"})
 
