@@ -8,6 +8,9 @@ Sources:
   impact    Hertz; Johnson, "Contact mechanics", 1985, section 11.4
 """
 
+from dataclasses import replace
+from functools import lru_cache
+
 import numpy as np
 import pandas as pd
 from numpy.random import Generator, SeedSequence, default_rng
@@ -233,11 +236,10 @@ def simulate_with_truth(
         if not isinstance(value, int | np.integer) or value < low:
             raise ArgumentError(f"{name} is {value!r}; it must be a whole number, {low} or more.")
     kinds = [(kind, defective) for kind in types for defective in (False, True)]
-    streams = SeedSequence(seed).spawn(len(kinds) + 1)
-    rng = default_rng(streams.pop())
-    # The tiles in the background are nobody's: none of them stands in the data set.
-    background = [draw_tiles(kind, 8, False, bench, rng) for kind in types]
-    neighbours = np.concatenate([simulate_drops(t, 4, bench, rng) for t in background])
+    *streams, _ = SeedSequence(seed).spawn(len(kinds) + 1)
+    # Sound tiles have no severity and drops no noise, so that these are the same at any of both.
+    same = replace(bench, severity_low=1.0, severity_high=1.0, snr=0.0)
+    neighbours = _neighbours(types, seed, same)
 
     names = [f"{kind}{'ND'[d]}" for kind, d in kinds] if pooled else ["N", "D"]
     signals = np.empty((len(kinds) * tiles_per_class * drops, SAMPLES), np.float32)
@@ -275,6 +277,14 @@ def simulate_with_truth(
         simulated=True,
     )
     return recordings, pd.concat(truth, ignore_index=True)
+
+
+@lru_cache(maxsize=4)  # most of the time of one tile, which a slider simulates again and again
+def _neighbours(types: str, seed: int, bench: Bench) -> np.ndarray:
+    """Impacts of tiles in the background. They are nobody's: none stands in the data set."""
+    rng = default_rng(SeedSequence(seed).spawn(2 * len(types) + 1)[-1])
+    background = [draw_tiles(kind, 8, False, bench, rng) for kind in types]
+    return np.concatenate([simulate_drops(t, 4, bench, rng) for t in background])
 
 
 def _truth(tiles: Tiles, ids: list[str], defective: bool) -> pd.DataFrame:
