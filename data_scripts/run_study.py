@@ -26,7 +26,16 @@ import typer
 from _data import TEST_BLOCKS_SEED, TILE_SEED, Case, bearings_case, presets, tiles_case
 from _methods import ABLATIONS, ASSISTANT, GRIDS, HFLKD, META_SHARE, SECONDARY, assist, train
 from _study import cells, forget_peak, pack, peak_mib, unpack
-from _summary import MAIN, choose, choose_secondary, draw, gap_closed, write_page, write_tables
+from _summary import (
+    CLAIMS,
+    MAIN,
+    choose,
+    choose_secondary,
+    draw,
+    gap_closed,
+    write_page,
+    write_tables,
+)
 from safetensors.torch import load_file, save_file
 from sklearn.manifold import TSNE
 from typer import Option
@@ -39,6 +48,9 @@ from hfld_lite.training import Fit, predict_logits
 from hfld_lite.trust import suspicion
 
 HEADLINE = ("alone", "hierarchy")
+TELLING = [name for _, *pair in CLAIMS for name in pair if name in ABLATIONS]
+"""Ablations that the paper's claims hang on."""
+
 TUNING = 1000
 """The first seed of the tuning's data."""
 
@@ -168,6 +180,7 @@ class Study:
         plan = (
             (HEADLINE, self.scale.headline),
             (GRIDS, self.scale.seeds),
+            (TELLING, self.scale.seeds),
             (ABLATIONS, self.scale.seeds),
         )
         todo = [
