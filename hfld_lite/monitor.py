@@ -28,6 +28,9 @@ from hfld_lite.widgets import image
 BETWEEN_PICTURES = 0.5
 """Seconds at least from one picture to the next, so that drawing leaves the cores to training."""
 
+DRAWING = 8
+"""A picture is followed by so many times its own time without one."""
+
 
 class Monitor(ipywidgets.VBox):
     """Train a chain in the background: curves, and buttons to start, pause and stop.
@@ -60,7 +63,7 @@ class Monitor(ipywidgets.VBox):
         self.state, self.history = "ready", pd.DataFrame()
         self.chain: Chain | None = None
         self.error: Exception | None = None
-        self._drawn = 0.0
+        self._next = 0.0  # moment of the next picture at the earliest
         self._pause_at: int | None = None
         self._thread: threading.Thread | None = None
         self._go_on, self._end = threading.Event(), threading.Event()
@@ -157,7 +160,7 @@ class Monitor(ipywidgets.VBox):
         self.history = pd.concat(
             [self.history, pd.DataFrame([{"role": role, **row}])], ignore_index=True
         )
-        if time.monotonic() > self._drawn + BETWEEN_PICTURES:
+        if time.monotonic() > self._next:
             self._show()
         if len(self.history) == self._pause_at:
             self._go_on.clear()
@@ -172,7 +175,7 @@ class Monitor(ipywidgets.VBox):
         self._show()
 
     def _show(self) -> None:
-        self._drawn = time.monotonic()
+        began = time.monotonic()
         may = {
             "Start": self.state not in ("running", "finished"),
             "Pause": self.state == "running",
@@ -184,6 +187,7 @@ class Monitor(ipywidgets.VBox):
         self.status.value = f'<div role="status">{escape(self.alt)}</div>'
         figure = plots.live(self.history, self._planned())
         self.picture.value = image(plots.png(figure, dpi=90), self.alt)
+        self._next = began + max(BETWEEN_PICTURES, DRAWING * (time.monotonic() - began))
 
     def _planned(self) -> dict[str, int]:
         roles = [*self.recipe.chain, *(CONTROLS[name] for name in self.controls)]

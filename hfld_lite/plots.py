@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import (
     LogLocator,
+    MaxNLocator,
     NullFormatter,
     NullLocator,
     PercentFormatter,
@@ -92,7 +93,7 @@ def spectra(
         bin_width: Hz.
     """
     rows = int(np.ceil(len(class_names) / 2))
-    figure = Figure(figsize=(10, 1.7 * rows + 0.6), layout="constrained")
+    figure = Figure(figsize=(10, 1.7 * rows + 1), layout="constrained")
     axes = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False).ravel()
     khz = np.arange(inputs.shape[1]) * bin_width / 1000
     for axis, label in zip(axes, range(len(class_names)), strict=False):
@@ -100,7 +101,7 @@ def spectra(
         if len(chosen):
             low, high = np.quantile(chosen, (0.1, 0.9), axis=0)
             axis.fill_between(khz, low, high, color=COLOURS[4], label="middle 80 %")
-            axis.plot(khz, chosen.mean(0), color=COLOURS[0], linewidth=0.8, label="mean")
+            axis.plot(khz, chosen.mean(0), color=COLOURS[0], linewidth=1, label="mean")
         axis.set_title(class_names[label], fontsize=10)
     for axis in axes[len(class_names) :]:
         axis.remove()
@@ -182,7 +183,8 @@ def live(history: pd.DataFrame, planned: Mapping[str, int]) -> Figure:
     for axis in (loss, accuracy):
         axis.grid(alpha=0.3)
     if len(history):
-        accuracy.legend(fontsize=8, loc="lower right")
+        known = accuracy.get_legend_handles_labels()
+        figure.legend(*known, fontsize=8, ncols=6, loc="outside upper center")
     return figure
 
 
@@ -229,7 +231,7 @@ def size_against_accuracy(table: pd.DataFrame) -> Figure:
     Args:
         table: rows with ``role``, ``parameters``, ``accuracy``, ``low``, ``high``.
     """
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(8, 4), layout="constrained")
     axis = figure.subplots()
     seen: dict[int, int] = {}
     for row, colour, marker in zip(table.itertuples(), COLOURS, MARKERS, strict=False):
@@ -253,7 +255,7 @@ def size_against_accuracy(table: pd.DataFrame) -> Figure:
     axis.xaxis.set_minor_formatter(NullFormatter())
     axis.yaxis.set_major_formatter(PercentFormatter(1))
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=9)
+    figure.legend(fontsize=9, loc="outside right center")  # inside it would hide an interval
     return figure
 
 
@@ -384,7 +386,7 @@ def similarity(table: np.ndarray, position: int | None = None) -> Figure:
     figure = Figure(figsize=(9, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     shown = left.imshow(table, vmin=0, vmax=max(1e-9, table.max()), cmap="cividis", aspect="auto")
-    figure.colorbar(shown, ax=left, label="share")
+    figure.colorbar(shown, ax=left, label="share", ticks=MaxNLocator(4))
     left.set(xlabel="student position", ylabel="teacher position", title="similarity M")
     if position is not None:
         left.axhline(position - 0.5, color="white", linewidth=1)
@@ -619,6 +621,7 @@ def forest(tables: Mapping[str, pd.DataFrame], base: str) -> Figure:
         axis.set(title=title, xlabel=f"points of accuracy against {_words(base)}")
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(len(order)), [_words(method) for method in order], fontsize=8)
+    axes[0].set_ylim(-0.6, len(order) - 0.4)
     figure.supxlabel("mean and 95 % interval; filled: clear of zero", fontsize=8)
     return figure
 

@@ -88,6 +88,7 @@ def test_stop_keeps_a_checkpoint_and_start_resumes_from_it(live, tiny_chain):
 
 def test_the_picture_follows_and_stands_in_static_pages(live, monkeypatch):
     monkeypatch.setattr(module, "BETWEEN_PICTURES", 0)
+    monkeypatch.setattr(module, "DRAWING", 0)
     pictures = []
     live.picture.observe(lambda change: pictures.append(change["new"]), "value")
     live.start()
