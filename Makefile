@@ -35,8 +35,10 @@ demo: $(STAMP)  ## train the chain on simulated tiles, about 3 minutes (FRESH=1 
 test: $(STAMP)  ## check the style, run all tests and all notebooks
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pytest tests notebooks --nbval-lax --nbval-current-env --nbval-cell-timeout=300 \
-	  --ignore=notebooks/exercises -n 2 --dist loadscope
+# What measures time runs by itself.
+	$(BIN)/pytest tests -m timed -rP
+	$(BIN)/pytest tests notebooks -m "not timed" --nbval-lax --nbval-current-env \
+	  --nbval-cell-timeout=300 --ignore=notebooks/exercises -n 2 --dist loadscope
 
 soak: $(STAMP)  ## kill 20 trainings and damage 2,000 files; print what became of them
 	$(BIN)/python tests/soak.py --kills 20
