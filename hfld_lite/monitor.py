@@ -29,7 +29,7 @@ BETWEEN_PICTURES = 0.5
 """Seconds at least from one picture to the next, so that drawing leaves the cores to training."""
 
 DRAWING = 8
-"""A picture is followed by so many times its own time without one."""
+"""The next picture begins after so many times what this one took, at the earliest."""
 
 
 class Monitor(ipywidgets.VBox):
