@@ -205,7 +205,7 @@ def confusions(matrices: Mapping[str, np.ndarray], class_names: Sequence[str]) -
     ticks = np.arange(len(class_names))
     for axis, (role, counts) in zip(axes, matrices.items(), strict=True):
         shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-        axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        shown = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         for true, predicted in np.argwhere(counts):
             axis.text(
                 predicted,
@@ -214,7 +214,7 @@ def confusions(matrices: Mapping[str, np.ndarray], class_names: Sequence[str]) -
                 ha="center",
                 va="center",
                 fontsize=8,
-                color="white" if shares[true, predicted] > 0.5 else "black",
+                color=_ink(shown.to_rgba(shares[true, predicted])),
             )
         errors = counts.sum() - np.trace(counts)
         axis.set_title(f"{_words(role)}\n{errors} of {counts.sum()} wrong", fontsize=10)
@@ -365,10 +365,10 @@ def answers(table: np.ndarray, class_names: Sequence[str]) -> Figure:
     figure = Figure(figsize=(1.2 + 0.8 * len(class_names), 0.8 + 0.6 * len(class_names)))
     axis = figure.subplots()
     figure.set_layout_engine("constrained")
-    axis.imshow(table, vmin=0, vmax=1, cmap="cividis", aspect="auto")
+    shown = axis.imshow(table, vmin=0, vmax=1, cmap="cividis", aspect="auto")
     for (i, j), share in np.ndenumerate(table):
-        colour = "black" if share > 0.5 else "white"
-        axis.text(j, i, f"{share:.0%}", ha="center", va="center", color=colour, fontsize=9)
+        ink = _ink(shown.to_rgba(share))
+        axis.text(j, i, f"{share:.0%}", ha="center", va="center", color=ink, fontsize=9)
     ticks = range(len(class_names))
     axis.set_xticks(ticks, class_names)
     axis.set_yticks(ticks, class_names)
@@ -798,3 +798,12 @@ def front(
 
 def _words(role: str) -> str:
     return role.replace("_", " ")
+
+
+def _ink(ground: Sequence[float]) -> str:
+    """Black or white, whichever has more contrast to the ground: 4.5 to 1 at least."""
+    red, green, blue = (
+        c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in ground[:3]
+    )
+    luminance = 0.2126 * red + 0.7152 * green + 0.0722 * blue
+    return "black" if (luminance + 0.05) ** 2 > 1.05 * 0.05 else "white"

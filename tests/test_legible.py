@@ -1,0 +1,82 @@
+"""Texts in figures against what they stand on: a contrast of 4.5 to 1, as WCAG 2 asks."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.colors import to_rgb
+from test_widgets import DEFECTIVE, DOUBT, NAMES, STUDENT, SWEEP, TEACHER, history
+
+from hfld_lite import plots, widgets
+from hfld_lite.devices import Needs
+
+SHARES = np.linspace(0, 1, 64).reshape(8, 8)
+EIGHT = [str(number) for number in range(8)]
+NETWORKS = pd.DataFrame(
+    {"role": ["teacher", "student"], "parameters": [400, 100], "accuracy": [0.96, 0.95]}
+)
+LIVE = pd.DataFrame({"role": ["a", "a"], "epoch": [1, 2], "total": 1.0, "validation_accuracy": 0.5})
+
+
+def of(explorer):
+    return explorer.draw(**{name: control.value for name, control in explorer.controls.items()})[0]
+
+
+FIGURES = {
+    "answers": lambda: plots.answers(SHARES, EIGHT),
+    "confusions": lambda: plots.confusions({"student": (63 * SHARES).round().astype(int)}, EIGHT),
+    "chain": lambda: plots.chain(NETWORKS, 0.9),
+    "live": lambda: plots.live(LIVE, {"a": 2}),
+    "logits": lambda: of(widgets.explore_logits(TEACHER, STUDENT, NAMES)),
+    "matching": lambda: of(widgets.explore_matching(torch.ones(8, 9), torch.ones(8, 9))),
+    "sizes": lambda: of(widgets.explore_sizes(1750)),
+    "weights": lambda: of(widgets.explore_weights({"naive": history(0.5)})),
+    "tiles": lambda: of(widgets.explore_tiles(seed=3)),
+    "devices": lambda: of(widgets.explore_devices({"a": Needs("int8", 99, 9, 9)}, {"a": 0.9})),
+    "threshold": lambda: of(widgets.explore_threshold(DOUBT, DEFECTIVE)),
+    "ablations": lambda: of(widgets.explore_ablations(SWEEP)),
+}
+
+
+def luminance(colour):
+    c = np.array(to_rgb(colour))
+    return np.where(c <= 0.04045, c / 12.92, ((c + 0.055) / 1.055) ** 2.4) @ [
+        0.2126,
+        0.7152,
+        0.0722,
+    ]
+
+
+def contrast(one, other):
+    dark, bright = sorted((luminance(one), luminance(other)))
+    return (bright + 0.05) / (dark + 0.05)
+
+
+def ground(text):
+    """The colour below a text: of a picture's cell, of a bar or an area, or the paper's."""
+    axis = text.axes
+    if axis is None or text.get_transform() != axis.transData:
+        return "white"
+    x, y = text.get_position()
+    for image in axis.images:
+        return image.to_rgba(image.get_array()[round(y), round(x)])[:3]
+    for patch in axis.patches:
+        if patch.contains_point(axis.transData.transform((x, y))):
+            return patch.get_facecolor()[:3]
+    return "white"
+
+
+@pytest.mark.parametrize("kind", FIGURES)
+def test_every_text_stands_out(kind):
+    figure = FIGURES[kind]()
+    plots.png(figure)
+    texts = [text for text in figure.findobj(match=lambda a: hasattr(a, "get_fontsize"))]
+    texts = [text for text in texts if text.get_text().strip() and text.get_visible()]
+    assert len(texts) > 3
+    for text in texts:
+        assert contrast(text.get_color(), ground(text)) >= 4.5, text.get_text()
+
+
+def test_contrast_is_that_of_the_standard():
+    assert contrast("black", "white") == pytest.approx(21)
+    assert contrast("#777777", "white") == pytest.approx(4.48, abs=0.01)
