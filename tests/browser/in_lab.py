@@ -146,7 +146,7 @@ class Open:
         """Run every cell, and wait until all have run without an error."""
         self.command("notebook:run-all-cells")
         # Not at every frame, Playwright's default: looking is work for the page, too.
-        self.page.wait_for_function(ALL_RUN, timeout=240_000, polling=500)
+        self.page.wait_for_function(ALL_RUN, timeout=400_000, polling=500)
         assert self.page.evaluate(STATE)["errors"] == []
         self.has_run = True
 
