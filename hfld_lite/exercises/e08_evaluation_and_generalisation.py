@@ -214,7 +214,7 @@ def check_corrected(corrected: Callable[[np.ndarray], np.ndarray]) -> str:
         np.asarray(ask(corrected, np.array([0.7, 0.6])), float), (2,), "What corrected returns"
     )
     expect(float(capped.max()) <= 1, "No probability is above 1: cap with np.minimum(1, …).")
-    return "Two of five are left below 0.1, and one below 0.05; uncorrected it was four."
+    return "One of five is left below 0.05; uncorrected it was four."
 
 
 @check
