@@ -1,0 +1,54 @@
+"""Make an nbgrader course folder with the exercises, one assignment for each notebook.
+
+FOLDER/source/NN_*/NN_*.ipynb are copies of notebooks/solutions/, and FOLDER/nbgrader_config.py says
+how solutions are taken out. notebooks/README_teachers.md tells what to do next. A folder that is a
+course already keeps its gradebook, submissions and configuration; only source/ is renewed.
+"""
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from make_exercises import SOLUTIONS, STUB
+from typer import Argument
+
+CONFIG = f"""# nbgrader's settings for the course; notebooks/README_teachers.md says what they do.
+c = get_config()  # noqa: F821
+
+c.CourseDirectory.course_id = "hfld"
+# As in notebooks/exercises/: nbgrader's own stub raises an error before the check can speak.
+c.ClearSolutions.code_stub = {{"python": {STUB!r}}}
+# A file that is handed in is called LEARNER_NN_notebook.ipynb; LEARNER has no underscore.
+c.FileNameCollectorPlugin.named_regexp = (
+    r"(?:.*/)?(?P<student_id>[^/_]+)_(?P<file_id>\\d\\d_\\w+)"
+)
+# Longer than any exercise takes, so that a submission that never ends is stopped.
+c.ExecutePreprocessor.timeout = 120
+"""
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+@app.command(help=__doc__, epilog="Example: python data_scripts/make_course.py ../course 03 04")
+def main(
+    folder: Annotated[Path, Argument(help="The course folder; made if it is not there.")],
+    numbers: Annotated[list[str] | None, Argument(help="Which, by number; all by default.")] = None,
+) -> None:
+    """Write the folder."""
+    sources = sorted(SOLUTIONS.glob("*.ipynb"))
+    if unknown := {n for n in numbers or () if not any(p.name.startswith(n) for p in sources)}:
+        raise typer.BadParameter(f"there is no notebook {sorted(unknown)[0]!r} in solutions/")
+    config = folder / "nbgrader_config.py"
+    for source in sources:
+        if not numbers or source.name.startswith(tuple(numbers)):
+            assignment = folder / "source" / source.stem
+            assignment.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(source, assignment / source.name)
+            print(f"assignment {source.stem}")
+    if not config.exists():
+        config.write_text(CONFIG, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    app()
