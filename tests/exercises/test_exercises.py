@@ -210,3 +210,25 @@ def test_what_a_learners_code_raises_becomes_a_sentence():
 
     with pytest.raises(NotAnswered):
         exercises.check_soften(nbgraders_stub)
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+def test_solutions_are_stored_executed_small_and_readable(path):
+    notebook, text = nbformat.read(path, 4), path.read_text(encoding="utf-8")
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    for output in (output for cell in code for output in cell.outputs):
+        assert output.output_type != "error"
+        assert output.get("name") != "stderr"
+        data = output.get("data", {})
+        assert "image/png" not in data, "a bare picture has no alternative text"
+        for alt in re.findall(r'<img alt="([^"]*)"', data.get("text/html", "")):
+            assert len(alt) > 30
+    for cell in graded(path):  # nbgrader would read a cell's value as partial credit
+        assert not any(output.output_type == "execute_result" for output in cell.outputs)
+    assert re.search(r"\*\*\d minutes?\*\*", notebook.cells[0].source)
+    assert len(text) < 1_000_000
+    assert str(ROOT) not in text
+    assert "/tmp/" not in text
+    for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
+        assert (path.parent / link).exists(), link
