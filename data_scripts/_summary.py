@@ -341,8 +341,9 @@ def _figures(table: pd.DataFrame, rows: pd.DataFrame) -> Iterator[tuple[str, Any
         part = _over(table, pattern, full)
         if len(part):
             yield name, plots.trends(part, label)
-    tiles = rows[(rows["data"] == "tiles") & rows["suspicion"].notna()]
-    pair = tiles[tiles["method"].isin(["alone", "hierarchy", "teacher"])]
+    three = ["alone", "hierarchy", "teacher"]
+    pair = rows[(rows["data"] == "tiles") & rows["method"].isin(three)]
+    pair = pair[pair.groupby("seed")["method"].transform("nunique") == len(three)]
     if len(pair):
         pooled = {
             str(method): tuple(np.concatenate([*part[name]]) for name in ("suspicion", "defective"))

@@ -28,6 +28,9 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 """Okabe and Ito's palette, without black and yellow (too pale on white)."""
 
 MARKERS = "osD^vP"
+FAR = 5.0
+"""Points of accuracy that a forest plot shows to either side."""
+
 TERM_LABELS = {
     "feature": "feature matching",
     "tckd": "TCKD",
@@ -588,7 +591,8 @@ def chain(networks: pd.DataFrame, alone: float) -> Figure:
 def forest(tables: Mapping[str, pd.DataFrame], base: str) -> Figure:
     """Differences of many methods from one, with their intervals; one panel for each data.
 
-    Filled marks: the interval is clear of zero.
+    Filled marks: the interval is clear of zero. What is further than FAR from zero would squeeze
+    all others: a triangle at the edge says how far.
 
     Args:
         tables: rows with ``method``, ``against_BASE``, ``low_BASE``, ``high_BASE`` in shares of 1;
@@ -607,6 +611,18 @@ def forest(tables: Mapping[str, pd.DataFrame], base: str) -> Figure:
             middle, left, right = 100 * np.array(ends)
             clear = left > 0 or right < 0
             colour = COLOURS[0] if middle > 0 else COLOURS[1]
+            if abs(middle) > FAR:
+                edge, side = np.sign(middle) * FAR, "right" if middle > 0 else "left"
+                axis.plot(edge, order.index(method), marker="<>"[int(middle > 0)], color=colour)
+                axis.text(
+                    edge - np.sign(middle) * 0.25,
+                    order.index(method),
+                    f"{middle:+.0f} ({left:+.0f} to {right:+.0f})",
+                    ha=side,
+                    va="center",
+                    fontsize=8,
+                )
+                continue
             axis.errorbar(
                 middle,
                 order.index(method),
@@ -619,6 +635,7 @@ def forest(tables: Mapping[str, pd.DataFrame], base: str) -> Figure:
             )
         axis.axvline(0, color="black", linewidth=0.8)
         axis.set(title=title, xlabel=f"points of accuracy against {_words(base)}")
+        axis.set_xlim(max(axis.get_xlim()[0], -FAR - 0.3), min(axis.get_xlim()[1], FAR + 0.3))
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(len(order)), [_words(method) for method in order], fontsize=8)
     axes[0].set_ylim(-0.6, len(order) - 0.4)
@@ -688,7 +705,9 @@ def operating_curves(
         xlabel="false alarms, share of sound recordings",
         ylabel="misses, share of defective recordings",
     )
-    axis.set_ylim(bottom=0)
+    curves = [line.get_data() for line in axis.get_lines() if len(line.get_xdata()) > 2]
+    axis.set_ylim(0, 1.05 * max(missed[alarms >= 0.005].max() for alarms, missed in curves))
+    axis.set_xticks(np.linspace(0, 0.2, 5))
     axis.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axis.grid(alpha=0.3)

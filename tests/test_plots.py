@@ -32,6 +32,15 @@ def test_a_forest_has_the_best_on_top_and_fills_what_is_clear_of_zero(compared):
     assert places == pytest.approx({0: 2.0, 1: 1.0}), "both panels have the first one's order"
 
 
+def test_a_forest_says_how_far_the_far_ones_are_and_does_not_squeeze_the_others(compared):
+    compared.loc[1, ["against_alone", "low_alone", "high_alone"]] = [-0.59, -0.64, -0.55]
+    axis = plots.forest({"bearings": compared}, "alone").axes[0]
+    low, high = axis.get_xlim()
+    assert -6 < low < -5
+    assert high < 6
+    assert "-59 (-64 to -55)" in [text.get_text() for text in axis.texts]
+
+
 def test_trends_has_a_line_for_each_method_in_the_order_of_x():
     table = pd.DataFrame(
         {
@@ -57,6 +66,7 @@ def test_operating_curves_fall_from_all_missed_to_none():
     assert (alarms[-1], missed[-1]) == (1, 0)
     assert (np.diff(missed) <= 0).all()
     assert 0.5 in missed[alarms == 0], "one of two is found before the first alarm"
+    assert axis.get_ylim()[1] < 0.6, "only what a limit that somebody would choose lets through"
 
 
 def test_a_chain_draws_areas_as_the_parameters_are():
