@@ -165,8 +165,8 @@ def presets(epochs: int | None) -> list[Recipe]:
     """The recipes of tiles and bearings, with fewer epochs for a quick try.
 
     All networks have the learning rate at which validation preferred the student *alone*, and the
-    tiles' teachers as many epochs as their student. At the presets' 0.003 the student alone is one
-    to five points worse, and whatever helps it to learn faster would look like knowledge.
+    tiles' teachers as many epochs as their student. At a lower rate (the presets' is 0.003) whatever
+    helps the student to learn faster would look like knowledge; ``study_tuning.csv`` has rates.
     """
     recipes = [
         preset(name).replace(learning_rate=rate)

@@ -14,8 +14,9 @@ LATEST = 150
 """Milliseconds from a key to the new picture, the median, at most, on two quiet cores."""
 
 REFERENCE = 85
-"""Milliseconds that the reference takes on such a machine: two cores of an AMD EPYC took 93 with
-priority over a load of 9, so a little less without."""
+"""Milliseconds that the reference takes on a fast machine. The quiet two-core machine of the first
+CI run took 105 (and the notebooks 122 to 144), so that the limit is 185 there: a fifth is left to
+noise before a test fails."""
 
 CONTROLS = "[role=slider], .widget-readout, select, input, textarea, button, audio"
 
