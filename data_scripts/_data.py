@@ -165,7 +165,7 @@ def presets(epochs: int | None) -> list[Recipe]:
     """The recipes of tiles and bearings, with fewer epochs for a quick try.
 
     All networks have the learning rate at which validation preferred the student *alone*, and the
-    tiles' teachers as many epochs as their student. At a lower rate (the presets' is 0.003) whatever
+    tiles' teachers as many epochs as their student. At a lower rate (the presets' is 0.003), what
     helps the student to learn faster would look like knowledge; ``study_tuning.csv`` has rates.
     """
     recipes = [
