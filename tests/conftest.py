@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 from collections import defaultdict
 from pathlib import Path
 
@@ -21,6 +22,9 @@ def pytest_configure():
     if "PYTEST_XDIST_WORKER" in os.environ:  # two workers on two cores: more threads only wait
         torch.set_num_threads(1)
         os.environ["OMP_NUM_THREADS"] = "1"  # for the programs that tests start
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Started in the background, as by a shell's &, where Ctrl-C is ignored; tests press it.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 _seconds: dict[str, float] = defaultdict(float)
