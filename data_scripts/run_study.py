@@ -417,6 +417,9 @@ def _run(study: Study, jobs: int, until: float | None) -> tuple[pd.DataFrame, pd
     if rows.empty:
         return None
     rows = rows.drop_duplicates(["data", "seed", "method"])  # some are in several batches
+    # Means are over the same seeds: teachers whose students are not trained yet are left out.
+    learned = rows[rows["method"] == "alone"].set_index(["data", "seed"]).index
+    rows = rows[rows.set_index(["data", "seed"]).index.isin(learned)].copy()
     rows["right"] = [np.equal(row.labels, row.predicted).tolist() for row in rows.itertuples()]
     return tuned, rows
 
