@@ -29,6 +29,9 @@ BINS = 875
 """Of the tiles' spectra, 0 to 5 kHz: what validation preferred for networks trained alone, in
 ``edge_sweep.csv``, and a quarter of the work."""
 
+AGAIN = 300
+"""Added to the seeds of the final run, so that its tiles, splits and first weights are new."""
+
 SIZES = ("007", "014", "021")
 """Fault sizes that all three kinds of bearing faults have; one is held out, by seed."""
 
@@ -47,11 +50,14 @@ def tiles_case(condition: str, seed: int, recipe: Recipe, count: int) -> Case:
     Args:
         condition: ``""`` for six classes; ``"A"``, ``"B"`` or ``"C"`` for one type; ``"unseen P"``:
             sound or defective, trained on types A and B and P % of C's labels, tested on C;
-            ``"X dB"``: in noise; ``"P % labels"``: of the training part's tiles for the student.
+            ``"X dB"``: in noise; ``"P % labels"``: of the training part's tiles for the student;
+            ``"again"``: six classes of other tiles, tested on twice `count` more a class.
         seed: of tiles, split, weights.
         recipe: the preset.
         count: tiles a class.
     """
+    if condition == "again":
+        return _again(tiles_case("", seed + AGAIN, recipe, count), seed, count)
     types = condition if condition in ("A", "B", "C") else "ABC"
     recordings = _simulated(types, count, seed)
     if condition.endswith("dB"):
@@ -114,8 +120,8 @@ def _overlaps_last(groups: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(2)  # a worker's cells come seed by seed
-def _simulated(types: str, count: int, seed: int) -> Recordings:
-    return simulate_tiles(types, tiles_per_class=count, seed=TILE_SEED + seed)
+def _simulated(types: str, count: int, seed: int, drops: int = 3) -> Recordings:
+    return simulate_tiles(types, tiles_per_class=count, drops=drops, seed=TILE_SEED + seed)
 
 
 @lru_cache(1)
@@ -130,6 +136,23 @@ def _case(
     drawn = split(recordings.select(known), validation=0, test=0.25, seed=seed)
     parts = Split(known[drawn.train], known[drawn.test], test)
     return Case(recordings, recipe.replace(seed=seed), parts)
+
+
+def _again(case: Case, seed: int, count: int) -> Case:
+    """Test on ten times as many tiles, all new; one drop each, as drops of one tile are alike."""
+    known, new = case.recordings, _simulated("ABC", 2 * count, seed + 2 * AGAIN, drops=1)
+    joined = {
+        name: np.concatenate([getattr(known, name), getattr(new, name)])
+        for name in ("signals", "labels")
+    }
+    both = replace(
+        known,
+        **joined,
+        groups=np.concatenate([known.groups, np.char.add("new ", new.groups)]),
+        origins=np.concatenate([known.origins, np.char.add("new ", new.origins)]),
+    )
+    test = np.arange(len(known), len(both))
+    return case._replace(recordings=both, parts=replace(case.parts, test=test))
 
 
 def _unseen(recordings: Recordings, share: float, seed: int, recipe: Recipe) -> Case:

@@ -8,8 +8,9 @@ was stopped, --hours stops it in time, and --hours 0 only writes the tables and 
 finished. Beside the tables all finished cells stand in one file, from which a fresh clone goes on.
 
 Questions: a six classes of simulated tiles; b each type alone; c an unseen type; d noise; e few
-labels; f the student's width; g bearings by block, load and fault size. a, and g by block, have all
-methods and ablations; the others the student alone, KD, the best rival and HFLKD.
+labels; f the student's width; g bearings by block, load and fault size; h is a once more, the final
+run: all tiles new, ten times as many to test on. a, and g by block, have all methods and ablations;
+h what the paper's claims hang on; the others the student alone, KD, the best rival and HFLKD.
 """
 
 import hashlib
@@ -27,6 +28,7 @@ from _data import TEST_BLOCKS_SEED, TILE_SEED, Case, bearings_case, presets, til
 from _methods import ABLATIONS, ASSISTANT, GRIDS, HFLKD, META_SHARE, SECONDARY, assist, train
 from _study import cells, forget_peak, pack, peak_mib, unpack
 from _summary import (
+    AGAIN,
     CLAIMS,
     MAIN,
     choose,
@@ -60,12 +62,13 @@ CONDITIONS = {
     "c": [f"tiles unseen {share}" for share in (0, 1, 5, 10)],
     "d": [f"tiles {snr} dB" for snr in (20, 10, 0, -10)],
     "e": [f"tiles {share} % labels" for share in (5, 10, 25, 50)],
-    "f": [f"tiles width 1/{part}" for part in (2, 4, 8)],
+    "f": [f"{kind} width 1/{part}" for kind in ("tiles", "bearings") for part in (2, 4, 8)],
     "g": [
         "bearings block",
         *("bearings block clean", "bearings load", "bearings load clean"),
         *("bearings size", "bearings size clean"),
     ],
+    "h": [AGAIN],
 }
 
 
@@ -100,21 +103,21 @@ class Study:
 
     def case(self, data: str, seed: int) -> Case:
         """Recordings, recipe and parts of a condition."""
+        if "width" in data:
+            width = 1 / int(data.rpartition("/")[2])
+            case = self.case(self.tuned_on(data), seed)
+            student = case.recipe.student
+            wider = type(student)(student.depth, width, student.head, epochs=student.epochs)
+            return case._replace(recipe=case.recipe.replace(student=wider))
         kind, _, condition = data.partition(" ")
         tiles, bearings = self.recipes
         if kind == "bearings":
             return bearings_case(condition, seed, bearings, self.folder)
-        if not condition.startswith("width"):
-            return tiles_case(condition, seed, tiles, self.scale.tiles)
-        width = 1 / int(condition.rpartition("/")[2])
-        case = tiles_case("", seed, tiles, self.scale.tiles)
-        student = case.recipe.student
-        wider = type(student)(student.depth, width, student.head, epochs=student.epochs)
-        return case._replace(recipe=case.recipe.replace(student=wider))
+        return tiles_case(condition, seed, tiles, self.scale.tiles)
 
     def teachers_of(self, data: str) -> str:
         """Whose teachers a condition's students learn from."""
-        return "tiles" if data.endswith("labels") or "width" in data else data
+        return self.tuned_on(data) if data.endswith("labels") or "width" in data else data
 
     def plan(self) -> str:
         """How many cells there are, and how many are finished."""
@@ -136,8 +139,8 @@ class Study:
         return [data for data in self.conditions() if data not in MAIN]
 
     def seeds(self, data: str) -> range:
-        """Ten for the headline pair's data, five for the others."""
-        return range(self.scale.headline if data in MAIN else self.scale.seeds)
+        """Ten for the headline pair's data and the final run, five for the others."""
+        return range(self.scale.headline if data in (*MAIN, AGAIN) else self.scale.seeds)
 
     def tuned_on(self, data: str) -> str:
         """The main data whose hyper-parameters a condition takes."""
@@ -198,10 +201,15 @@ class Study:
         ]
 
     def others_methods(self, data: str, rival: str) -> list[str]:
-        """On other data: the student alone, KD, the best rival and HFLKD."""
+        """On other data: the student alone, KD, the best rival and HFLKD.
+
+        The final run has all that the paper's claims hang on, too.
+        """
         # Whether the hierarchy closes a gap is a question to the direct step as well.
-        direct = ["direct"] if "width" in data else []
-        return list(dict.fromkeys(("alone", "kd", rival, *direct, "hierarchy")))
+        more = ["direct"] if "width" in data else []
+        if data == AGAIN:
+            more = [name for _, *pair in CLAIMS for name in pair]
+        return list(dict.fromkeys(("alone", "kd", rival, *more, "hierarchy")))
 
     def other_students(self, seed: int, chosen: dict[str, dict[str, dict]]) -> list[tuple]:
         """The students of one seed on all other data."""
@@ -345,7 +353,7 @@ def main(
     folder: Annotated[Path, typer.Argument(help="Bearings, from prepare_bearings.py.")] = Path(
         "data/bearings"
     ),
-    question: Annotated[str, Option(help="Questions to answer, letters from a to g.")] = "abcdefg",
+    question: Annotated[str, Option(help="Questions to answer, letters from a to h.")] = "abcdefgh",
     quick: Annotated[bool, Option("--quick", help="Tiny data, one epoch: to try it.")] = False,
     jobs: Annotated[int, Option(help="Cells at a time, one core each; -1 for all cores.")] = -1,
     hours: Annotated[float | None, Option(help="Begin no cell after so many hours.")] = None,
@@ -355,7 +363,7 @@ def main(
 ) -> None:
     """Run what is missing; write the tables when nothing is."""
     if unknown := set(question) - set(CONDITIONS):
-        raise typer.BadParameter(f"question {sorted(unknown)[0]!r} is unknown; choose of abcdefg")
+        raise typer.BadParameter(f"question {sorted(unknown)[0]!r} is unknown; choose of abcdefgh")
     scale = QUICK if quick else FULL
     out = out or Path("runs/quick/results" if quick else "notebooks/results")
     study = Study(scale, folder, Path(), "".join(sorted(set(question))))
@@ -376,7 +384,9 @@ def main(
     notes = (
         f"{study.plan()} Seeds 0 to {scale.seeds - 1}, on the main data the student alone and "
         f"HFLKD with the hierarchy 0 to {scale.headline - 1}; tiles: simulated, {scale.tiles} a "
-        "class; bearings: real, known bearings, in noise unless called clean.",
+        f"class; {AGAIN}: all methods {scale.headline} seeds of new tiles, tested on "
+        f"{2 * scale.tiles} more a class; bearings: real, known bearings, in noise unless called "
+        "clean.",
         "command: python data_scripts/run_study.py data/bearings",
     )
     tuned, rows = found
@@ -410,7 +420,7 @@ def _run(study: Study, jobs: int, until: float | None) -> tuple[pd.DataFrame, pd
     for batch in study.main_students(chosen):
         taught_by = dict.fromkeys(("teach", data, seed) for _, data, seed, _ in batch)
         found += [step([*taught_by]), step(batch)]
-    for seed in range(study.scale.seeds):
+    for seed in range(study.scale.headline):
         found.append(step(study.teaching(study.others(), seed)))
         found.append(step(study.other_students(seed, chosen)))
     rows = pd.concat(found, ignore_index=True)

@@ -42,10 +42,10 @@ def quick(modules, tmp_path_factory):
     return folder
 
 
-def run_a(modules, folder, hours=None):
+def run_a(modules, folder, hours=None, question="a", out="out"):
     """The quick study of question a, with its tables in the folder."""
-    places = {"out": folder / "out", "work": folder / "work", "folder": folder}
-    modules["run"].main(question="a", quick=True, jobs=1, hours=hours, plan=False, **places)
+    places = {"out": folder / out, "work": folder / "work", "folder": folder}
+    modules["run"].main(question=question, quick=True, jobs=1, hours=hours, plan=False, **places)
 
 
 @pytest.mark.slow
@@ -126,6 +126,47 @@ def test_every_answered_question_has_its_figure_and_the_page_shows_all(quick):
     assert f"| hierarchy | 2 | {100 * row.accuracy:.1f} | {100 * row.deviation:.1f} |" in page
     assert f"| {100 * row.against_alone:+.1f} ({100 * row.low_alone:+.1f} to " in page
     assert len(re.findall(r"\| (held|not held|not decided) \|", page)) == 8
+
+
+@pytest.mark.slow
+def test_the_final_run_has_all_that_the_claims_hang_on(quick, modules):
+    run_a(modules, quick, question="h", out="h")
+    table = pd.read_csv(quick / "h" / "study.csv", comment="#")
+    assert set(table["data"]) == {"tiles again"}
+    claimed = {name for _, *pair in modules["summary"].CLAIMS for name in pair}
+    taught = {"teacher", "secondary_teacher"}
+    assert set(table["method"]) == {"alone", "kd", *claimed, *taught} | {rival(quick)}
+    judged = pd.read_csv(quick / "h" / "study_verdicts.csv", comment="#")
+    assert judged["claim"].tolist() == [claim for claim, *_ in modules["summary"].CLAIMS]
+
+
+def rival(quick):
+    """The best rival by validation in the quick study."""
+    chosen = json.loads(next(quick.glob("work/*/chosen.json")).read_text())
+    return chosen["tiles"]["best rival"]["method"]
+
+
+def test_the_final_run_is_of_new_tiles_and_tests_on_ten_times_as_many(modules):
+    recipe = preset("demo")
+    before, case = (modules["data"].tiles_case(name, 1, recipe, 10) for name in ("", "again"))
+    groups = {name: set(case.recordings.groups[rows]) for name, rows in case.parts.parts().items()}
+    assert not groups["test"] & (groups["train"] | groups["validation"])
+    assert len(groups["test"]) == 10 * len(set(before.recordings.groups[before.parts.test]))
+    assert len(case.parts.train) == len(before.parts.train)
+    assert case.recipe.seed != before.recipe.seed
+    sounds = {signal.tobytes() for signal in before.recordings.signals}
+    assert not sounds & {signal.tobytes() for signal in case.recordings.signals}
+
+
+def test_a_wider_student_has_the_teachers_and_parts_of_the_main_data(modules):
+    scale = modules["run"].QUICK._replace(tiles=10)
+    study = modules["run"].Study(scale, Path(), Path(), "f")
+    wide, main = (study.case(name, 1) for name in ("tiles width 1/4", "tiles"))
+    assert wide.recipe.student.width == 1 / 4
+    assert wide.recipe.replace(student=main.recipe.student) == main.recipe
+    assert wide.parts.to_dict() == main.parts.to_dict()
+    assert study.teachers_of("bearings width 1/2") == "bearings block"
+    assert study.teachers_of("tiles width 1/2") == study.teachers_of("tiles 5 % labels") == "tiles"
 
 
 def test_the_share_of_the_gap_is_of_means_and_undefined_without_a_gap(modules):
