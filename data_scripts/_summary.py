@@ -239,6 +239,11 @@ FIGURES = {
         "All methods and ablations against the student alone",
         "Forest plot: accuracy of every method less that of the student alone, with intervals",
     ),
+    "where": (
+        "Where distillation helps",
+        "Forest plot: accuracy of HFLKD, KD and the best rival less that of the student alone, with "
+        "intervals, on all data of the study",
+    ),
     "noise": ("Noise", "Test accuracy over the level of the noise, a line for each method"),
     "labels": ("Few labels", "Test accuracy over the share of labelled tiles"),
     "width": ("Width of the student, tiles", "Test accuracy on tiles over the student's width"),
@@ -266,10 +271,16 @@ def write_page(out: Path, table: pd.DataFrame, rows: pd.DataFrame, *notes: str) 
         judged["p_holm"] = judged["p_holm"].round(3)
         judged["difference, points"] = [_interval(*r) for r in judged[_ENDS].to_numpy()]
         text += [_markdown(judged[["claim", "data", "better", "than", *_POINTS, "verdict"]])]
-    text += ["## How much of the gap to the teacher is closed"]
+    text += ["## HFLKD on all data, and how much of the gap to the teacher it closes"]
     closed = gaps(rows)
     for name in ("alone", "hierarchy", "secondary_teacher", "teacher"):
         closed[name] = _one_digit(100 * closed[name])
+    pairs = table.set_index(["data", "method"])
+    for base in ("alone", "kd"):
+        ends = [f"{name}_{base}" for name in ("against", "low", "high")]
+        if ends[0] in table:
+            mine = pairs[ends].xs("hierarchy", level="method").reindex(closed["data"])
+            closed[f"hierarchy against {base}"] = [_interval(*r) for r in mine.to_numpy()]
     closed["share (95 % interval)"] = [
         "undefined" if np.isnan(b) else f"{a:.2f} ({b:.2f} to {c:.2f})"
         for a, b, c in closed[["share", "low", "high"]].to_numpy()
@@ -343,6 +354,14 @@ def _figures(table: pd.DataFrame, rows: pd.DataFrame) -> Iterator[tuple[str, Any
     shown = {title: part for title, part in shown.items() if len(part)}
     if shown:
         yield "forest", plots.forest(shown, "alone")
+    everywhere = table.groupby("method")["data"].nunique() == table["data"].nunique()
+    if table["data"].nunique() > 1:
+        by_data = table.assign(method=table["data"])
+        taught = [name for name in GRIDS if name != "alone" and everywhere.get(name)]
+        yield (
+            "where",
+            plots.forest({name: by_data[table["method"] == name] for name in taught}, "alone"),
+        )
     width = "width of the student, 1 / n"
     for name, label, pattern, full in (
         ("noise", "impact to noise, dB", r"tiles (-?\d+) dB", None),

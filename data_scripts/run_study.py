@@ -62,7 +62,10 @@ CONDITIONS = {
     "c": [f"tiles unseen {share}" for share in (0, 1, 5, 10)],
     "d": [f"tiles {snr} dB" for snr in (20, 10, 0, -10)],
     "e": [f"tiles {share} % labels" for share in (5, 10, 25, 50)],
-    "f": [f"{kind} width 1/{part}" for kind in ("tiles", "bearings") for part in (2, 4, 8)],
+    "f": [
+        *(f"tiles width 1/{part}" for part in (2, 4, 8)),
+        *(f"bearings width 1/{part}" for part in (4, 8)),
+    ],
     "g": [
         "bearings block",
         *("bearings block clean", "bearings load", "bearings load clean"),
