@@ -241,8 +241,8 @@ FIGURES = {
     ),
     "where": (
         "Where distillation helps",
-        "Forest plot: accuracy of HFLKD, KD and the best rival less that of the student alone, with "
-        "intervals, on all data of the study",
+        "Forest plot: accuracy of HFLKD, KD and the best rival less that of the student alone, "
+        "with intervals, on all data of the study",
     ),
     "noise": ("Noise", "Test accuracy over the level of the noise, a line for each method"),
     "labels": ("Few labels", "Test accuracy over the share of labelled tiles"),
@@ -357,7 +357,7 @@ def _figures(table: pd.DataFrame, rows: pd.DataFrame) -> Iterator[tuple[str, Any
     everywhere = table.groupby("method")["data"].nunique() == table["data"].nunique()
     if table["data"].nunique() > 1:
         by_data = table.assign(method=table["data"])
-        taught = [name for name in GRIDS if name != "alone" and everywhere.get(name)]
+        taught = [name for name in reversed(GRIDS) if name != "alone" and everywhere.get(name)]
         yield (
             "where",
             plots.forest({name: by_data[table["method"] == name] for name in taught}, "alone"),
@@ -396,11 +396,17 @@ def _figures(table: pd.DataFrame, rows: pd.DataFrame) -> Iterator[tuple[str, Any
 
 
 def _over(table: pd.DataFrame, pattern: str, full: tuple[str, float] | None) -> pd.DataFrame:
-    """The rows of one question, with its number as ``x``; some data stand for one more number."""
+    """The rows of one question, with its number as ``x``.
+
+    Args:
+        table: of :func:`summarise`.
+        pattern: of the question's data, with one group: the number.
+        full: other data that stand for one more number.
+    """
     found = table.assign(x=table["data"].str.extract(f"^{pattern}$")[0].astype(float))
     part = found[found["x"].notna()]
     if full is None or part.empty:
         return part
     data, number = full
-    main = found[(found["data"] == data) & found["method"].isin(part["method"].unique())]
+    main = found[(found["data"] == data) & found["method"].isin(part["method"])]
     return pd.concat([part, main.assign(x=number)])

@@ -429,6 +429,11 @@ def _run(study: Study, jobs: int, until: float | None) -> tuple[pd.DataFrame, pd
     rows = pd.concat(found, ignore_index=True)
     if rows.empty:
         return None
+    taught = rows[rows["method"].isin(("teacher", SECONDARY))]
+    for data in study.others():  # the teachers of several students stand with each
+        if (teachers := study.teachers_of(data)) != data:
+            mine = taught[(taught["data"] == teachers) & taught["seed"].isin(study.seeds(data))]
+            rows = pd.concat([rows, mine.assign(data=data)], ignore_index=True)
     rows = rows.drop_duplicates(["data", "seed", "method"])  # some are in several batches
     # Means are over the same seeds: teachers whose students are not trained yet are left out.
     learned = rows[rows["method"] == "alone"].set_index(["data", "seed"]).index

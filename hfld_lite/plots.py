@@ -668,7 +668,7 @@ def trends(table: pd.DataFrame, label: str) -> Figure:
         )
     axis.set_xticks(list(places.values()), [f"{x:g}" for x in places])
     axis.set(xlabel=label, ylabel="test accuracy,\nmean and deviation over seeds")
-    axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    axis.yaxis.set_major_formatter(PercentFormatter(1))
     axis.grid(alpha=0.3)
     axis.legend(fontsize=8)
     return figure

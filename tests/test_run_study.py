@@ -129,6 +129,21 @@ def test_every_answered_question_has_its_figure_and_the_page_shows_all(quick):
 
 
 @pytest.mark.slow
+def test_students_of_shared_teachers_are_held_against_them(quick, modules, monkeypatch):
+    wide = {"f": ["tiles width 1/8"]}
+    monkeypatch.setattr(modules["run"], "CONDITIONS", modules["run"].CONDITIONS | wide)
+    run_a(modules, quick, question="f", out="f")
+    table = pd.read_csv(quick / "f" / "study.csv", comment="#").set_index(["data", "method"])
+    assert set(table.index.get_level_values("data")) == {"tiles width 1/8"}
+    methods = {"alone", "kd", "direct", "hierarchy", rival(quick), "teacher", "secondary_teacher"}
+    assert set(table.index.get_level_values("method")) == methods
+    taught = table.loc["tiles width 1/8", "teacher"]
+    assert taught["seeds"] == 1, "of the two that the main data have"
+    teacher, *_ = json.loads(next(quick.glob("work/*/teach-tiles-0.json")).read_text())
+    assert taught["accuracy"] == pytest.approx(teacher["accuracy"], abs=1e-5)
+
+
+@pytest.mark.slow
 def test_the_final_run_has_all_that_the_claims_hang_on(quick, modules):
     run_a(modules, quick, question="h", out="h")
     table = pd.read_csv(quick / "h" / "study.csv", comment="#")
@@ -167,6 +182,37 @@ def test_a_wider_student_has_the_teachers_and_parts_of_the_main_data(modules):
     assert wide.parts.to_dict() == main.parts.to_dict()
     assert study.teachers_of("bearings width 1/2") == "bearings block"
     assert study.teachers_of("tiles width 1/2") == study.teachers_of("tiles 5 % labels") == "tiles"
+
+
+def test_every_question_has_a_figure_with_all_its_data(modules):
+    summary = modules["summary"]
+    conditions = [data for group in modules["run"].CONDITIONS.values() for data in group]
+    places = {data: number for number, data in enumerate(conditions)}
+    table = pd.DataFrame(
+        {"data": data, "method": method, "accuracy": 0.9 + 0.001 * place, "deviation": 0.01}
+        | {"against_alone": 0.001 * place, "low_alone": -0.01, "high_alone": 0.04}
+        for data, place in places.items()
+        for method in ("alone", "kd", "dense", "hierarchy", "teacher")
+    )
+    rows = pd.DataFrame(columns=["data", "method", "seed", "places"])
+    figures = dict(summary._figures(table, rows))
+    of_answers = {"chain", "roc", "confusion", "features"}
+    assert set(figures) == set(summary.FIGURES) - of_answers
+    forest = figures["where"].axes
+    assert [axis.get_title() for axis in forest] == ["hierarchy", "dense", "kd"]
+    assert len(forest[0].get_yticks()) == len(conditions)
+    for name, wanted in (
+        ("noise", "-10 0 10 20"),
+        ("labels", "5 10 25 50 100"),
+        ("width", "2 4 8 16"),
+        ("width_bearings", "4 8 16"),
+        ("unseen", "0 1 5 10"),
+    ):
+        (axis,) = figures[name].axes
+        assert [tick.get_text() for tick in axis.get_xticklabels()] == wanted.split()
+        drawn = {line.get_label(): line[0].get_ydata() for line in axis.containers}
+        assert set(drawn) == {"alone", "kd", "dense", "hierarchy", "teacher"}
+        assert {len(heights) for heights in drawn.values()} == {len(wanted.split())}, name
 
 
 def test_the_share_of_the_gap_is_of_means_and_undefined_without_a_gap(modules):

@@ -1,10 +1,12 @@
 """The programs behind the stored tables: what they compute, and that they never do it twice."""
 
 import ast
+import re
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -29,21 +31,18 @@ def study(monkeypatch):
 
 
 @pytest.fixture
-def small(monkeypatch, study, tiny_recordings, tiny_recipe):
-    """Both comparisons on tiny data."""
-    import compare_chain
+def weighting(monkeypatch, study, tiny_recordings, tiny_recipe):
+    """The comparison of weightings on tiny data."""
     import compare_weighting
 
-    for module in (compare_weighting, compare_chain):
-        monkeypatch.setattr(
-            module, "tiles", lambda seed: (tiny_recordings, tiny_recipe.replace(seed=seed))
-        )
+    monkeypatch.setattr(
+        compare_weighting, "tiles", lambda seed: (tiny_recordings, tiny_recipe.replace(seed=seed))
+    )
     monkeypatch.setattr(compare_weighting, "META_SHARE", 0.2)  # of so few tiles
-    return compare_weighting, compare_chain
+    return compare_weighting
 
 
-def test_every_strategy_gets_the_same_start_and_steps(small, tiny_recipe, monkeypatch):
-    weighting, _ = small
+def test_every_strategy_gets_the_same_start_and_steps(weighting, tiny_recipe, monkeypatch):
     rows = pd.DataFrame(weighting.run("tiles", 0, "")).set_index("strategy")
     assert set(rows.index) == {
         *("alone", "fixed", "published", "naive", "uncertainty", "meta", "random search"),
@@ -57,8 +56,7 @@ def test_every_strategy_gets_the_same_start_and_steps(small, tiny_recipe, monkey
     assert rows.loc["alone", list(weighting.TERMS)].isna().all()
 
 
-def test_weighting_summary_is_paired_against_fixed(small):
-    weighting, _ = small
+def test_weighting_summary_is_paired_against_fixed(weighting):
     rows = [
         {
             "data": "d",
@@ -77,24 +75,6 @@ def test_weighting_summary_is_paired_against_fixed(small):
     assert table.loc["meta", "low"] == pytest.approx(0.02), "differences are the same at each seed"
     assert table.loc["naive", "collapsed"] == 3
     assert table.loc["fixed", "validation_accuracy"] == pytest.approx(0.85)
-
-
-def test_chain_comparison_holds_every_outcome(small):
-    _, chain = small
-    rows = pd.DataFrame([row for seed in (0, 1) for row in chain.run("tiles", seed, "")])
-    assert set(rows["method"]) == {
-        *("teacher", "secondary_teacher", "student"),
-        *("student_alone", "student_direct", "student_dense"),
-    }
-    for row in rows.itertuples():
-        assert np.mean(row.right) == pytest.approx(row.accuracy)
-        assert len(row.groups) == len(row.right)
-    table = chain.summarise(rows).set_index("method")
-    assert table.loc["student_alone", "against_alone"] == 0
-    means = rows.groupby("method")["accuracy"].mean()
-    gain = means["student"] - means["student_alone"]
-    assert table.loc["student", "against_alone"] == pytest.approx(gain, abs=1e-3)
-    assert table.loc["student", "low"] <= gain + 1e-3
 
 
 @pytest.fixture
@@ -274,17 +254,28 @@ def test_the_default_weighting_is_the_one_that_validation_chose():
     assert (naive["collapsed"] == naive["seeds"]).all(), "what notebooks and docstrings say of it"
 
 
-def test_what_the_results_page_says_of_the_chain_is_in_its_table():
-    table = pd.read_csv(RESULTS / "chain_against_controls.csv", comment="#")
-    table = table.set_index(["data", "method"])
-    taught = ["student", "student_direct", "student_dense"]
-    assert (table["seeds"] >= 5).all()
-    assert (table.loc["bearings"].loc[taught, "low"] > 0).all()
-    assert (table.loc["tiles"].loc[taught, "against_alone"] > 0).all()
-    assert (table.loc["tiles"].loc[taught, "low"] < 0).all()
-    for data in ("tiles", "bearings"):
-        means = table.loc[data]["accuracy"]
-        assert means["student"] <= min(means["student_direct"], means["student_dense"])
+QUOTED = re.compile(r"([+-]\d+\.\d)\s\(([+-]\d+\.\d)\sto\s([+-]\d+\.\d)\)")
+
+
+def quoted(text):
+    """Differences in points with their intervals: +1.4 (+0.5 to +2.4)."""
+    return {tuple(map(float, ends)) for ends in QUOTED.findall(text)}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["README.md", "notebooks/results/README.md"]
+    + [f"notebooks/{path.name}" for path in sorted(RESULTS.parent.glob("0[0678]_*.ipynb"))],
+)
+def test_every_interval_that_a_page_quotes_is_in_the_studys_tables(name):
+    known = quoted((RESULTS / "study.md").read_text())
+    known |= {(-middle, -high, -low) for middle, low, high in known}
+    text = (SCRIPTS.parent / name).read_text()
+    if name.endswith(".ipynb"):
+        cells = nbformat.reads(text, 4).cells
+        text = "\n".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    assert quoted(text) or "07_" in name, "nothing is quoted, so that nothing is tested"
+    assert quoted(text) <= known
 
 
 def test_no_program_names_a_place_of_the_machine_it_ran_on():
