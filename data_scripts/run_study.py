@@ -126,12 +126,14 @@ class Study:
         """How many cells there are, and how many are finished."""
         total = len(self.mains()) * self.scale.tuning + len(self.tuning())
         total += len(self.teaching(self.conditions()))
-        total += len({job for batch in self.main_students() for job in batch})
-        total += sum(
-            len(self.others_methods(data, "dkd")) * len(self.seeds(data)) for data in self.others()
-        )
+        chosen = self.kept("chosen") if (self.work / "chosen.json").exists() else None
+        total += len({job for batch in self.main_students(chosen) for job in batch})
+        for data in self.others():
+            rival = chosen[self.tuned_on(data)]["best rival"]["method"] if chosen else "dkd"
+            total += len(self.others_methods(data, rival)) * len(self.seeds(data))
         finished = len([*self.work.glob("*-*.json")])
-        return f"{finished} cells are finished, of about {total} for these questions."
+        about = "" if chosen else "about "  # an ablation that changes nothing is left out
+        return f"{finished} cells are finished, of {about}{total} for these questions."
 
     def conditions(self) -> list[str]:
         """All that was asked for."""
