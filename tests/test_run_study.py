@@ -173,6 +173,28 @@ def test_the_final_run_is_of_new_tiles_and_tests_on_ten_times_as_many(modules):
     assert not sounds & {signal.tobytes() for signal in case.recordings.signals}
 
 
+def test_no_two_simulations_of_the_study_share_a_seed(modules, monkeypatch):
+    data, run, seeds = modules["data"], modules["run"], []
+    known = data.simulate_tiles("ABC", tiles_per_class=10, drops=1)
+
+    def simulate(*_, seed, **__):
+        seeds.append(seed)
+        return known
+
+    monkeypatch.setattr(data, "simulate_tiles", simulate)
+    recipe = preset("demo")
+    try:
+        for seed in range(run.FULL.headline):
+            data._simulated.cache_clear()
+            data.tiles_case("", seed, recipe, 10)
+            data.tiles_case("again", seed, recipe, 10)
+        for seed in range(run.TUNING, run.TUNING + run.FULL.tuning):
+            data.tiles_case("", seed, recipe, 10)
+    finally:
+        data._simulated.cache_clear()
+    assert len(seeds) == len(set(seeds)) == 3 * run.FULL.headline + run.FULL.tuning
+
+
 def test_a_wider_student_has_the_teachers_and_parts_of_the_main_data(modules):
     scale = modules["run"].QUICK._replace(tiles=10)
     study = modules["run"].Study(scale, Path(), Path(), "f")
