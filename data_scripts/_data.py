@@ -29,7 +29,7 @@ BINS = 875
 """Of the tiles' spectra, 0 to 5 kHz: what validation preferred for networks trained alone, in
 ``edge_sweep.csv``, and a quarter of the work."""
 
-AGAIN = 300
+AGAIN_SEED = 300
 """Added to the seeds of the final run, so that its tiles, splits and first weights are new."""
 
 SIZES = ("007", "014", "021")
@@ -57,7 +57,7 @@ def tiles_case(condition: str, seed: int, recipe: Recipe, count: int) -> Case:
         count: tiles a class.
     """
     if condition == "again":
-        return _again(tiles_case("", seed + AGAIN, recipe, count), seed, count)
+        return _again(tiles_case("", seed + AGAIN_SEED, recipe, count), seed, count)
     types = condition if condition in ("A", "B", "C") else "ABC"
     recordings = _simulated(types, count, seed)
     if condition.endswith("dB"):
@@ -140,7 +140,7 @@ def _case(
 
 def _again(case: Case, seed: int, count: int) -> Case:
     """Test on ten times as many tiles, all new; one drop each, as drops of one tile are alike."""
-    known, new = case.recordings, _simulated("ABC", 2 * count, seed + 2 * AGAIN, drops=1)
+    known, new = case.recordings, _simulated("ABC", 2 * count, seed + 2 * AGAIN_SEED, drops=1)
     joined = {
         name: np.concatenate([getattr(known, name), getattr(new, name)])
         for name in ("signals", "labels")

@@ -172,7 +172,7 @@ def verdicts(table: pd.DataFrame) -> pd.DataFrame:
             method, sign = (worse, -1) if better == "hierarchy" else (better, 1)
             if method not in of.index:
                 continue
-            ends = sign * of.loc[method, ["against_hierarchy", "low_hierarchy", "high_hierarchy"]]
+            ends = sign * of.loc[method, _ends("hierarchy")]
             difference, low, high = ends.iloc[0], *sorted(ends.iloc[1:])
             row = {"claim": claim, "data": data, "better": better, "than": worse}
             row |= {"difference": difference, "low": low, "high": high}
@@ -277,8 +277,7 @@ def write_page(out: Path, table: pd.DataFrame, rows: pd.DataFrame, *notes: str) 
         closed[name] = _one_digit(100 * closed[name])
     pairs = table.set_index(["data", "method"])
     for base in ("alone", "kd"):
-        ends = [f"{name}_{base}" for name in ("against", "low", "high")]
-        if ends[0] in table:
+        if (ends := _ends(base))[0] in table:
             mine = pairs[ends].xs("hierarchy", level="method").reindex(closed["data"])
             closed[f"hierarchy against {base}"] = [_interval(*r) for r in mine.to_numpy()]
     closed["share (95 % interval)"] = [
@@ -291,9 +290,8 @@ def write_page(out: Path, table: pd.DataFrame, rows: pd.DataFrame, *notes: str) 
         shown["accuracy, %"] = _one_digit(100 * part["accuracy"])
         shown["deviation"] = _one_digit(100 * part["deviation"])
         for base in BASES:
-            names = [f"{name}_{base}" for name in ("against", "low", "high")]
-            if names[0] in part:
-                shown[f"against {base}"] = [_interval(*r) for r in part[names].to_numpy()]
+            if (ends := _ends(base))[0] in part:
+                shown[f"against {base}"] = [_interval(*r) for r in part[ends].to_numpy()]
         for title, name in (
             ("misses, %", "miss_rate"),
             ("false alarms, %", "false_alarm_rate"),
@@ -311,6 +309,11 @@ def write_page(out: Path, table: pd.DataFrame, rows: pd.DataFrame, *notes: str) 
 
 
 _ENDS, _POINTS = ["difference", "low", "high"], ["difference, points", "p_holm"]
+
+
+def _ends(base: str) -> list[str]:
+    """The table's columns of a paired difference and its interval."""
+    return [f"{name}_{base}" for name in ("against", "low", "high")]
 
 
 def _one_digit(values: pd.Series) -> list[str]:

@@ -596,17 +596,18 @@ def forest(tables: Mapping[str, pd.DataFrame], base: str) -> Figure:
 
     Args:
         tables: rows with ``method``, ``against_BASE``, ``low_BASE``, ``high_BASE`` in shares of 1;
-            the methods of the first table give the order.
+            the differences in the first table give the order, and those of the next for methods
+            that it lacks.
         base: the method that all are compared with.
     """
     difference, low, high = f"against_{base}", f"low_{base}", f"high_{base}"
-    first = next(iter(tables.values())).dropna(subset=[difference])
-    order = list(first.sort_values(difference)["method"])
+    ordered = pd.concat(table.sort_values(difference) for table in tables.values())
+    order = list(ordered.dropna(subset=[difference])["method"].unique())
     figure = Figure(figsize=(4.2 * len(tables) + 2, 0.24 * len(order) + 1.2), layout="constrained")
     axes = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
     for axis, (title, table) in zip(axes, tables.items(), strict=True):
         for method, *ends in table[["method", difference, low, high]].itertuples(index=False):
-            if method not in order or np.isnan(ends[0]):
+            if np.isnan(ends[0]):
                 continue
             middle, left, right = 100 * np.array(ends)
             clear = left > 0 or right < 0
@@ -659,7 +660,7 @@ def trends(table: pd.DataFrame, label: str) -> Figure:
         mine = table[table["method"] == method].sort_values("x")
         style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
         if "teacher" in method:
-            grey = "0.65" if "_" in method else "0.35"
+            grey = "0.35" if method == "teacher" else "0.65"
             style = {"color": grey, "marker": "x", "linestyle": "--"}
         axis.errorbar(
             mine["x"].map(places) + 0.06 * (number - (len(methods) - 1) / 2),

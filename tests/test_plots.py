@@ -21,15 +21,18 @@ def compared():
 
 def test_a_forest_has_the_best_on_top_and_fills_what_is_clear_of_zero(compared):
     other = compared.assign(against_alone=[np.nan, 0.02, 0.01], low_alone=0.005, high_alone=0.03)
+    other.loc[len(other)] = ["only here", 0.015, 0.005, 0.03]
     figure = plots.forest({"tiles": compared, "bearings": other}, "alone")
     left, right = figure.axes
-    assert [text.get_text() for text in left.get_yticklabels()] == ["kd", "hierarchy"]
+    assert [text.get_text() for text in left.get_yticklabels()] == ["kd", "hierarchy", "only here"]
     marks = [line for line in left.get_lines() if line.get_marker() == "o"]
     assert [mark.get_xdata()[0] for mark in marks] == pytest.approx([0.4, 1.2])
     assert [mark.get_markerfacecolor() for mark in marks] == ["white", plots.COLOURS[0]]
     marks = [line for line in right.get_lines() if line.get_marker() == "o"]
     places = {float(mark.get_ydata()[0]): float(mark.get_xdata()[0]) for mark in marks}
-    assert places == pytest.approx({0: 2.0, 1: 1.0}), "both panels have the first one's order"
+    assert places == pytest.approx({0: 2.0, 1: 1.0, 2: 1.5}), (
+        "both panels have the first one's order"
+    )
 
 
 def test_a_forest_says_how_far_the_far_ones_are_and_does_not_squeeze_the_others(compared):
