@@ -13,13 +13,13 @@ from typing import NamedTuple
 import numpy as np
 from _study import BEARINGS_SNR
 
+from hfld_lite.data.readers import read_folder
+from hfld_lite.data.recordings import Recordings
+from hfld_lite.data.simulator.simulate import simulate_tiles
+from hfld_lite.data.splits import Split, split
+from hfld_lite.data.views import add_noise
 from hfld_lite.errors import RecipeError
-from hfld_lite.readers import read_folder
 from hfld_lite.recipes import Recipe, preset
-from hfld_lite.recordings import Recordings
-from hfld_lite.simulate import simulate_tiles
-from hfld_lite.splits import Split, split
-from hfld_lite.transforms import add_noise
 
 LEARNING_RATES = (1e-2, 3e-2)
 """Of tiles and bearings."""

@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
+from hfld_lite.data.recordings import Recordings
 from hfld_lite.errors import HfldError
-from hfld_lite.recordings import Recordings
 
 Folder = Annotated[Path, typer.Argument(help="The folder to read.", show_default=False)]
 Out = Annotated[Path, typer.Option(help="The folder to write, new or empty.", show_default=False)]

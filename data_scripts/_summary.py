@@ -10,8 +10,8 @@ from _methods import GRIDS, SECONDARY
 from _study import write_table
 from sklearn.metrics import confusion_matrix
 
-from hfld_lite import plots
-from hfld_lite.metrics import holm, miss_rate_at, paired_interval
+from hfld_lite.course import plots
+from hfld_lite.evaluation.metrics import holm, miss_rate_at, paired_interval
 from hfld_lite.networks import count_parameters, resnet1d
 from hfld_lite.recipes import Recipe
 

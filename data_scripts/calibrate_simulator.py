@@ -26,14 +26,14 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from hfld_lite.detector import network_inputs
+from hfld_lite.data.simulator.simulate import simulate_with_truth
+from hfld_lite.data.simulator.tiles import Bench
+from hfld_lite.data.splits import split
 from hfld_lite.distillation import Supervised
-from hfld_lite.metrics import evaluate
+from hfld_lite.evaluation.detector import network_inputs
+from hfld_lite.evaluation.metrics import evaluate
 from hfld_lite.networks import count_parameters, resnet1d
 from hfld_lite.recipes import preset
-from hfld_lite.simulate import simulate_with_truth
-from hfld_lite.splits import split
-from hfld_lite.tiles import Bench
 from hfld_lite.training import Samples, fit, predict_logits, seeded
 from hfld_lite.version import __version__
 

@@ -3,7 +3,7 @@
 notebooks/solutions/NN_*.ipynb is the source. Its text cells say the points, and the cells with
 solutions and checks get nbgrader's marks here. nbgrader's own preprocessors then take the
 solutions out, which gives notebooks/exercises/NN_*.ipynb. Hints and solutions go to
-hfld_lite/exercises/help/. The same source gives the same bytes.
+hfld_lite/course/exercises/help/. The same source gives the same bytes.
 """
 
 import copy

@@ -5,7 +5,7 @@ from typing import Annotated
 from _frame import Folder, Out, Overwrite, prepare, program
 from typer import Option
 
-from hfld_lite.readers import read_mat
+from hfld_lite.data.readers import read_mat
 
 
 @program(__doc__, "python data_scripts/prepare_mat.py tiles --out data/tiles")

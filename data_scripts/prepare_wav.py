@@ -6,7 +6,7 @@ from typing import Annotated
 from _frame import Folder, Out, Overwrite, prepare, program
 from typer import Option
 
-from hfld_lite.readers import read_wav_folder
+from hfld_lite.data.readers import read_wav_folder
 
 
 @program(

@@ -42,12 +42,12 @@ from safetensors.torch import load_file, save_file
 from sklearn.manifold import TSNE
 from typer import Option
 
-from hfld_lite.detector import network_inputs
-from hfld_lite.metrics import calibration_error, evaluate
+from hfld_lite.evaluation.detector import network_inputs
+from hfld_lite.evaluation.metrics import calibration_error, evaluate
+from hfld_lite.evaluation.trust import suspicion
 from hfld_lite.networks import resnet1d
 from hfld_lite.trainer import Stage, Trainer
 from hfld_lite.training import Fit, predict_logits
-from hfld_lite.trust import suspicion
 
 HEADLINE = ("alone", "hierarchy")
 TELLING = [name for _, *pair in CLAIMS for name in pair if name in ABLATIONS]

@@ -1,6 +1,6 @@
 """Simulate the drop test of ferrite tiles and write the recordings as a prepared folder.
 
-The recordings are simulated, not real: see hfld_lite/simulate.py for the physics.
+The recordings are simulated, not real: see hfld_lite/data/simulator/ for the physics.
 """
 
 from dataclasses import replace
@@ -9,8 +9,8 @@ from typing import Annotated
 from _frame import Out, Overwrite, prepare, program
 from typer import Option
 
-from hfld_lite.simulate import simulate_tiles
-from hfld_lite.tiles import TILE_TYPES, Bench
+from hfld_lite.data.simulator.simulate import simulate_tiles
+from hfld_lite.data.simulator.tiles import TILE_TYPES, Bench
 
 
 @program(__doc__, "python data_scripts/simulate_tiles.py --out data/tiles --types AB --seed 1")

@@ -22,16 +22,16 @@ from _study import TILES_PER_CLASS, cells, tiles, write_table
 from safetensors.torch import load_file, save_file
 from typer import Option
 
-from hfld_lite.detector import network_inputs
-from hfld_lite.edge import count_macs, latency, stored_bytes
+from hfld_lite.course.plots import front as front_figure
+from hfld_lite.course.plots import png
+from hfld_lite.data.recordings import Recordings
+from hfld_lite.edge.analysis import count_macs, latency, stored_bytes
+from hfld_lite.edge.export import INPUT, quantise, session, to_onnx
 from hfld_lite.errors import HfldError
-from hfld_lite.export import INPUT, quantise, session, to_onnx
-from hfld_lite.metrics import evaluate
+from hfld_lite.evaluation.detector import network_inputs
+from hfld_lite.evaluation.metrics import evaluate
 from hfld_lite.networks import count_parameters, resnet1d
-from hfld_lite.plots import front as front_figure
-from hfld_lite.plots import png
 from hfld_lite.recipes import Network, Recipe
-from hfld_lite.recordings import Recordings
 from hfld_lite.trainer import Stage, Trainer
 from hfld_lite.training import Fit
 

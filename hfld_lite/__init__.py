@@ -3,16 +3,16 @@
 The names here are the ones that a first program needs; everything else is in the modules.
 """
 
-from hfld_lite.detector import Detector
+from hfld_lite.data.readers import read_folder, read_long_mat, read_mat, read_wav_folder
+from hfld_lite.data.recordings import Recordings
+from hfld_lite.data.simulator.simulate import simulate_tiles
+from hfld_lite.data.splits import Split, published_split, split
+from hfld_lite.data.views import spectrogram, spectrum, time_view
 from hfld_lite.errors import ArgumentError, DataError, HfldError, RecipeError
+from hfld_lite.evaluation.detector import Detector
 from hfld_lite.hierarchy import Chain, distill_chain
 from hfld_lite.networks import Output, resnet1d
-from hfld_lite.readers import read_folder, read_long_mat, read_mat, read_wav_folder
 from hfld_lite.recipes import Network, Recipe, preset
-from hfld_lite.recordings import Recordings
-from hfld_lite.simulate import simulate_tiles
-from hfld_lite.splits import Split, published_split, split
-from hfld_lite.transforms import spectrogram, spectrum, time_view
 from hfld_lite.version import __version__
 
 __all__ = [

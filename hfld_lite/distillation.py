@@ -9,18 +9,18 @@ from torch import Tensor, nn
 
 from hfld_lite.errors import ArgumentError
 from hfld_lite.losses import one_to_all_matching, separated_logit_loss
-from hfld_lite.published import (
-    published_embedding,
-    published_matching,
-    published_separated_logit_loss,
-)
-from hfld_lite.rivals import (
+from hfld_lite.rivals.losses import (
     attention_transfer_loss,
     densely_guided_kd_loss,
     dkd_loss,
     fitnet_loss,
     kd_loss,
     standardised_kd_loss,
+)
+from hfld_lite.rivals.released import (
+    published_embedding,
+    published_matching,
+    published_separated_logit_loss,
 )
 from hfld_lite.teachers import Batch, LiveTeacher, TeacherTargets, teacher_targets
 from hfld_lite.weighting import TERMS, Fixed, Weighting, collapse

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from hfld_lite.detector import ALONE, CONTROLS, DENSE, DIRECT, Detector, TestResult
+from hfld_lite.data.recordings import Recordings
+from hfld_lite.data.splits import Split
 from hfld_lite.errors import ArgumentError
+from hfld_lite.evaluation.detector import ALONE, CONTROLS, DENSE, DIRECT, Detector, TestResult
 from hfld_lite.recipes import Recipe
-from hfld_lite.recordings import Recordings
-from hfld_lite.splits import Split
 from hfld_lite.trainer import Stage, Trainer
 
 

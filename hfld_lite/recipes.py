@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from hfld_lite.errors import ArgumentError, RecipeError
-from hfld_lite.untrusted import read_json
+from hfld_lite.storage.files import read_json
 
 STRATEGIES = ("fixed", "published", "naive", "uncertainty", "meta")
 BEHAVIOURS = ("sound", "published")

@@ -14,14 +14,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from hfld_lite.augmentation import augment, check_shift
-from hfld_lite.checkpoints import Checkpoints, StageCheckpoints
-from hfld_lite.detector import (
-    CONTROLS,
-    Detector,
-    network_inputs,
-    network_of,
-)
+from hfld_lite.data.augmentation import augment, check_shift
+from hfld_lite.data.recordings import Recordings
+from hfld_lite.data.splits import Split, check_split, split
 from hfld_lite.distillation import (
     DenselyGuided,
     Distiller,
@@ -30,10 +25,15 @@ from hfld_lite.distillation import (
     Supervised,
 )
 from hfld_lite.errors import ArgumentError, DataError, HfldError, RecipeError
+from hfld_lite.evaluation.detector import (
+    CONTROLS,
+    Detector,
+    network_inputs,
+    network_of,
+)
 from hfld_lite.networks import MIN_SAMPLES, POSITIONS, ResNet1d, resnet1d
 from hfld_lite.recipes import Recipe
-from hfld_lite.recordings import Recordings
-from hfld_lite.splits import Split, check_split, split
+from hfld_lite.storage.checkpoints import Checkpoints, StageCheckpoints
 from hfld_lite.teachers import LiveTeacher, TeacherTargets, digest, teacher_targets
 from hfld_lite.training import Fit, Samples, derive_seed, fit, make_fabric, seeded
 from hfld_lite.version import __version__

@@ -22,10 +22,10 @@ from torch.nn.utils import get_total_norm
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
 
-from hfld_lite.checkpoints import StageCheckpoints
 from hfld_lite.distillation import Batch, Objective
 from hfld_lite.errors import ArgumentError, HfldError, Interrupted
 from hfld_lite.recipes import Recipe
+from hfld_lite.storage.checkpoints import StageCheckpoints
 from hfld_lite.weighting import TERMS
 
 

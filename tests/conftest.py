@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hfld_lite import Network, Recipe, distill_chain, simulate_tiles
-from hfld_lite.runs import new_run, save_run
+from hfld_lite.app.runs import new_run, save_run
 
 OFFLINE = str(Path(__file__).parent / "offline")
 

@@ -37,12 +37,12 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from hfld_lite.app.runs import FACTS, FORMAT, load_run, preprocessing
+from hfld_lite.data.readers import read_mat, read_wav_folder
+from hfld_lite.data.recordings import Recordings
 from hfld_lite.errors import HfldError
 from hfld_lite.networks import resnet1d
-from hfld_lite.readers import read_mat, read_wav_folder
 from hfld_lite.recipes import Network, Recipe
-from hfld_lite.recordings import Recordings
-from hfld_lite.runs import FACTS, FORMAT, load_run, preprocessing
 
 SECONDS, BYTES = 2.0, 512 << 20
 NOISE = np.random.default_rng(0).uniform(-0.5, 0.5, (8, 64)).astype(np.float32)

@@ -24,9 +24,10 @@ from pathlib import Path
 
 import torch
 
-from hfld_lite import Network, Recipe, checkpoints, distill_chain, simulate_tiles
+from hfld_lite import Network, Recipe, distill_chain, simulate_tiles
+from hfld_lite.data.recordings import Recordings
 from hfld_lite.recipes import Augmentation
-from hfld_lite.recordings import Recordings
+from hfld_lite.storage import checkpoints
 from hfld_lite.teachers import digest
 
 PLAIN = Recipe(

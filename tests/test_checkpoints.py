@@ -13,8 +13,9 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from hfld_lite import HfldError, RecipeError, checkpoints
-from hfld_lite.checkpoints import (
+from hfld_lite import HfldError, RecipeError
+from hfld_lite.storage import checkpoints
+from hfld_lite.storage.checkpoints import (
     Checkpoints,
     DamagedError,
     StageCheckpoints,

@@ -15,15 +15,16 @@ import scipy.io
 import soundfile
 import torch
 
-from hfld_lite import Recipe, cli
+from hfld_lite import Recipe
+from hfld_lite.app import cli
+from hfld_lite.app.runs import load_run
 from hfld_lite.networks import count_parameters
-from hfld_lite.runs import load_run
 
 
 def hfld(*arguments, code=0):
     """Run the command as a user does, and give what it printed on both streams."""
     done = subprocess.run(
-        [sys.executable, "-m", "hfld_lite.cli", *map(str, arguments)],
+        [sys.executable, "-m", "hfld_lite.app.cli", *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=120,

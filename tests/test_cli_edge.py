@@ -11,11 +11,12 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from hfld_lite import cli, costs
-from hfld_lite.devices import DEVICES, fits
-from hfld_lite.edge import count_macs, stored_bytes
+from hfld_lite.app import cli
+from hfld_lite.app.runs import load_run
+from hfld_lite.edge import summary as costs
+from hfld_lite.edge.analysis import count_macs, stored_bytes
+from hfld_lite.edge.devices import DEVICES, fits
 from hfld_lite.errors import RecipeError
-from hfld_lite.runs import load_run
 
 RUNS = (("torch", "fp32"), ("ONNX Runtime", "fp32"), ("ONNX Runtime", "int8"))
 
@@ -31,7 +32,7 @@ def hfld(monkeypatch, capsys):
 
     def run(*arguments, code=0):
         console = Console(highlight=False, markup=False, width=250)
-        monkeypatch.setattr("hfld_lite.cli_edge.console", console)
+        monkeypatch.setattr("hfld_lite.app.cli_edge.console", console)
         monkeypatch.setattr(sys, "argv", ["hfld", *map(str, arguments)])
         monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # main replaces it
         with pytest.raises(SystemExit) as stop:
@@ -102,7 +103,7 @@ def test_a_run_without_a_student_says_what_it_has(folder, hfld, tmp_path):
 def test_the_other_commands_do_without_the_packages_of_the_edge(folder, tmp_path):
     program = (
         "import sys; sys.modules.update(dict.fromkeys(['onnx', 'onnxscript', 'onnxruntime']));"
-        "from hfld_lite.cli import main; main()"
+        "from hfld_lite.app.cli import main; main()"
     )
 
     def run(*arguments):
@@ -137,7 +138,7 @@ def test_the_verdict_says_each_limit(folder, hfld):
 
 def test_a_device_that_is_too_small_is_a_no(folder, hfld, monkeypatch):
     tiny = DEVICES[0].__class__("Tiny", 100, 10**9, None, None, "made up")
-    monkeypatch.setattr("hfld_lite.devices.DEVICES", (tiny,))
+    monkeypatch.setattr("hfld_lite.edge.devices.DEVICES", (tiny,))
     said = hfld("edge", folder, "--device", "tiny")
     assert "does NOT fit Tiny" in said
     assert "flash: NO" in said

@@ -11,7 +11,7 @@ import scipy.io
 import soundfile
 from typer.testing import CliRunner
 
-from hfld_lite.recordings import Recordings
+from hfld_lite.data.recordings import Recordings
 
 SCRIPTS = Path(__file__).parents[1] / "data_scripts"
 

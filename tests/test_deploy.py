@@ -19,11 +19,11 @@ from hfld_lite import (
     RecipeError,
     simulate_tiles,
 )
-from hfld_lite.deploy import FORMATS, TOLERANCE, export_run
-from hfld_lite.export import FACTS, INPUT, session
-from hfld_lite.readers import read_signals
-from hfld_lite.runs import load_run
-from hfld_lite.trust import CLIPPED, NOVEL, Trust
+from hfld_lite.app.runs import load_run
+from hfld_lite.data.readers import read_signals
+from hfld_lite.edge.deploy import FORMATS, TOLERANCE, export_run
+from hfld_lite.edge.export import FACTS, INPUT, session
+from hfld_lite.evaluation.trust import CLIPPED, NOVEL, Trust
 
 
 @pytest.fixture(scope="module")
@@ -140,7 +140,7 @@ def test_quantised_files_are_smaller_and_their_accuracy_is_told(run, recordings,
 def test_calibration_reads_training_recordings_only(run, recordings, tmp_path, monkeypatch):
     read = {}
     monkeypatch.setattr(
-        "hfld_lite.deploy.quantise", lambda model, inputs: read.update(inputs=inputs) or model
+        "hfld_lite.edge.deploy.quantise", lambda model, inputs: read.update(inputs=inputs) or model
     )
     export_run(run, tmp_path, "onnx-int8")
     train = run.detector.inputs(recordings.signals[run.split.train]).numpy()
@@ -188,7 +188,7 @@ def test_mistakes_are_named(run, tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     with pytest.raises(RecipeError, match="cannot be written"):
         export_run(run, tmp_path / "file")
-    monkeypatch.setattr("hfld_lite.deploy.TOLERANCE", -1.0)
+    monkeypatch.setattr("hfld_lite.edge.deploy.TOLERANCE", -1.0)
     with pytest.raises(HfldError, match="differs from torch's by"):
         export_run(run, tmp_path / "never")
     assert not (tmp_path / "never").exists()

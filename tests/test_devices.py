@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 
 from hfld_lite import ArgumentError, resnet1d
-from hfld_lite import devices as module
-from hfld_lite.devices import DEVICES, Device, Needs, device, fits, judge, needs, verdicts
-from hfld_lite.edge import count_macs, stored_bytes
-from hfld_lite.export import quantise, to_onnx
-from hfld_lite.memory import activation_memory
+from hfld_lite.edge import devices as module
+from hfld_lite.edge.analysis import count_macs, stored_bytes
+from hfld_lite.edge.devices import DEVICES, Device, Needs, device, fits, judge, needs, verdicts
+from hfld_lite.edge.export import quantise, to_onnx
+from hfld_lite.edge.memory import activation_memory
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from hfld_lite.edge import (
+from hfld_lite.edge.analysis import (
     PRECISIONS,
     compare_macs,
     count_macs,
@@ -20,10 +20,10 @@ from hfld_lite.edge import (
     stored_bytes,
     threads,
 )
+from hfld_lite.edge.export import quantise, to_onnx
 from hfld_lite.errors import ArgumentError
-from hfld_lite.export import quantise, to_onnx
-from hfld_lite.image_networks import cifar_resnet
 from hfld_lite.networks import Output, count_parameters, resnet1d
+from hfld_lite.rivals.image_networks import cifar_resnet
 
 
 class Alone(nn.Module):
@@ -252,7 +252,7 @@ def test_latency_is_the_median_in_ms_on_the_threads_that_are_asked_for():
 
 def test_percentiles_are_those_of_the_calls(monkeypatch):
     clock = iter(np.repeat(np.arange(101.0), 2) + np.tile([0, 1], 101) * np.repeat(range(101), 2))
-    monkeypatch.setattr("hfld_lite.edge.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("hfld_lite.edge.analysis.time.perf_counter", lambda: next(clock))
     # the i-th of 101 calls takes i seconds, i = 0 … 100
     found = latency(lambda: None, warmups=3, runs=101)
     assert [found.p50, found.p95, found.p99] == pytest.approx([50e3, 95e3, 99e3])
@@ -272,5 +272,5 @@ def test_latency_of_a_network_is_positive():
 
 
 def test_costs_are_counted_without_onnx():
-    program = "import sys, hfld_lite.edge; sys.exit('onnx' in sys.modules)"
+    program = "import sys, hfld_lite.edge.analysis; sys.exit('onnx' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hfld_lite import ArgumentError, DataError, Network, Recipe, resnet1d, spectrum, time_view
-from hfld_lite.export import (
+from hfld_lite.edge.export import (
     CALIBRATION,
     INPUT,
     OPSETS,

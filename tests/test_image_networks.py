@@ -12,9 +12,9 @@ import torch.nn.functional as F
 
 from hfld_lite.distillation import Batch, Distiller, teacher_targets
 from hfld_lite.errors import ArgumentError, DataError
-from hfld_lite.image_networks import BLOCKS, Block, cifar_resnet, load_published
 from hfld_lite.losses import one_to_all_matching
 from hfld_lite.networks import Output, count_parameters
+from hfld_lite.rivals.image_networks import BLOCKS, Block, cifar_resnet, load_published
 
 PUBLISHED = {110: 1_733_812, 56: 858_868, 32: 470_004, 20: 275_572}
 WEIGHTS = {"feature": 1.0, "tckd": 1.0, "nckd": 1.0, "cross_entropy": 1.0}

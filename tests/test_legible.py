@@ -7,8 +7,8 @@ import torch
 from matplotlib.colors import to_rgb
 from test_widgets import DEFECTIVE, DOUBT, NAMES, STUDENT, SWEEP, TEACHER, history
 
-from hfld_lite import plots, widgets
-from hfld_lite.devices import Needs
+from hfld_lite.course import plots, widgets
+from hfld_lite.edge.devices import Needs
 
 SHARES = np.linspace(0, 1, 64).reshape(8, 8)
 EIGHT = [str(number) for number in range(8)]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import scipy.io
 
+from hfld_lite.data.mat_files import read_long_mat, read_mat
+from hfld_lite.data.splits import published_split, split
 from hfld_lite.errors import ArgumentError, DataError
-from hfld_lite.mat_files import read_long_mat, read_mat
-from hfld_lite.splits import published_split, split
 
 REAL = os.environ.get("HFLD_REAL_DATA")
 

@@ -12,8 +12,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from hfld_lite import ArgumentError, Recipe, resnet1d
-from hfld_lite.export import quantise, quantise_dynamically, to_onnx
-from hfld_lite.memory import activation_memory
+from hfld_lite.edge.export import quantise, quantise_dynamically, to_onnx
+from hfld_lite.edge.memory import activation_memory
 
 
 def graph(nodes: str, **weights: tuple[int, ...]) -> onnx.ModelProto:

@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import binomtest, norm
 
 from hfld_lite.errors import ArgumentError
-from hfld_lite.metrics import (
+from hfld_lite.evaluation.metrics import (
     Z95,
     accuracy_interval,
     calibration_error,

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hfld_lite.modes import (
+from hfld_lite.data.simulator.modes import (
     MODES,
     Shell,
     _warburton,
@@ -17,7 +17,7 @@ from hfld_lite.modes import (
     squared_frequencies,
     strain_energy,
 )
-from hfld_lite.tiles import TILE_TYPES
+from hfld_lite.data.simulator.tiles import TILE_TYPES
 
 SQUARE = Shell(length=0.1, arc=0.1, thickness=0.006, radius=np.inf)
 TILE = Shell(length=0.07, arc=0.1, thickness=0.006, radius=0.065)

@@ -8,8 +8,8 @@ import torch
 from nbclient import NotebookClient
 
 from hfld_lite import ArgumentError, HfldError
-from hfld_lite import monitor as module
-from hfld_lite.monitor import Monitor, monitor
+from hfld_lite.course import monitor as module
+from hfld_lite.course.monitor import Monitor, monitor
 
 
 @pytest.fixture
@@ -135,7 +135,7 @@ def test_another_monitor_goes_on_from_the_folder(
 CELLS = (
     """
 from hfld_lite import Network, Recipe, simulate_tiles
-from hfld_lite.monitor import monitor
+from hfld_lite.course.monitor import monitor
 tiles = simulate_tiles("AB", tiles_per_class=10, drops=2, seed=3)
 small = Network(10, 1 / 16, epochs=60)
 recipe = Recipe(teacher=small, secondary_teachers=(), student=small, bins=600, batch_size=8)

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hfld_lite import plots
+from hfld_lite.course import plots
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from hfld_lite.errors import ArgumentError
 from hfld_lite.losses import one_to_all_matching, separated_logit_loss
-from hfld_lite.published import (
+from hfld_lite.rivals.released import (
     published_embedding,
     published_image_matching,
     published_matching,

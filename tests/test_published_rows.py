@@ -25,20 +25,20 @@ from hfld_lite import (
     time_view,
     training,
 )
-from hfld_lite.checkpoints import DamagedError, read_state
-from hfld_lite.detector import network_inputs
+from hfld_lite.app.report import write_report
+from hfld_lite.app.runs import load_run, new_run, save_run
 from hfld_lite.distillation import Batch, Distiller, PublishedDistiller, teacher_targets
+from hfld_lite.evaluation.detector import network_inputs
 from hfld_lite.losses import one_to_all_matching
 from hfld_lite.networks import resnet1d
-from hfld_lite.published import (
+from hfld_lite.recipes import Augmentation
+from hfld_lite.rivals.released import (
     published_image_matching,
     published_matching,
     published_min_max,
     published_weight_decay,
 )
-from hfld_lite.recipes import Augmentation
-from hfld_lite.report import write_report
-from hfld_lite.runs import load_run, new_run, save_run
+from hfld_lite.storage.checkpoints import DamagedError, read_state
 from hfld_lite.trainer import Trainer
 from hfld_lite.training import predict_logits
 from hfld_lite.weighting import Naive, Published, Uncertainty

@@ -5,8 +5,8 @@ import pytest
 import scipy.io
 import soundfile
 
+from hfld_lite.data.readers import read_folder, read_mat
 from hfld_lite.errors import ArgumentError, DataError
-from hfld_lite.readers import read_folder, read_mat
 
 
 def noise(*shape: int) -> np.ndarray:

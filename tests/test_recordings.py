@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hfld_lite import recordings as module
+from hfld_lite.data import recordings as module
+from hfld_lite.data.recordings import Recordings
 from hfld_lite.errors import ArgumentError, DataError
-from hfld_lite.recordings import Recordings
 
 
 def make(n: int = 12, samples: int = 8, **fields) -> Recordings:

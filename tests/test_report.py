@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
-from hfld_lite import plots
-from hfld_lite.report import display_table, write_report
+from hfld_lite.app.report import display_table, write_report
+from hfld_lite.course import plots
 
 
 @pytest.fixture(scope="module")

@@ -31,11 +31,11 @@ from hfld_lite import (
     distill_chain,
     split,
 )
-from hfld_lite.checkpoints import read_state, write_state
+from hfld_lite.app.runs import load_run
+from hfld_lite.data.readers import read_folder
 from hfld_lite.errors import Interrupted
-from hfld_lite.readers import read_folder
 from hfld_lite.recipes import Augmentation
-from hfld_lite.runs import load_run
+from hfld_lite.storage.checkpoints import read_state, write_state
 from hfld_lite.teachers import digest
 from hfld_lite.trainer import Trainer
 
@@ -371,7 +371,7 @@ def test_ctrl_c_ends_hfld_train_and_resume_ends_it_with_the_same_bits(
     run, part = tmp_path / "run", tmp_path / "run.unfinished"
     arguments = ("train", "--data", "data", "--recipe", "recipe.json", "--out", "run", "--quiet")
     process = subprocess.Popen(
-        [sys.executable, "-m", "hfld_lite.cli", *arguments],
+        [sys.executable, "-m", "hfld_lite.app.cli", *arguments],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},
         stdout=subprocess.PIPE,

@@ -7,12 +7,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hfld_lite import rivals
 from hfld_lite.distillation import RIVALS, Batch, Distiller, RivalDistiller, teacher_targets
 from hfld_lite.errors import ArgumentError
 from hfld_lite.losses import separated_logit_loss
 from hfld_lite.networks import resnet1d
-from hfld_lite.rivals import (
+from hfld_lite.rivals import losses as rivals
+from hfld_lite.rivals.losses import (
     attention_transfer_loss,
     densely_guided_kd_loss,
     dkd_loss,

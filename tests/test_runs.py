@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hfld_lite import RecipeError
-from hfld_lite.runs import begin_run, begun_run, load_run, new_run, run_of, save_run, unfinished
+from hfld_lite.app.runs import begin_run, begun_run, load_run, new_run, run_of, save_run, unfinished
 
 
 @pytest.fixture(scope="module")

@@ -9,17 +9,16 @@ from numpy.random import default_rng
 from scipy.integrate import quad
 from scipy.stats import spearmanr
 
-from hfld_lite import simulate
-from hfld_lite.errors import ArgumentError
-from hfld_lite.modes import (
+from hfld_lite.data.recordings import Recordings
+from hfld_lite.data.simulator import simulate
+from hfld_lite.data.simulator.modes import (
     Shell,
     mode_numbers,
     natural_frequencies,
     plate_factor,
     strain_energy,
 )
-from hfld_lite.recordings import Recordings
-from hfld_lite.simulate import (
+from hfld_lite.data.simulator.simulate import (
     BLOCK,
     BOUNCES,
     CHUNK,
@@ -37,6 +36,7 @@ from hfld_lite.simulate import (
     simulate_tiles,
     simulate_with_truth,
 )
+from hfld_lite.errors import ArgumentError
 
 EXACT = Bench(
     thickness_deviation=0,

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import soundfile
 
+from hfld_lite.data.sound_files import read_wav_folder
 from hfld_lite.errors import ArgumentError, DataError
-from hfld_lite.sound_files import read_wav_folder
 
 
 def noise(samples: int = 400, seed: int = 0, channels: int = 1) -> np.ndarray:

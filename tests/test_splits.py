@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hfld_lite.data.recordings import Recordings
+from hfld_lite.data.splits import Split, check_split, published_split, split
 from hfld_lite.errors import ArgumentError, DataError
-from hfld_lite.recordings import Recordings
-from hfld_lite.splits import Split, check_split, published_split, split
 
 
 def make(labels, groups, origins=None, classes=3) -> Recordings:

@@ -13,10 +13,10 @@ import pytest
 from safetensors.torch import load_file
 
 from hfld_lite import HfldError, Recipe, preset, resnet1d
-from hfld_lite.edge import Latency, stored_bytes
+from hfld_lite.data.simulator.simulate import simulate_with_truth
+from hfld_lite.data.simulator.tiles import Bench
+from hfld_lite.edge.analysis import Latency, stored_bytes
 from hfld_lite.recipes import STRATEGIES
-from hfld_lite.simulate import simulate_with_truth
-from hfld_lite.tiles import Bench
 
 SCRIPTS = Path(__file__).parent.parent / "data_scripts"
 RESULTS = SCRIPTS.parent / "notebooks" / "results"
@@ -91,7 +91,7 @@ def sweep(monkeypatch, study, tiny_recordings, tiny_recipe):
         "latency": lambda run: run() and Latency(1.0, 1.0, 1.0, 1, 1),
     }.items():
         monkeypatch.setattr(sweep_students, name, value)
-    monkeypatch.setattr("hfld_lite.export.CALIBRATION", 40)
+    monkeypatch.setattr("hfld_lite.edge.export.CALIBRATION", 40)
     return sweep_students
 
 
@@ -216,7 +216,7 @@ def test_calibration_threshold_and_ceiling(monkeypatch):
     monkeypatch.syspath_prepend(str(SCRIPTS))
     import calibrate_simulator as calibrate
 
-    from hfld_lite.splits import split
+    from hfld_lite.data.splits import split
 
     bench = Bench(severity_low=0.5, severity_high=0.6)
     data, truth = simulate_with_truth("AB", 40, 1, 1, bench)

@@ -13,12 +13,12 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from hfld_lite.checkpoints import Checkpoints, StageCheckpoints
 from hfld_lite.distillation import Batch, Distiller, Supervised, teacher_targets
 from hfld_lite.errors import ArgumentError, HfldError, Interrupted
 from hfld_lite.losses import one_to_all_matching, separated_logit_loss
 from hfld_lite.networks import resnet1d
 from hfld_lite.recipes import Recipe, preset
+from hfld_lite.storage.checkpoints import Checkpoints, StageCheckpoints
 from hfld_lite.training import (
     Samples,
     _optimizer,

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from hfld_lite.data.views import CHUNK, VIEWS, add_noise, spectrogram, spectrum, time_view
 from hfld_lite.errors import ArgumentError, DataError
-from hfld_lite.transforms import CHUNK, VIEWS, add_noise, spectrogram, spectrum, time_view
 
 RATE, SAMPLES = 40_000, 7000
 
@@ -260,7 +260,7 @@ def test_memory_beside_input_and_result_is_bounded():
     # 3000 recordings of 7000 samples: all at once the complex spectrum alone takes 84 MB.
     program = """
 import resource, numpy as np, torch
-from hfld_lite.transforms import spectrum
+from hfld_lite.data.views import spectrum
 torch.set_num_threads(1)
 x = np.random.default_rng(0).standard_normal((3000, 7000), dtype=np.float32)
 spectrum(x[:256])

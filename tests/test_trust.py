@@ -5,9 +5,9 @@ import json
 import numpy as np
 import pytest
 
+from hfld_lite.data.simulator.simulate import simulate_tiles
 from hfld_lite.errors import ArgumentError
-from hfld_lite.simulate import simulate_tiles
-from hfld_lite.trust import (
+from hfld_lite.evaluation.trust import (
     BANDS,
     CLIPPED,
     NOVEL,

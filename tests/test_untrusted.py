@@ -15,11 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hfld_lite import Recipe, RecipeError
+from hfld_lite.app.runs import load_run
+from hfld_lite.data.readers import read_mat, read_signals, read_wav_folder
+from hfld_lite.data.recordings import Recordings
 from hfld_lite.errors import DataError, HfldError
-from hfld_lite.readers import read_mat, read_signals, read_wav_folder
-from hfld_lite.recordings import Recordings
-from hfld_lite.runs import load_run
-from hfld_lite.untrusted import read_json
+from hfld_lite.storage.files import read_json
 
 
 class TestJson:
@@ -188,7 +188,7 @@ class TestManifest:
     def test_a_pipe_for_a_manifest_and_one_that_is_too_long(self, folder, monkeypatch):
         with pytest.raises(DataError, match=r"pipe.wav, line 1: cannot be read .*no regular file"):
             read_wav_folder(folder, manifest=folder / "pipe.wav")
-        monkeypatch.setattr("hfld_lite.sound_files._MANIFEST_BYTES", 10)
+        monkeypatch.setattr("hfld_lite.data.sound_files._MANIFEST_BYTES", 10)
         (folder / "manifest.csv").write_text("file,label\n0.wav,ok\n1.wav,bad\n")
         with pytest.raises(DataError, match=r"it has 30 bytes, and 10 are the most"):
             read_wav_folder(folder)

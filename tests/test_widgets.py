@@ -12,8 +12,8 @@ import soundfile
 import torch
 
 from hfld_lite import resnet1d, widgets
-from hfld_lite.devices import DEVICES, Needs, device, judge
-from hfld_lite.edge import sizes
+from hfld_lite.edge.analysis import sizes
+from hfld_lite.edge.devices import DEVICES, Needs, device, judge
 from hfld_lite.losses import one_to_all_matching
 from hfld_lite.networks import receptive_field
 

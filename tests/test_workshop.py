@@ -11,9 +11,9 @@ import pytest
 import soundfile
 
 from hfld_lite import ArgumentError, DataError, RecipeError, read_wav_folder, simulate_tiles
-from hfld_lite import monitor as monitor_module
-from hfld_lite.runs import load_run
-from hfld_lite.workshop import Workshop, check_folder, in_words, write_wav_folder
+from hfld_lite.app.runs import load_run
+from hfld_lite.course import monitor as monitor_module
+from hfld_lite.course.workshop import Workshop, check_folder, in_words, write_wav_folder
 
 
 @pytest.fixture(scope="module")

@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 
+from hfld_lite.data.simulator.simulate import simulate_tiles
 from hfld_lite.distillation import Batch, Distiller, PublishedDistiller, Supervised, teacher_targets
+from hfld_lite.evaluation.metrics import paired_interval
 from hfld_lite.hierarchy import distill_chain
-from hfld_lite.metrics import paired_interval
 from hfld_lite.networks import POSITIONS, resnet1d
 from hfld_lite.recipes import preset
-from hfld_lite.simulate import simulate_tiles
 from hfld_lite.training import _optimizer
 from hfld_lite.weighting import Published, make_weighting
 

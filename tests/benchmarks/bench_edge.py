@@ -19,12 +19,12 @@ import numpy as np
 import onnx
 import torch
 
-from hfld_lite.detector import network_inputs
-from hfld_lite.edge import latency
-from hfld_lite.export import INPUT, quantise, quantise_dynamically, session, to_onnx
+from hfld_lite.data.simulator.simulate import simulate_tiles
+from hfld_lite.edge.analysis import latency
+from hfld_lite.edge.export import INPUT, quantise, quantise_dynamically, session, to_onnx
+from hfld_lite.evaluation.detector import network_inputs
 from hfld_lite.networks import resnet1d
 from hfld_lite.recipes import preset
-from hfld_lite.simulate import simulate_tiles
 
 CLASSES, CALIBRATION = 6, 60
 RECORDING_MS = 175.0

@@ -8,7 +8,7 @@ import statistics
 import sys
 import time
 
-from hfld_lite.simulate import simulate_tiles
+from hfld_lite.data.simulator.simulate import simulate_tiles
 
 ROUNDS = 3
 TARGET = 400.0

@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from hfld_lite.transforms import CHUNK, spectrum
+from hfld_lite.data.views import CHUNK, spectrum
 
 SAMPLES = 7000
 SUBSET = 200

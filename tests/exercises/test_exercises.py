@@ -12,10 +12,10 @@ import matplotlib as mpl
 import nbformat
 import pytest
 
-from hfld_lite import exercises
+from hfld_lite.course import exercises
+from hfld_lite.course.exercises import NotAnswered, NotRight, hint
+from hfld_lite.course.exercises.hints import catalogue
 from hfld_lite.errors import ArgumentError
-from hfld_lite.exercises import NotAnswered, NotRight, hint
-from hfld_lite.exercises.hints import catalogue
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from hfld_lite.exercises.hints import catalogue
+from hfld_lite.course.exercises.hints import catalogue
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "notebooks" / "README_teachers.md").read_text(encoding="utf-8")

@@ -2,7 +2,7 @@
 
 import torch
 
-from hfld_lite.exercises.e05_parameter_value_prediction import two_losses
+from hfld_lite.course.exercises.e05_parameter_value_prediction import two_losses
 
 
 def script(held=False, detached=False, everything=False, extra=None):

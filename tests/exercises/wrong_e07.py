@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from hfld_lite import Output, resnet1d
-from hfld_lite.exercises.e07_edge_size_analysis import challenge_score
+from hfld_lite.course.exercises.e07_edge_size_analysis import challenge_score
 
 
 def positions(layer, length):

@@ -1,0 +1,1 @@
+"""Runs on disk, their reports, and the `hfld` command."""

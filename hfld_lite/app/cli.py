@@ -1,0 +1,334 @@
+"""The `hfld` command: train, evaluate, predict, info; export and edge are in `cli_edge`."""
+
+import shlex
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import pandas as pd
+import torch
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from safetensors import SafetensorError
+from typer import Argument, Option
+
+from hfld_lite.app import cli_edge
+from hfld_lite.app.cli_edge import Role, RunFolder
+from hfld_lite.app.report import INTERVAL_NOTE, display_table, write_report
+from hfld_lite.app.runs import (
+    BEGUN,
+    CHECKPOINTS,
+    begin_run,
+    begun_run,
+    load_run,
+    new_run,
+    read_origin,
+    run_of,
+    save_run,
+    unfinished,
+)
+from hfld_lite.data.readers import read_folder, read_signals
+from hfld_lite.edge.analysis import threads
+from hfld_lite.errors import HfldError, RecipeError
+from hfld_lite.hierarchy import Chain, distill_chain
+from hfld_lite.recipes import Augmentation, Recipe, preset
+from hfld_lite.version import __version__
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Train, measure and use small defect detectors by hierarchical knowledge distillation.",
+)
+console = Console(highlight=False, markup=False)
+
+Variable = Annotated[str | None, Option(help="Name of the variable in .mat files.")]
+
+
+@app.command(
+    epilog="Example: hfld train --data data/bearings --preset classroom --out runs/bearings",
+)
+def train(
+    out: Annotated[Path | None, Option(help="Folder of the run, not there yet.")] = None,
+    resume: Annotated[
+        Path | None, Option(help="Go on with the unfinished run of this folder, as it was begun.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        Option(
+            help="Folder of recordings: prepared by a data script, tiles in .mat files (AN.mat, "
+            "AD.mat, …), or WAV or FLAC files in a folder a class. Without it: simulated tiles."
+        ),
+    ] = None,
+    preset_name: Annotated[
+        str | None,
+        Option("--preset", help="The recipe: classroom (the default), demo, paper or published."),
+    ] = None,
+    recipe_file: Annotated[
+        Path | None, Option("--recipe", help="A recipe as JSON, instead of a preset.")
+    ] = None,
+    seed: Annotated[int | None, Option(help="Seed; by default the recipe's.")] = None,
+    augment: Annotated[
+        bool,
+        Option(
+            "--augment",
+            help="Vary pitch, moment, loudness and noise of the recordings at every step; slower.",
+        ),
+    ] = False,
+    detect_anomaly: Annotated[
+        bool,
+        Option("--detect-anomaly", help="Name the operation that gives NaN; much slower."),
+    ] = False,
+    fresh: Annotated[bool, Option("--fresh", help="Replace a run that is there.")] = False,
+    quiet: Annotated[bool, Option("--quiet", help="No progress bars.")] = False,
+    samples: Annotated[
+        int | None, Option(help="Use the first so many samples of each file or row.")
+    ] = None,
+    sample_rate: Annotated[int | None, Option(help="Hz, where files don't tell it.")] = None,
+    variable: Variable = None,
+    window: Annotated[
+        int | None, Option(help="Samples of a window, for long recordings in .mat files.")
+    ] = None,
+    group_pattern: Annotated[
+        str | None,
+        Option(help="Regular expression that finds the tile in a sound file's name, by one group."),
+    ] = None,
+    resample: Annotated[bool, Option("--resample", help="Convert other sample rates.")] = False,
+    pad: Annotated[bool, Option("--pad", help="Fill sound files that are short.")] = False,
+) -> None:
+    """Train teacher → secondary teacher → student, and the student alone, and report.
+
+    The run folder holds the recipe, the weights, the metrics as CSV, the figures and report.html.
+    """
+    if (out is None) == (resume is None):
+        raise RecipeError("hfld train needs --out FOLDER for a new run, or --resume FOLDER.")
+    reading = {
+        "samples": samples,
+        "sample_rate": sample_rate,
+        "variable": variable,
+        "window": window,
+        "group_pattern": group_pattern,
+        "resample": resample or None,
+        "pad": pad or None,
+    }
+    reading = {name: value for name, value in reading.items() if value is not None}
+    choices = {"data": data, "preset": preset_name, "recipe": recipe_file, "seed": seed, **reading}
+    choices |= {"augment": augment or None, "fresh": fresh or None}
+    given = [name.replace("_", "-") for name, value in choices.items() if value is not None]
+    if resume and given:
+        raise RecipeError(f"--resume goes on as the run was begun; leave --{given[0]} out.")
+    if resume:
+        out = run_of(resume)
+    else:
+        recipe = Recipe.load(recipe_file) if recipe_file else preset(preset_name or "classroom")
+        recipe = recipe.replace(seed=recipe.seed if seed is None else seed)
+        if augment and recipe.augmentation is None:
+            recipe = recipe.replace(augmentation=Augmentation())
+        if data is None and reading:
+            raise RecipeError(f"--{next(iter(reading)).replace('_', '-')} needs --data, a folder.")
+        origin: dict[str, Any] = {"folder": str(data), "options": reading}
+        if data is None:
+            origin = {"simulated": {"seed": recipe.seed}}
+        command = shlex.join(["hfld", *sys.argv[1:]])
+    began = time.perf_counter()
+    with _how_to_go_on(out), new_run(out, fresh, resume is not None) as part:
+        if resume:
+            recipe, origin, command = begun_run(part)
+        recordings = read_origin(origin, progress=not quiet)
+        console.print(recordings.summary())
+        folder = part / CHECKPOINTS if resume else begin_run(part, recipe, origin, command)
+        with torch.autograd.set_detect_anomaly(detect_anomaly):
+            chain = distill_chain(
+                recordings, recipe, progress=not quiet, folder=folder, resume=resume is not None
+            )
+        result = chain.test(recordings)
+        save_run(part, chain, result, recordings, origin)
+        write_report(part, chain, result, recordings, command)
+    _print_table(result.table)
+    _print_notes(chain, recordings.simulated)
+    console.print(f"{time.perf_counter() - began:.0f} s in all; see {out / 'report.html'}")
+
+
+@app.command(epilog="Example: hfld evaluate runs/mine --data other/recordings --role student")
+def evaluate(
+    run: RunFolder,
+    data: Annotated[
+        Path | None,
+        Option(help="Folder of other recordings; without it the run's own test part."),
+    ] = None,
+    role: Annotated[str | None, Option(help="One network only; by default all.")] = None,
+) -> None:
+    """Measure a run's networks on its test part or on other recordings of the same classes."""
+    loaded = load_run(run)
+    if data is None:
+        recordings = loaded.recordings().select(loaded.split.test)
+    else:
+        options = loaded.facts["data"].get("options", {})  # read it as the training data were read
+        recordings = read_folder(data, progress=False, **options)
+    detector = loaded.detector.only(role) if role else loaded.detector
+    result = detector.test(recordings)
+    _print_table(result.table)
+    for name, found in result.evaluations.items():
+        counts = pd.DataFrame(found.confusion, detector.class_names, detector.class_names)
+        console.print(f"\n{name.replace('_', ' ')}: rows are true classes, columns predicted ones")
+        console.print(counts.to_string())
+
+
+@app.command(epilog="Example: hfld predict impact.wav --run runs/mine")
+def predict(
+    files: Annotated[list[Path], Argument(help="WAV, FLAC or .mat files.")],
+    run: Annotated[Path, Option(help="A run folder that `hfld train` wrote.")] = Path("runs/demo"),
+    role: Role = "student",
+    variable: Variable = None,
+) -> None:
+    """Classify recordings: answer, class, probability and milliseconds for each.
+
+    The answer is "unsure" where a sound part is the likeliest but too doubtful, by a limit that the
+    validation part set for a stated miss rate. A recording unlike the training's, or clipped,
+    brings a warning.
+    """
+    loaded = load_run(run)
+    detector = loaded.detector
+    window = loaded.facts.get("window")
+    read = [
+        read_signals(
+            file,
+            sample_rate=detector.sample_rate,
+            samples=detector.samples,
+            hop=window[1] if window else None,
+            variable=variable,
+        )
+        for file in files
+    ]
+    table = Table("file", "row", "answer", "class", "probability", "ms", box=box.SIMPLE_HEAD)
+    rate = detector.sample_rate
+    trust, notes = loaded.trust.get(role), []
+    with threads(1):
+        detector.predict(read[0][:1], rate, role)  # the first call is slower and would mislead
+        for file, signals in zip(files, read, strict=True):
+            for row, signal in enumerate(signals):
+                start = time.perf_counter()
+                probabilities = detector.predict(signal[None], rate, role)[0]
+                milliseconds = 1e3 * (time.perf_counter() - start)
+                best = int(probabilities.argmax())
+                unsure = trust is not None and trust.unsure(probabilities[None])[0]
+                said = trust.warnings(signal[None])[0] if trust else []
+                notes += [f"warning: {file}, row {row}: {text}" for text in said]
+                table.add_row(
+                    str(file),
+                    str(row),
+                    "unsure" if unsure else detector.answers[best],
+                    detector.class_names[best],
+                    f"{probabilities[best]:.3f}",
+                    f"{milliseconds:.2f}",
+                )
+    console.print(table)
+    for note in notes:
+        console.print(note)
+    if trust is None:
+        console.print("There was no validation part, so doubtful answers are not told apart.")
+    else:
+        console.print(trust.promise)
+
+
+@app.command(epilog="Example: hfld info runs/demo")
+def info(run: RunFolder) -> None:
+    """Say what a run folder holds: data, recipe, networks and their figures."""
+    loaded = load_run(run)
+    facts = loaded.facts
+    try:
+        results = pd.read_csv(loaded.folder / "results.csv")
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{run}/results.csv cannot be read ({error}).") from error
+    parts = {name: len(part) for name, part in loaded.split.parts().items()}
+    console.print(f"{run}: preset {loaded.detector.recipe.name}, hfld_lite {facts['hfld_lite']}")
+    console.print(f"Data: {facts['source']}")
+    console.print(
+        f"Classes: {', '.join(facts['class_names'])}; {facts['samples']} samples at "
+        f"{facts['sample_rate']} Hz; recordings: "
+        + ", ".join(f"{name} {count}" for name, count in parts.items())
+    )
+    for role, stage in facts["stages"].items():
+        console.print(
+            f"{role.replace('_', ' ')}: from {stage['learned_from'].replace('_', ' ')}, best epoch "
+            f"{stage['best_epoch']}, {stage['seconds']:.0f} s"
+        )
+    try:
+        _print_table(results)
+    except (KeyError, TypeError, ValueError) as error:
+        raise RecipeError(f"{run}/results.csv is damaged ({error}); copy the run again.") from error
+
+
+cli_edge.register(app)
+
+
+@contextmanager
+def _how_to_go_on(out: Path) -> Iterator[None]:
+    """After Ctrl-C or an error, say how to go on with what was begun."""
+    try:
+        yield
+    except RecipeError:
+        raise
+    except (KeyboardInterrupt, HfldError, *_OUT_OF_ROOM) as error:
+        begun = (unfinished(out) / BEGUN).exists()
+        how = f"Go on with: hfld train --resume {out}" if begun else "Nothing was begun yet."
+        stopped, said = isinstance(error, KeyboardInterrupt), str(error)
+        if isinstance(error, _OUT_OF_ROOM):  # outside of training, which has its own sentences
+            said = f"The disk or memory failed ({said or type(error).__name__})."
+        elif not begun and not stopped:
+            raise
+        print(f"hfld: {said or 'Stopped.'} {how}", file=sys.stderr)
+        raise typer.Exit(130 if stopped else 2) from error
+
+
+_OUT_OF_ROOM = (OSError, SafetensorError, MemoryError, torch.OutOfMemoryError)
+
+
+def _print_table(table: pd.DataFrame) -> None:
+    """Print the networks side by side: so the table fits a terminal of 80 columns."""
+    shown = display_table(table)
+    grid = Table("", *shown["role"], box=box.SIMPLE_HEAD)
+    for name in shown.columns[1:]:
+        grid.add_row(name, *shown[name])
+    console.print(grid)
+
+
+def _print_notes(chain: Chain, simulated: bool) -> None:
+    if simulated:
+        console.print("The recordings are simulated, not real.")
+    console.print(INTERVAL_NOTE)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        console.print(f"hfld_lite {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, Option("--version", help="Say the version.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """Run the command; a user's mistake gets its sentence and exit status 2."""
+    warnings.showwarning = lambda message, *_args, **_kw: print(f"note: {message}", file=sys.stderr)
+    try:
+        app()
+    except HfldError as error:
+        print(f"hfld: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

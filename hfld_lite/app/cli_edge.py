@@ -1,0 +1,163 @@
+"""The commands for the device: `hfld export` and `hfld edge`.
+
+The packages of the extra "edge" are imported inside, so that the other commands do without them.
+"""
+
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import pandas as pd
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from typer import Argument, Option
+
+from hfld_lite.app.runs import load_run
+from hfld_lite.errors import HfldError
+
+console = Console(highlight=False, markup=False)
+
+RunFolder = Annotated[Path, Argument(help="A run folder that `hfld train` wrote.")]
+Role = Annotated[
+    str, Option(help="A network of the run: teacher, secondary_teacher, student, student_alone.")
+]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to the `hfld` command."""
+    app.command(epilog="Example: hfld export runs/demo --format onnx-int8 --out device")(export)
+    app.command(epilog="Example: hfld edge runs/demo --device STM32F411RE")(edge)
+
+
+@contextmanager
+def _edge_packages() -> Iterator[None]:
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in ("onnx", "onnxscript", "onnxruntime"):
+            raise
+        raise HfldError(
+            f"The package {error.name} is missing; install the extra edge, for instance by "
+            "`make setup` or, in the project's folder, pip install -c constraints.txt -e '.[edge]'."
+        ) from error
+
+
+def export(
+    run: RunFolder,
+    out: Annotated[Path, Option(help="Folder for ROLE.onnx and predict.py.")] = Path("device"),
+    format: Annotated[
+        str,
+        Option(
+            help="onnx (float32), onnx-int8 (calibrated on training recordings) or "
+            "onnx-int8-dynamic (for comparison; slower)."
+        ),
+    ] = "onnx",
+    raw: Annotated[
+        bool, Option("--raw", help="Preprocessing inside the graph: raw samples go in.")
+    ] = False,
+    role: Role = "student",
+    miss_rate: Annotated[
+        float | None,
+        Option(help="Promised share of defective recordings called sound; by default the run's."),
+    ] = None,
+    opset: Annotated[int, Option(help="Version of ONNX's operators, 18 to 23.")] = 20,
+) -> None:
+    """Write a network for a device, with predict.py, which needs only numpy and onnxruntime.
+
+    The file is compared with torch before it is written. In eight bits the accuracy before and
+    after is told, on the run's test part.
+    """
+    with _edge_packages():
+        from hfld_lite.edge.deploy import export_run
+    written = export_run(
+        load_run(run), out, format, role=role, raw=raw, opset=opset, miss_rate=miss_rate
+    )
+    console.print(f"{written.model}: {written.bytes:,} bytes, {format}, opset {opset}")
+    console.print(
+        f"Largest difference of a probability from torch's: {written.difference:.1e}, on "
+        f"{written.compared} recordings"
+    )
+    if written.before:
+        for name, found in (("before", written.before), ("after", written.after)):
+            console.print(
+                f"Test accuracy {name} quantisation: {found.accuracy:.1%} (95 % interval "
+                f"{found.low:.1%} to {found.high:.1%}, {found.count} recordings)"
+            )
+        difference, low, high = (100 * x for x in written.change)
+        console.print(
+            f"Difference: {difference:+.2f} points (paired 95 % interval {low:+.2f} to {high:+.2f})"
+        )
+    if written.trust is None:
+        console.print('There was no validation part, so the program never answers "unsure".')
+    else:
+        console.print(written.trust.promise)
+    console.print(f"Try it: python {written.program} FILE.wav")
+
+
+def edge(
+    run: RunFolder,
+    role: Role = "student",
+    device: Annotated[
+        str | None,
+        Option(help="Only the verdict for this device, such as STM32F411RE; the table has all."),
+    ] = None,
+    precision: Annotated[str, Option(help="For --device: fp32, fp16 or int8.")] = "int8",
+    html: Annotated[Path | None, Option(help="Write a page with figures, too.")] = None,
+    threads: Annotated[
+        list[int], Option(min=1, help="Threads to measure on; may be given several times.")
+    ] = (1, 2),
+    runs: Annotated[int, Option(min=10, help="Timed runs.")] = 500,
+    quiet: Annotated[bool, Option("--quiet", help="No progress bar.")] = False,
+) -> None:
+    """Say what the networks cost on a device (bytes, operations, RAM, time) and where they fit."""
+    with _edge_packages():
+        from hfld_lite.edge import summary as costs
+        from hfld_lite.edge.devices import fits
+    loaded = load_run(run)
+    detector = loaded.detector
+    if device is not None:
+        network = detector.network(role)
+        length = detector.inputs(costs.noise(1, detector.samples)).shape[1]
+        _print_verdict(fits(network, device, length, precision), role)
+        return
+    found = costs.measure(detector, role, threads=threads, runs=runs, progress=not quiet)
+    for title, (table, note) in costs.tables(found).items():
+        console.print(f"\n{title}")
+        _print(table.set_index("role").T.reset_index(names="") if "role" in table else table)
+        console.print(note)
+    if html is not None:
+        source = loaded.facts["source"]
+        lead = f"{run}: {source[:1].lower()}{source[1:]}; preset {detector.recipe.name}."
+        costs.write_page(html, found, lead, shlex.join(["hfld", *sys.argv[1:]]))
+        console.print(f"\nsee {html}")
+
+
+def _print(table: pd.DataFrame) -> None:
+    grid = Table(*table.columns, box=box.SIMPLE_HEAD)
+    for row in table.to_numpy().tolist():
+        grid.add_row(*row)
+    console.print(grid)
+
+
+def _print_verdict(verdict: object, role: str) -> None:
+    """A verdict of `devices.fits`, a line for each limit."""
+    answer = "fits" if verdict.fits else "does NOT fit"
+    console.print(f"The {role.replace('_', ' ')} in {verdict.precision} {answer} {verdict.device}")
+    limits = (
+        ("flash", verdict.flash_needed, verdict.flash_available, verdict.flash_fits, "bytes"),
+        ("RAM", verdict.ram_needed, verdict.ram_available, verdict.ram_fits, "bytes"),
+        ("MACs", verdict.macs, verdict.macs_limit, verdict.macs_fit, ""),
+    )
+    for name, need, limit, fits_, unit in limits:
+        of = "needed, no limit" if limit is None else f"of {limit:,} {unit}".rstrip()
+        console.print(f"  {name}: {'yes' if fits_ else 'NO'}, {need:,} {of}")
+    if verdict.estimate_ms is not None:
+        console.print(
+            f"  time: about {verdict.estimate_ms:.3g} ms or more, an estimate: MACs over the data "
+            "sheet's rate"
+        )

@@ -1,0 +1,207 @@
+"""The table and the page of a run."""
+
+import base64
+import platform
+from datetime import date
+from pathlib import Path
+
+import jinja2
+import numpy as np
+import pandas as pd
+import torch
+
+from hfld_lite.course import plots
+from hfld_lite.data.recordings import Recordings
+from hfld_lite.evaluation.detector import TestResult
+from hfld_lite.hierarchy import Chain
+from hfld_lite.version import __version__
+
+INTERVAL_NOTE = (
+    "The interval is Wilson's, at 95 %, on the effective number of test recordings: recordings of "
+    "one tile (or one stretch of time) are alike and count for less. Two networks whose intervals "
+    "overlap have not been shown to differ, and one run is one seed."
+)
+
+
+def display_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of a test in words and units, a string in every cell."""
+
+    def percent(value: float | None) -> str:
+        return "–" if value is None or np.isnan(value) else f"{100 * value:.1f} %"
+
+    shown = pd.DataFrame(
+        {
+            "role": table["role"].str.replace("_", " "),
+            "network": table["network"],
+            "parameters": table["parameters"].map("{:,}".format),
+            "MACs": table["macs"].map(lambda macs: f"{macs / 1e6:.2f} M"),
+            "size in kB": table["size_kb"].map("{:,.0f}".format),
+            "test accuracy (95 % interval)": [
+                f"{100 * row.accuracy:.1f} % ({100 * row.low:.1f} to {100 * row.high:.1f})"
+                for row in table.itertuples()
+            ],
+        }
+    )
+    if table["miss_rate"].notna().any():
+        shown["miss rate"] = table["miss_rate"].map(percent)
+        shown["false-alarm rate"] = table["false_alarm_rate"].map(percent)
+    else:
+        shown["macro recall"] = table["macro_recall"].map(percent)
+    shown["latency in ms"] = table["latency_ms"].map("{:.2f}".format)
+    return shown
+
+
+def processor() -> str:
+    """The processor's name, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def environment() -> str:
+    """Versions, processor and threads in one line."""
+    return (
+        f"hfld_lite {__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
+        f"{processor()}, {torch.get_num_threads()} threads"
+    )
+
+
+def write_report(
+    folder: Path, chain: Chain, result: TestResult, recordings: Recordings, command: str
+) -> None:
+    """Write ``figures/*.png`` and the self-contained page ``report.html`` into a run's folder.
+
+    Args:
+        folder: of the run.
+        chain, result, recordings: as trained and tested.
+        command: that made the run, to be shown.
+    """
+    detector, table = chain.detector, result.table
+    test = chain.split.test
+    # With the behaviour "published" there is no validation part.
+    chosen_on = "validation" if len(chain.split.validation) else "test"
+    figures = [
+        (
+            "size_against_accuracy",
+            "Size and accuracy",
+            plots.size_against_accuracy(table),
+            "Test accuracy with its 95 % interval over the number of parameters: "
+            + "; ".join(
+                f"{row.role.replace('_', ' ')} {row.accuracy:.1%} at {row.parameters:,}"
+                for row in table.itertuples()
+            ),
+            "Bars are 95 % intervals. Student and student alone have the same size and are drawn "
+            "side by side.",
+        ),
+        (
+            "curves",
+            "Training",
+            plots.curves(chain.history()),
+            "Loss terms of each network over the epochs, and the validation accuracy of all",
+            "Above, the unweighted terms of the loss on the training part; below, the accuracy on "
+            f"the {chosen_on} part, by which each network's epoch was chosen.",
+        ),
+        (
+            "confusions",
+            "Confusion on the test part",
+            plots.confusions(
+                {role: found.confusion for role, found in result.evaluations.items()},
+                detector.class_names,
+            ),
+            "Confusion matrices of all networks: "
+            + "; ".join(
+                f"{role.replace('_', ' ')} {found.count - int(np.trace(found.confusion))} wrong of "
+                f"{found.count}"
+                for role, found in result.evaluations.items()
+            ),
+            "Rows are true classes, columns predicted ones; numbers count recordings.",
+        ),
+    ]
+    if detector.recipe.view == "spectrum":
+        figures.append(
+            (
+                "spectra",
+                "What the networks read",
+                plots.spectra(
+                    detector.inputs(recordings.signals[test]).numpy(),
+                    recordings.labels[test],
+                    detector.class_names,
+                    detector.bin_width,
+                ),
+                "Mean spectrum of each class on the test part, with the middle 80 % of recordings",
+                "Magnitude spectra of the test part, each scaled to [0, 1].",
+            )
+        )
+    (folder / "figures").mkdir(exist_ok=True)
+    shown = []
+    for name, title, figure, alt, caption in figures:
+        data = plots.png(figure)
+        (folder / "figures" / f"{name}.png").write_bytes(data)
+        shown.append(embedded(title, data, alt, caption))
+    cells = display_table(table)
+    counts = {name: len(part) for name, part in chain.split.parts().items()}
+    page = render(
+        "report.html",
+        title="Teacher, secondary teacher, student",
+        lead=f"{recordings.source[:1].upper()}{recordings.source[1:]}. Classes: "
+        f"{', '.join(detector.class_names)}.",
+        simulated=recordings.simulated,
+        columns=list(cells.columns),
+        rows=cells.to_numpy().tolist(),
+        notes=[
+            INTERVAL_NOTE,
+            "A miss is a defective recording called sound, a false alarm a sound one called "
+            "defective."
+            if detector.normal_classes
+            else "No class stands for sound parts, so there are no misses and false alarms; macro "
+            "recall is the mean of the classes' shares of right answers.",
+            "Latency is the median of one raw recording, preprocessing included, on one thread of "
+            "the processor named below. MACs are half of what torch's FlopCounterMode counts.",
+        ],
+        figures=shown,
+        facts=[
+            ("Command", command),
+            ("Data", recordings.source),
+            ("Recordings", ", ".join(f"{name} {count}" for name, count in counts.items())),
+            (
+                "Signal",
+                f"{recordings.samples} samples at {recordings.sample_rate} Hz, "
+                f"{1000 * recordings.samples / recordings.sample_rate:.0f} ms",
+            ),
+            (
+                "Training",
+                "; ".join(
+                    f"{role.replace('_', ' ')} from {stage.learned_from.replace('_', ' ')}, "
+                    f"{stage.fit.seconds:.0f} s, best epoch {stage.fit.best_epoch}"
+                    for role, stage in chain.stages.items()
+                ),
+            ),
+            ("Processor", f"{processor()}, {torch.get_num_threads()} threads in training"),
+            (
+                "Versions",
+                f"hfld_lite {__version__}, torch {torch.__version__}, Python "
+                f"{platform.python_version()}",
+            ),
+            ("Date", str(date.today())),
+        ],
+        recipe=detector.recipe.to_json(),
+    )
+    (folder / "report.html").write_text(page, encoding="utf-8")
+
+
+def embedded(title: str, data: bytes, alt: str, caption: str) -> dict[str, str]:
+    """A PNG file with its words, for the templates."""
+    encoded = base64.b64encode(data).decode()
+    return {"title": title, "data": encoded, "alt": alt + ".", "caption": caption}
+
+
+def render(template: str, **values: object) -> str:
+    """A page of ``hfld_lite/templates``."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("hfld_lite.app"), autoescape=True, trim_blocks=True
+    )
+    return environment.get_template(template).render(**values)

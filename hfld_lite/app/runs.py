@@ -1,0 +1,452 @@
+"""Run folders: a trained chain on disk, written whole or not at all, and read back with care."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from hfld_lite.data.readers import read_folder
+from hfld_lite.data.recordings import Recordings
+from hfld_lite.data.simulator.simulate import simulate_tiles
+from hfld_lite.data.splits import Split
+from hfld_lite.data.views import SCALING
+from hfld_lite.errors import ArgumentError, HfldError, RecipeError
+from hfld_lite.evaluation.detector import Detector, TestResult, network_of
+from hfld_lite.evaluation.trust import Trust, make_trust
+from hfld_lite.hierarchy import Chain
+from hfld_lite.networks import resnet1d
+from hfld_lite.recipes import Recipe
+from hfld_lite.storage.files import read_json, regular_size
+from hfld_lite.version import __version__
+
+FORMAT = 3
+"""Version of the run folder's format."""
+
+_KINDS = {  # entry of run.json: the types that its value may have
+    "hfld_lite": (str,),
+    "class_names": (list,),
+    "normal_classes": (list,),
+    "sample_rate": (int,),
+    "samples": (int,),
+    "window": (list, type(None)),
+    "source": (str,),
+    "simulated": (bool,),
+    "data": (dict,),
+    "fingerprint": (str,),
+    "stages": (dict,),
+    "trust": (dict,),
+}
+_STAGE = {"learned_from": str, "best_epoch": int, "seconds": float}
+
+FACTS, BEGUN, LOCK, CHECKPOINTS = "run.json", "begun.json", "lock", "checkpoints"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder that was read: networks, split and the facts of ``run.json``."""
+
+    folder: Path
+    detector: Detector
+    split: Split
+    facts: dict[str, Any]
+    trust: dict[str, Trust]
+    """By role; empty where there was no validation part to set the limits on."""
+
+    def recordings(self, progress: bool = False) -> Recordings:
+        """Read or simulate again what the networks were trained and tested on.
+
+        Raises:
+            DataError: if the recordings are gone.
+            RecipeError: if they are not the same any more.
+        """
+        recordings = read_origin(self.facts["data"], progress)
+        if recordings.fingerprint() != self.facts["fingerprint"]:
+            raise RecipeError(
+                f"The data of {self.folder} have changed since the training, so that its training "
+                "and test parts are lost; put them back, or train again."
+            )
+        return recordings
+
+
+def read_origin(data: dict[str, Any], progress: bool = False) -> Recordings:
+    """Read or simulate the recordings that ``run.json`` describes under ``data``."""
+    if "simulated" in data:
+        return simulate_tiles(seed=data["simulated"]["seed"], progress=progress)
+    return read_folder(data["folder"], progress=progress, **data["options"])
+
+
+def trust_of(
+    detector: Detector,
+    recordings: Recordings,
+    parts: Split,
+    predict: Callable[[np.ndarray], np.ndarray],
+    rate: float | None = None,
+) -> Trust:
+    """When to doubt a network's answers: limits set on the validation part; see `trust`.
+
+    Args:
+        detector: whose classes these are.
+        recordings, parts: of the training.
+        predict: class probabilities ``(n, classes)`` of raw signals ``(n, samples)``.
+        rate: promised share of misses; by default as `make_trust` says.
+
+    Raises:
+        ArgumentError: if there is no validation part, or it cannot promise the rate.
+    """
+    if not len(parts.validation):
+        raise ArgumentError(
+            "The run has no validation part to set a miss rate on; leave the rate out, or train "
+            "with another recipe than published."
+        )
+    seen = recordings.select(parts.validation)
+    return make_trust(
+        _signals(recordings.select(parts.train)),
+        _signals(seen),
+        predict(seen.signals),
+        normal_positions(detector),
+        rate,
+    )
+
+
+def normal_positions(detector: Detector) -> tuple[int, ...]:
+    """Positions of the normal classes among all."""
+    return tuple(detector.class_names.index(name) for name in detector.normal_classes)
+
+
+def _signals(recordings: Recordings) -> tuple[np.ndarray, np.ndarray]:
+    return recordings.signals, recordings.labels
+
+
+@contextmanager
+def new_run(folder: str | Path, fresh: bool = False, resume: bool = False) -> Iterator[Path]:
+    """Give a folder to fill beside ``folder``; rename it to ``folder`` when the block ends well.
+
+    That folder is ``FOLDER.unfinished``. It is tried before the block runs, so that hours of
+    training are not lost to a place that cannot be written, and it stays if the block fails after
+    :func:`begin_run`. What stood in ``folder`` stays until the new run is complete.
+
+    Args:
+        folder: where the run shall be.
+        fresh: replace a run that is there, finished or not.
+        resume: go on with an unfinished run.
+
+    Raises:
+        RecipeError: if the place is taken or cannot be written, if another process is at work
+            there, or if there is nothing to go on with.
+    """
+    folder = _named(folder)
+    part = unfinished(folder)
+    _check_place(folder, part, fresh, resume)
+    try:
+        part.mkdir(parents=True, exist_ok=fresh or resume)
+        lock = os.open(part / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
+    except OSError as error:
+        raise RecipeError(
+            f"{folder} cannot be written ({error.strerror}); choose another folder."
+        ) from error
+    mine = False
+    try:
+        _lock(lock, part)
+        mine = True
+        if fresh:
+            _empty(part)
+        yield part
+        old = folder.with_name(f".{folder.name}.old")
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(folder, old)
+        os.replace(part, folder)
+        for rest in (folder / CHECKPOINTS, old):
+            shutil.rmtree(rest, ignore_errors=True)
+        for name in (LOCK, BEGUN):
+            (folder / name).unlink(missing_ok=True)
+    finally:
+        os.close(lock)
+        if mine and part.exists() and not (part / BEGUN).exists():
+            shutil.rmtree(part, ignore_errors=True)
+
+
+def _empty(part: Path) -> None:
+    """Remove what an unfinished run left, but for the lock."""
+    (part / BEGUN).unlink(missing_ok=True)  # first, so that no half of it can be gone on with
+    for path in part.iterdir():
+        if path.is_dir():  # figures, of a run that was killed when it was all but complete
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
+
+
+def unfinished(folder: Path) -> Path:
+    """Where a run that is not finished stands, beside its folder."""
+    folder = _named(folder)
+    return folder.with_name(folder.name + ".unfinished")
+
+
+def _named(folder: str | Path) -> Path:
+    """The same folder, by a path that ends in its name: the current one is not called "."."""
+    folder = Path(folder)
+    return Path(os.path.abspath(folder)) if folder.name in ("", "..") else folder
+
+
+def run_of(folder: Path) -> Path:
+    """The run's folder, of it or of its unfinished one."""
+    folder = _named(folder)
+    return folder.with_name(folder.name.removesuffix(".unfinished"))
+
+
+def begin_run(part: Path, recipe: Recipe, data: dict[str, Any], command: str) -> Path:
+    """Write into a folder of `new_run` what going on needs; give the folder for checkpoints.
+
+    Args:
+        part: the folder.
+        recipe: of the run.
+        data: how to get the recordings again, JSON values.
+        command: that began the run, for its page.
+    """
+    recipe.save(part / "recipe.json")
+    text = json.dumps({"format": FORMAT, "data": data, "command": command}) + "\n"
+    draft = part / (BEGUN + ".part")
+    draft.write_text(text)
+    os.replace(draft, part / BEGUN)
+    return part / CHECKPOINTS
+
+
+def begun_run(part: Path) -> tuple[Recipe, dict[str, Any], str]:
+    """Recipe, data and command that :func:`begin_run` wrote.
+
+    Raises:
+        RecipeError: if they are missing, damaged or of another format.
+    """
+    path = part / BEGUN
+    begun = _json(path, f"{path} is missing: the run was stopped before it began; add --fresh.")
+    _check_format(path, begun)
+    try:
+        return Recipe.load(part / "recipe.json"), dict(begun["data"]), str(begun["command"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise RecipeError(f"{path} is damaged ({error}); begin the run anew.") from error
+
+
+def _check_place(folder: Path, part: Path, fresh: bool, resume: bool) -> None:
+    there = folder.is_dir() and any(folder.iterdir())
+    if folder.exists() and not folder.is_dir():
+        raise RecipeError(f"{folder} is a file; choose a folder that is not there yet.")
+    if there and not (folder / FACTS).is_file():
+        raise RecipeError(f"{folder} holds other files; choose a folder that is not there yet.")
+    if part.is_dir() and any(part.iterdir()) and not (part / LOCK).exists():
+        raise RecipeError(f"{part} holds other files; choose another folder than {folder}.")
+    if resume:
+        if not part.is_dir():
+            hint = (
+                f"{folder} is finished; look at it with `hfld info {folder}`"
+                if there
+                else "begin one with `hfld train --out`"
+            )
+            raise RecipeError(f"There is no unfinished run {part}; {hint}.")
+        return
+    if there and not fresh:
+        raise RecipeError(
+            f"{folder} holds a run already (look at it with `hfld info {folder}`); add --fresh "
+            "to replace it, or choose another folder."
+        )
+    if part.exists() and not fresh:
+        raise RecipeError(
+            f"{part} holds an unfinished run; go on with `hfld train --resume {folder}`, or add "
+            "--fresh to begin anew."
+        )
+
+
+def _lock(handle: int, part: Path) -> None:
+    """Refuse a second process at the same run; the lock ends with the process, however it ends."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        raise RecipeError(f"{part}: another process is training there; let it finish.") from error
+
+
+def preprocessing(recipe: Recipe) -> dict[str, Any]:
+    """What is done to a recording before a network reads it."""
+    return {
+        "view": recipe.view,
+        "samples": recipe.samples,
+        "bins": recipe.bins,
+        "scaling": SCALING,
+    }
+
+
+def save_run(
+    folder: Path, chain: Chain, result: TestResult, recordings: Recordings, data: dict[str, Any]
+) -> None:
+    """Write a chain and its test result into a folder that `new_run` gave.
+
+    Args:
+        folder: an empty folder.
+        chain: what was trained.
+        result: of ``chain.test(recordings)``.
+        recordings: what it was trained on.
+        data: how to get these recordings again, for ``hfld evaluate``.
+    """
+    detector = chain.detector
+    detector.recipe.save(folder / "recipe.json")
+    for role, network in detector.networks.items():
+        path = folder / f"{role}.safetensors"
+        save_file(network.state_dict(), path)
+        path.chmod(0o644)  # safetensors makes private files; the others are not
+    facts = {
+        "format": FORMAT,
+        "hfld_lite": __version__,
+        "torch": torch.__version__,
+        "class_names": detector.class_names,
+        "normal_classes": detector.normal_classes,
+        "sample_rate": detector.sample_rate,
+        "samples": detector.samples,
+        "preprocessing": preprocessing(detector.recipe),
+        "window": recordings.window,
+        "source": recordings.source,
+        "simulated": recordings.simulated,
+        "data": data,
+        "fingerprint": recordings.fingerprint(),
+        "stages": {
+            role: {
+                "learned_from": stage.learned_from,
+                "best_epoch": int(stage.fit.best_epoch),
+                "seconds": round(stage.fit.seconds, 2),
+            }
+            for role, stage in chain.stages.items()
+        },
+        "trust": {
+            role: trust_of(detector, recordings, chain.split, detector.predictor(role)).to_dict()
+            for role in (detector.networks if len(chain.split.validation) else ())
+        },
+    }
+    (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
+    (folder / "split.json").write_text(json.dumps(chain.split.to_dict()) + "\n")
+    chain.history().to_csv(folder / "history.csv", index=False)
+    result.table.to_csv(folder / "results.csv", index=False)
+    result.predictions.to_csv(folder / "predictions.csv", index=False)
+
+
+def load_run(folder: str | Path) -> Run:
+    """Read a run folder.
+
+    Raises:
+        RecipeError: if it is no run folder, has another format or other preprocessing than this
+            version, or a file in it is missing or damaged; the message names the file.
+    """
+    folder = Path(folder)
+    how = "train one with `hfld train`"
+    if unfinished(folder).is_dir():
+        how = f"one is unfinished, go on with `hfld train --resume {folder}`"
+    facts = _json(folder / FACTS, f"{folder} holds no run; {how}.")
+    _check_format(folder / FACTS, facts)
+    recipe = Recipe.load(folder / "recipe.json")
+    if facts.get("preprocessing") != preprocessing(recipe):
+        raise RecipeError(
+            f"{folder / FACTS}: the networks were trained on recordings preprocessed by "
+            f"{facts.get('preprocessing')}, and here it would be {preprocessing(recipe)}; use "
+            f"hfld_lite {facts.get('hfld_lite')}, which made the run, and its own recipe.json."
+        )
+    try:
+        _check_facts(facts)
+        names, roles = tuple(facts["class_names"]), tuple(facts["stages"])
+        networks = {role: _network(folder, role, recipe, len(names)) for role in roles}
+        detector = Detector(
+            recipe,
+            networks,
+            names,
+            tuple(facts["normal_classes"]),
+            int(facts["sample_rate"]),
+            int(facts["samples"]),
+        )
+        split = Split.from_dict(_json(folder / "split.json"))
+        trust = {role: Trust.from_dict(facts["trust"][role]) for role in facts["trust"]}
+    except RecipeError:
+        raise
+    except (KeyError, TypeError, ValueError, HfldError) as error:
+        raise RecipeError(
+            f"{folder}: the run is damaged ({error}); train it again or copy it again."
+        ) from error
+    return Run(folder, detector, split, facts, trust)
+
+
+def _check_format(path: Path, facts: dict[str, Any]) -> None:
+    if facts.get("format") != FORMAT:
+        raise RecipeError(
+            f"{path}: the format is {facts.get('format')!r}; this version of hfld_lite reads "
+            f"format {FORMAT}."
+        )
+
+
+def _network(folder: Path, role: str, recipe: Recipe, classes: int) -> torch.nn.Module:
+    spec = network_of(recipe, role)
+    path = folder / f"{role}.safetensors"
+    with torch.device("meta"):  # shapes without numbers: a recipe alone reserves no memory
+        network = resnet1d(spec.depth, classes, spec.width, spec.head, spec.dropout)
+    try:
+        regular_size(path)
+        state = {name: value.clone() for name, value in load_file(path).items()}
+        _check_weights(state, network.state_dict())
+        network.load_state_dict(state, assign=True)
+    except (OSError, SafetensorError, RuntimeError, ValueError) as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise RecipeError(
+            f"{path}: the weights cannot be read or do not fit the recipe ({reason}); copy the run "
+            "again."
+        ) from error
+    return network.eval()
+
+
+def _check_weights(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    """Refuse what torch would convert in silence, and weights that answer NaN to everything."""
+    for name in state.keys() & expected.keys():
+        if state[name].dtype != expected[name].dtype:
+            raise ValueError(f"{name} is {state[name].dtype}, not {expected[name].dtype}")
+        if not state[name].isfinite().all():
+            raise ValueError(f"{name} holds NaN or infinity")
+
+
+def _check_facts(facts: dict[str, Any]) -> None:
+    """Raise a ValueError unless ``run.json`` has what `save_run` writes."""
+    for name, kind in _KINDS.items():
+        if type(facts.get(name)) not in kind:  # bool is an int, and must not pass for one
+            raise ValueError(f"{name} is {facts.get(name)!r}")
+    names, normal, window = (facts[k] for k in ("class_names", "normal_classes", "window"))
+    if not all(isinstance(name, str) and name for name in [*names, *normal]):
+        raise ValueError(f"class_names are {names}, normal_classes {normal}")
+    if len(set(names)) < len(names) or not set(normal) < set(names):
+        raise ValueError(f"class_names are {names}, normal_classes {normal}")
+    sizes = [facts["sample_rate"], facts["samples"], *(window or [])]
+    if not all(type(size) is int and 0 < size < 2**63 for size in sizes):
+        raise ValueError(f"sample_rate, samples and window are {sizes}")
+    if window is not None and len(window) != 2:
+        raise ValueError(f"window is {window}")
+    for role, stage in facts["stages"].items():
+        if not isinstance(stage, dict) or [type(stage.get(k)) for k in _STAGE] != [
+            *_STAGE.values()
+        ]:
+            raise ValueError(f"the stage {role} is {stage!r}")
+
+
+def _json(path: Path, missing: str = "") -> dict:
+    try:
+        content = read_json(path)
+    except FileNotFoundError as error:
+        raise RecipeError(missing or f"{path} is missing; copy the run again.") from error
+    except (OSError, ValueError) as error:
+        raise RecipeError(f"{path} cannot be read ({error}); copy the run again.") from error
+    if not isinstance(content, dict):
+        raise RecipeError(f"{path} holds no JSON object; copy the run again.")
+    return content

@@ -1,0 +1,1 @@
+"""What the notebooks need: pictures, explorers, the monitor, the workshop, exercises."""

@@ -1,0 +1,122 @@
+"""Instant checks for learners, a module for each notebook, and help in steps.
+
+``check_NAME(answer)`` says that an answer is right, or names the likely mistake; ``hint("NAME",
+step)`` helps. The exercises stand in ``notebooks/exercises/``.
+"""
+
+from hfld_lite.course.exercises.answers import NotAnswered, NotRight
+from hfld_lite.course.exercises.e01_data_preparation import (
+    check_bin_width,
+    check_honest_report,
+    check_min_max,
+    check_split_tiles,
+    check_strongest,
+    check_usable,
+)
+from hfld_lite.course.exercises.e02_teachers_and_the_capacity_gap import (
+    check_block_parameters,
+    check_fair_compare,
+    check_far_sighted,
+    check_head_share,
+    check_paired_gap,
+    check_sees,
+)
+from hfld_lite.course.exercises.e03_logit_separation import (
+    check_by_hand,
+    check_distil_loss,
+    check_distil_step,
+    check_read_temperature,
+    check_separate,
+    check_soften,
+)
+from hfld_lite.course.exercises.e04_feature_matching import (
+    check_channel_statistics,
+    check_look,
+    check_matching_loss,
+    check_projector,
+    check_read_similarity,
+    check_train_matching,
+)
+from hfld_lite.course.exercises.e05_parameter_value_prediction import (
+    check_balanced_training,
+    check_fixed_sum,
+    check_meta_slope,
+    check_price,
+    check_verdict,
+)
+from hfld_lite.course.exercises.e06_hierarchical_training import (
+    check_distil_cached,
+    check_distil_stage,
+    check_gap_closed,
+    check_next_teacher,
+    check_stage_order,
+)
+from hfld_lite.course.exercises.e07_edge_size_analysis import (
+    challenge_score,
+    check_conv_macs,
+    check_fits_on,
+    check_int8_bytes,
+    check_peak_bytes,
+    check_smallest,
+)
+from hfld_lite.course.exercises.e08_evaluation_and_generalisation import (
+    check_cheapest_limit,
+    check_confidence_gap,
+    check_corrected,
+    check_miss_rate,
+    check_shared_tiles,
+    check_tile_bootstrap,
+)
+from hfld_lite.course.exercises.hints import hint
+
+__all__ = [
+    "NotAnswered",
+    "NotRight",
+    "challenge_score",
+    "check_balanced_training",
+    "check_bin_width",
+    "check_block_parameters",
+    "check_by_hand",
+    "check_channel_statistics",
+    "check_cheapest_limit",
+    "check_confidence_gap",
+    "check_conv_macs",
+    "check_corrected",
+    "check_distil_cached",
+    "check_distil_loss",
+    "check_distil_stage",
+    "check_distil_step",
+    "check_fair_compare",
+    "check_far_sighted",
+    "check_fits_on",
+    "check_fixed_sum",
+    "check_gap_closed",
+    "check_head_share",
+    "check_honest_report",
+    "check_int8_bytes",
+    "check_look",
+    "check_matching_loss",
+    "check_meta_slope",
+    "check_min_max",
+    "check_miss_rate",
+    "check_next_teacher",
+    "check_paired_gap",
+    "check_peak_bytes",
+    "check_price",
+    "check_projector",
+    "check_read_similarity",
+    "check_read_temperature",
+    "check_sees",
+    "check_separate",
+    "check_shared_tiles",
+    "check_smallest",
+    "check_soften",
+    "check_split_tiles",
+    "check_stage_order",
+    "check_strongest",
+    "check_tile_bootstrap",
+    "check_train_matching",
+    "check_usable",
+    "check_verdict",
+    "hint",
+]

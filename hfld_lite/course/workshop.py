@@ -1,0 +1,350 @@
+"""From a folder of sound files to a detector's file: check, train, export, in a notebook.
+
+Each step is a function that needs no notebook; the widget connects them to a text field and
+buttons, shows what they found, and says in one sentence what is wrong where something is.
+"""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import ipywidgets
+import numpy as np
+import soundfile
+
+from hfld_lite.app.report import write_report
+from hfld_lite.app.runs import Run, load_run, new_run, save_run
+from hfld_lite.course import plots
+from hfld_lite.course.monitor import Monitor, monitor
+from hfld_lite.course.widgets import image
+from hfld_lite.data.readers import read_folder
+from hfld_lite.data.recordings import Recordings
+from hfld_lite.data.splits import Split, split
+from hfld_lite.edge.deploy import Export, export_run
+from hfld_lite.edge.export import CALIBRATION
+from hfld_lite.errors import ArgumentError, DataError, HfldError
+from hfld_lite.evaluation.detector import TestResult, network_inputs
+from hfld_lite.hierarchy import Chain
+from hfld_lite.recipes import Recipe, preset
+
+_LAYOUT = {"width": "44em"}
+_STYLE = {"description_width": "11em"}
+
+
+@dataclass(frozen=True)
+class Checked:
+    """A folder that can be trained on.
+
+    Attributes:
+        recordings: what was read.
+        parts: the split that training will draw.
+        notes: what was left out, cut or mixed down, and what to think of before training.
+    """
+
+    recordings: Recordings
+    parts: Split
+    notes: tuple[str, ...]
+
+    @property
+    def words(self) -> str:
+        """What was found, in a sentence or two."""
+        found, groups = self.recordings, self.recordings.groups
+        counts = ", ".join(f"{name} {part.size}" for name, part in self.parts.parts().items())
+        return (
+            f"{len(found)} recordings of {len(set(groups))} parts, {found.samples} samples at "
+            f"{found.sample_rate} Hz, classes {', '.join(found.class_names)}. Recordings: {counts}."
+        )
+
+
+def write_wav_folder(recordings: Recordings, folder: str | Path) -> Path:
+    """Write recordings as WAV files of 16 bits, a subfolder a class, with a ``manifest.csv``.
+
+    The loudest sample of all is at nine tenths of full scale. The manifest has the columns
+    ``file``, ``label`` and ``group``, as :func:`read_wav_folder` wants them.
+
+    Args:
+        recordings: of classes whose names can be folders.
+        folder: new or empty.
+
+    Returns:
+        The folder.
+
+    Raises:
+        DataError: if there is something in the folder, or it cannot be written.
+    """
+    folder = Path(folder)
+    if folder.is_dir() and any(folder.iterdir()):
+        raise DataError(folder, "there is something in it", expected="a new or empty folder")
+    scale = 0.9 / np.abs(recordings.signals).max()
+    lines, digits = ["file,label,group"], len(str(len(recordings)))
+    try:
+        for row, (signal, label, group) in enumerate(
+            zip(recordings.signals, recordings.labels, recordings.groups, strict=True)
+        ):
+            name = recordings.class_names[label]
+            path = folder / name / f"{name}_{row:0{digits}}.wav"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            soundfile.write(path, scale * signal, recordings.sample_rate, "PCM_16")
+            lines.append(f"{name}/{path.name},{name},{group}")
+        (folder / "manifest.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    except (OSError, soundfile.SoundFileError) as error:
+        raise DataError(folder, f"cannot be written ({error})") from error
+    return folder
+
+
+def check_folder(folder: str | Path, recipe: Recipe | None = None, **options: Any) -> Checked:
+    """Read a folder of recordings and draw its split, without training anything.
+
+    Args:
+        folder: of any layout that :func:`read_folder` knows.
+        recipe: whose split and inputs are tried; by default the preset classroom.
+        options: for the reader, such as ``samples`` or ``group_pattern``.
+
+    Raises:
+        HfldError: in one sentence, what cannot be read, split or given to the networks.
+    """
+    recipe = recipe or preset("classroom")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        recordings = read_folder(folder, **options)
+    notes = [str(warning.message) for warning in caught]
+    network_inputs(recordings.signals[:1], recipe)
+    parts = split(recordings, validation=recipe.validation, test=recipe.test, seed=recipe.seed)
+    if len(set(recordings.groups)) == len(recordings):
+        notes.append(
+            "Each recording counts as a part of its own; if some come from the same part, name the "
+            "parts in the manifest's column group, or the test is too good to be true."
+        )
+    if not recordings.normal_classes:
+        notes.append(
+            f"None of the classes {', '.join(recordings.class_names)} is known to be the sound one "
+            "(n, normal, ok, good, sound, intact), so there are no misses and no false alarms."
+        )
+    if len(recordings.class_names) == 2:
+        notes.append(
+            "With two classes the term NCKD of the loss is zero; where there are several types of "
+            "parts, give each its own classes, such as AN, AD, BN, BD."
+        )
+    if len(parts.train) < CALIBRATION:
+        notes.append(
+            f"Only {len(parts.train)} recordings are trained on; an export in eight bits needs "
+            f"{CALIBRATION}."
+        )
+    return Checked(recordings, parts, tuple(notes))
+
+
+def in_words(result: TestResult, role: str = "student") -> str:
+    """A network's figures on the test part in a sentence."""
+    found = result.evaluations[role]
+    said = (
+        f"The {role.replace('_', ' ')} is right on {found.accuracy:.1%} of {found.count} test "
+        f"recordings (95 % interval {found.low:.1%} to {found.high:.1%})"
+    )
+    if found.miss_rate is not None and found.false_alarm_rate is not None:
+        said += (
+            f"; of the defective ones it misses {found.miss_rate:.1%}, of the sound ones "
+            f"{found.false_alarm_rate:.1%} raise an alarm"
+        )
+    return said + "."
+
+
+def keep_run(
+    folder: str | Path,
+    chain: Chain,
+    result: TestResult,
+    recordings: Recordings,
+    origin: dict[str, Any],
+) -> Run:
+    """Write a trained chain as a run folder, as ``hfld train`` does, and read it back.
+
+    Args:
+        folder: not there yet.
+        chain, result, recordings: as trained and tested.
+        origin: ``{"folder": …, "options": …}``, how to read the recordings again.
+
+    Raises:
+        RecipeError: if the folder is taken or cannot be written.
+    """
+    with new_run(folder) as part:
+        save_run(part, chain, result, recordings, origin)
+        write_report(part, chain, result, recordings, "in a notebook, by hfld_lite.course.workshop")
+    return load_run(folder)
+
+
+class Workshop(ipywidgets.VBox):
+    """Point at a folder of recordings: check it, train on it, export the student.
+
+    Check reads and splits; Train trains the chain in the background (with its own buttons for
+    pause and stop) and then reads the test part, once; Export writes a run folder and, for the
+    device, the student in eight bits with its program. What goes wrong is said in one sentence, and
+    what was reached before is kept: a training is not lost to a folder that cannot be written.
+
+    Args:
+        folder: of recordings, to begin with.
+        out: folder to be made, for ``run`` and ``device`` in it.
+        recipe: by default the preset classroom.
+        options: for the reader, such as ``samples`` or ``group_pattern``.
+
+    Attributes:
+        checked, live, result, run, export: what the steps gave; None before.
+        alt: the words that are shown.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path = "",
+        out: str | Path = "workshop",
+        recipe: Recipe | None = None,
+        **options: Any,
+    ) -> None:
+        self.recipe, self.options = recipe or preset("classroom"), options
+        self.fields = {
+            name: ipywidgets.Text(
+                str(value), description=label, layout=_LAYOUT, style=_STYLE, continuous_update=False
+            )
+            for name, label, value in (
+                ("folder", "folder of recordings", folder),
+                ("out", "write to", out),
+            )
+        }
+        steps = (
+            ("Check", "read the folder and draw the split", "search", self.check),
+            ("Train", "train the chain in the background", "play", self.train),
+            ("Export", "write the run and the file for the device", "download", self.export_files),
+        )
+        self.buttons = {}
+        for name, does, icon, step in steps:
+            self.buttons[name] = ipywidgets.Button(description=name, tooltip=does, icon=icon)
+            self.buttons[name].on_click(lambda _, step=step: self._try(step))
+        self.status, self.picture = ipywidgets.HTML(), ipywidgets.HTML()
+        self.training = ipywidgets.VBox()
+        self._forget()
+        self.fields["folder"].observe(lambda _: self._forget(), "value")
+        super().__init__(
+            [
+                *self.fields.values(),
+                ipywidgets.HBox([*self.buttons.values()]),
+                self.status,
+                self.training,
+                self.picture,
+            ]
+        )
+
+    def check(self) -> Checked:
+        """Read the folder and draw its split; raises as :func:`check_folder` does."""
+        self._forget()
+        self.checked = check_folder(self.fields["folder"].value, self.recipe, **self.options)
+        recordings = self.checked.recordings
+        if self.recipe.view == "spectrum":
+            figure = plots.spectra(
+                network_inputs(recordings.signals, self.recipe).numpy(),
+                recordings.labels,
+                recordings.class_names,
+                recordings.sample_rate / (self.recipe.samples or recordings.samples),
+            )
+            alt = "Mean spectrum of each class with the middle 80 % of its recordings. "
+            self.picture.value = image(plots.png(figure, dpi=90), alt + self.checked.words)
+        self._say("Checked", self.checked.words, *self.checked.notes)
+        return self.checked
+
+    def train(self) -> Monitor:
+        """Train in the background; the same training if it was begun before.
+
+        Raises:
+            ArgumentError: if the folder was not checked, or another training is under way.
+        """
+        if self.checked is None:
+            raise ArgumentError("The folder is not checked yet; press Check, or call check().")
+        self.live = monitor(self.checked.recordings, self.recipe)
+        self.training.children = [self.live]
+        self._say("Training", "Pause and Stop act after the epoch that is under way.")
+        self.live.status.observe(self._follow, "value")
+        self._follow()
+        return self.live
+
+    def wait(self, seconds: float | None = None) -> TestResult:
+        """Block until the training is finished and tested; raises as :meth:`Monitor.wait` does."""
+        if self.live is None:
+            raise ArgumentError("Nothing is trained yet; press Train, or call train().")
+        self.live.wait(seconds)
+        self._finish()
+        return self.result
+
+    def export_files(self) -> Export:
+        """Write ``run`` and ``device`` into the folder *write to*.
+
+        Raises:
+            ArgumentError: if there is nothing to export yet.
+            HfldError: if the folder is taken or cannot be written, or as :func:`export_run` does.
+        """
+        if self.result is None:
+            raise ArgumentError("Nothing is trained yet; press Train, or call train() and wait().")
+        out = Path(self.fields["out"].value)
+        if self.run is None or self.run.folder != out / "run":
+            origin = {"folder": self.fields["folder"].value, "options": self.options}
+            chain, recordings = self.live.chain, self.checked.recordings
+            self.run = keep_run(out / "run", chain, self.result, recordings, origin)
+        self.export = export_run(self.run, out / "device", "onnx-int8")
+        change, low, high = (100 * value for value in self.export.change)
+        self._say(
+            "Exported",
+            f"{self.export.model.name} has {self.export.bytes:,} bytes in eight bits; its test "
+            f"accuracy differs from the trained student's by {change:+.1f} points ({low:+.1f} to "
+            f"{high:+.1f}). It stands in {out.name}/device with {self.export.program.name}, the "
+            f"run with its report.html in {out.name}/run.",
+        )
+        return self.export
+
+    def _forget(self) -> None:
+        """Another folder: nothing of the former one is shown as this one's."""
+        if getattr(self, "live", None) is not None:
+            self.live.status.unobserve(self._follow, "value")
+        self.checked, self.live, self.result = None, None, None
+        self.run, self.export = None, None
+        self.training.children, self.picture.value = [], ""
+        self._say("Ready", "Name a folder and press Check.")
+
+    def _follow(self, _: Any = None) -> None:
+        if self.live is not None and self.live.chain is not None:
+            self._try(self._finish)
+
+    def _finish(self) -> None:
+        """Read the test part, once."""
+        if self.result is not None:
+            return
+        self.result = self.live.chain.test(self.checked.recordings)
+        figure = plots.confusions(
+            {role: found.confusion for role, found in self.result.evaluations.items()},
+            self.checked.recordings.class_names,
+        )
+        words = in_words(self.result)
+        self.picture.value = image(
+            plots.png(figure, dpi=90), f"Confusion matrices of all networks. {words}"
+        )
+        self._say("Tested", words)
+
+    def _try(self, step: Callable[[], Any]) -> None:
+        """A step at the press of a button: what is wrong is said, and the rest stays as it is."""
+        try:
+            step()
+        except (HfldError, OSError) as error:
+            self._say("Not done", str(error))
+
+    def _say(self, what: str, *sentences: str) -> None:
+        self.alt = f"{what}. {' '.join(sentences)}"
+        lines = "".join(f"<div>{escape(sentence)}</div>" for sentence in sentences)
+        self.status.value = f'<div role="status"><b>{escape(what)}.</b> {lines}</div>'
+        for name, may in (
+            ("Check", True),
+            ("Train", self.checked is not None),
+            ("Export", self.result is not None),
+        ):
+            self.buttons[name].disabled = not may
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
+        """The widget, and its words and picture for pages that have no kernel."""
+        page = self.status.value + self.picture.value
+        return super()._repr_mimebundle_(**kwargs) | {"text/html": page, "text/plain": self.alt}

@@ -1,0 +1,353 @@
+"""Recordings: signals with labels, groups and origins; checked, saved and loaded.
+
+`hfld_lite.data.readers` makes them of foreign files (.mat, WAV, FLAC); `hfld_lite.data.splits` divides them.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import InitVar, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+
+from hfld_lite.data import prepared
+from hfld_lite.errors import ArgumentError, DataError, HfldError
+
+_CHUNK = 1 << 24  # values looked at together, 64 MiB: a memory map may be larger than memory
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Recordings:
+    """Signals of equal length, with what is needed to train on them and to split them honestly.
+
+    Args:
+        signals: float32 ``(n, samples)``, in memory or memory-mapped.
+        labels: int64 ``(n,)``, indices into `class_names`.
+        groups: str ``(n,)``, names the physical tile: no group stands on both sides of a split.
+        sample_rate: in Hz.
+        class_names: two or more.
+        normal_classes: the classes that count as sound; empty: no misses and no false alarms.
+        origins: str ``(n,)``, ``"file:row"`` with rows counted from 0; errors name them.
+            ``"recording:<i>"`` where not given.
+        source: one line that says what this is.
+        units: of the signals, ``""`` where unknown.
+        simulated: whether a program made the signals.
+        window: ``(window, hop)`` in samples where long recordings were cut.
+        checked: the signals were looked through before, so don't do it again.
+
+    Raises:
+        DataError: a field does not fit, or a signal is constant, infinite or not a number.
+    """
+
+    signals: np.ndarray
+    labels: np.ndarray
+    groups: np.ndarray
+    sample_rate: int
+    class_names: tuple[str, ...]
+    normal_classes: tuple[str, ...] = ()
+    origins: np.ndarray | None = None
+    source: str = ""
+    units: str = ""
+    simulated: bool = False
+    window: tuple[int, int] | None = None
+    checked: InitVar[bool] = False
+
+    def __post_init__(self, checked: bool) -> None:
+        signals = _signals(self.signals)
+        if len(signals) == 0 and not checked:
+            raise DataError("recordings", "there are none", expected="one or more")
+        origins = self.origins
+        if origins is None:
+            origins = [f"recording:{row}" for row in range(len(signals))]
+        names, normal = _classes(self.class_names, self.normal_classes)
+        window = self.window
+        if window is not None:
+            window, hop = window if len(window) == 2 else (window, None)
+            window = (positive(window, "window"), positive(hop, "the hop of window"))
+        fields = {
+            "signals": signals,
+            "origins": _strings(origins, len(signals), "origins"),
+            "groups": _strings(self.groups, len(signals), "groups"),
+            "sample_rate": positive(self.sample_rate, "sample_rate"),
+            "class_names": names,
+            "normal_classes": normal,
+            "window": window,
+        }
+        for name, value in fields.items():
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "labels", self._checked_labels())
+        if not checked:
+            self._check_signals()
+
+    def _checked_labels(self) -> np.ndarray:
+        labels, classes = np.asarray(self.labels), len(self.class_names)
+        if labels.dtype.kind not in "iu" or labels.shape != (len(self),):
+            raise DataError(
+                "recordings",
+                f"labels have type {labels.dtype} and shape {labels.shape}",
+                expected=f"{len(self)} integers, each the index of a class in class_names",
+            )
+        outside = np.flatnonzero((labels < 0) | (labels >= classes))
+        if outside.size:
+            raise DataError(
+                place(self.origins[outside[0]]),
+                f"the label is {labels[outside[0]]}",
+                expected=f"0 to {classes - 1}, as there are {classes} classes",
+            )
+        return labels.astype(np.int64, copy=False)
+
+    def _check_signals(self) -> None:
+        """Name the first recording that isn't finite, else the first that is constant."""
+        step = max(1, _CHUNK // self.samples)
+        ranges = []
+        with np.errstate(invalid="ignore"):
+            for start in range(0, len(self), step):
+                part = self.signals[start : start + step]
+                ranges.append((part.min(axis=1), part.max(axis=1)))
+        low, high = (np.concatenate(ends) for ends in zip(*ranges, strict=True))
+        for bad in (~(np.isfinite(low) & np.isfinite(high)), low == high):
+            rows = np.flatnonzero(bad)
+            if not rows.size:
+                continue
+            signal = np.asarray(self.signals[rows[0]])
+            infinite = np.flatnonzero(~np.isfinite(signal))
+            found = f"the recording is constant (silent), {signal[0]:g} in every sample"
+            if infinite.size:
+                found = f"sample {infinite[0]} is {signal[infinite[0]]} (NaN or infinity)"
+            others = f", and {rows.size - 1} other recordings are like it" if rows.size > 1 else ""
+            raise DataError(
+                place(self.origins[rows[0]]),
+                found + others,
+                expected="finite float32 values" if infinite.size else "a signal that varies",
+                mend="remove the recording or record it again",
+            )
+
+    def __len__(self) -> int:
+        return len(self.signals)
+
+    @property
+    def samples(self) -> int:
+        """Samples in each recording."""
+        return self.signals.shape[1]
+
+    def select(self, indices: Sequence[int] | np.ndarray | slice) -> Recordings:
+        """Return the recordings at `indices` (integers, a mask or a slice), in that order.
+
+        A slice shares the signals; anything else copies them, out of a memory map too.
+
+        Raises:
+            ArgumentError: an index lies outside, or isn't one.
+        """
+        if not isinstance(indices, slice):
+            indices = indices_of(indices, "indices", len(self))
+        return replace(
+            self,
+            signals=self.signals[indices],
+            labels=self.labels[indices],
+            groups=self.groups[indices],
+            origins=self.origins[indices],
+            checked=True,
+        )
+
+    def of_class(self, name: str) -> Recordings:
+        """Return the recordings of the class `name`."""
+        if name not in self.class_names:
+            raise ArgumentError(f"No class is named {name!r}; {nearest(name, self.class_names)}.")
+        return self.select(self.labels == self.class_names.index(name))
+
+    def fingerprint(self) -> str:
+        """SHA-256 of signals, labels and groups, to tell whether data are those of a training."""
+        digest = sha256()
+        for array in (self.signals, self.labels, self.groups):
+            for start in range(0, len(array), 1024):
+                digest.update(np.ascontiguousarray(array[start : start + 1024]).tobytes())
+        return digest.hexdigest()
+
+    def summary(self) -> str:
+        """Say in four lines what this is: the source; counts and seconds; classes; groups."""
+        seconds = self.samples / self.sample_rate
+        units = f", in {self.units}" if self.units else ""
+        counts = np.bincount(self.labels, minlength=len(self.class_names))
+        classes = [
+            f"{name} {count}{' (normal)' if name in self.normal_classes else ''}"
+            for name, count in zip(self.class_names, counts, strict=True)
+        ]
+        codes = np.unique(self.groups, return_inverse=True)[1]
+        classes_of = np.bincount(np.unique(np.stack([codes, self.labels]), axis=1)[0])
+        groups = f"groups: {len(classes_of)}"
+        if len(classes_of) == len(self):
+            groups += ", each recording its own"
+        elif mixed := np.sum(classes_of > 1):
+            groups += f", {mixed} of them in more than one class"
+        return "\n".join(
+            (
+                self.source or "recordings of no named source",
+                f"{len(self)} recordings of {self.samples} samples at {self.sample_rate} Hz "
+                f"({seconds:.4g} s each, {seconds * len(self):.4g} s in all{units})",
+                f"classes: {', '.join(classes)}",
+                groups,
+            )
+        )
+
+    __str__ = summary
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} recordings of {self.samples} samples: {', '.join(self.class_names)}>"
+
+    def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
+        """Write a prepared folder (four .npy files and a manifest), whole or not at all.
+
+        Args:
+            folder: new or empty; one that holds recordings is replaced if `overwrite`.
+            overwrite: see `folder`; a folder that holds anything else is never replaced.
+
+        Returns:
+            The folder's absolute path.
+
+        Raises:
+            DataError: the folder cannot be written, or there is something in it.
+        """
+        if len(self) == 0:
+            raise DataError(folder, "there is no recording to save", expected="one or more")
+        arrays = {name: getattr(self, name.removesuffix(".npy")) for name in prepared.ARRAYS}
+        facts = {
+            "source": str(self.source),
+            "simulated": bool(self.simulated),
+            "count": len(self),
+            "samples": self.samples,
+            "sample_rate": self.sample_rate,
+            "units": str(self.units),
+            "window": self.window,
+            "classes": self.class_names,
+            "normal_classes": self.normal_classes,
+        }
+        return prepared.write(folder, arrays, facts, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, folder: str | Path, verify: bool = True) -> Recordings:
+        """Read a prepared folder; the signals stay on disk (a read-only memory map).
+
+        Args:
+            folder: as written by `save`.
+            verify: compare each file with its checksum; without it the signals are not read at
+                all, and whatever stands in them is trusted.
+
+        Raises:
+            DataError: a file is missing, damaged, or not what the manifest says.
+        """
+        arrays, facts = prepared.read(folder, verify=verify)
+        try:
+            return cls(
+                signals=arrays["signals.npy"],
+                labels=np.array(arrays["labels.npy"]),
+                groups=np.array(arrays["groups.npy"]),
+                origins=np.array(arrays["origins.npy"]),
+                class_names=facts["classes"],
+                **{key: facts[key] for key in ("sample_rate", "normal_classes", "window")},
+                **{key: facts[key] for key in ("source", "units", "simulated")},
+                checked=True,
+            )
+        except HfldError as error:  # the folder is at fault, so it comes first in the message
+            raise DataError(folder, str(error).rstrip("."), mend="prepare it anew") from error
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """Phrase a hint for a name that isn't among `names`: the closest of them, else all."""
+    names = list(names)
+    close = difflib.get_close_matches(str(name), names, cutoff=0.5)
+    return f"perhaps {' or '.join(close)} is meant" if close else f"there are {', '.join(names)}"
+
+
+def place(origin: str) -> str:
+    """Phrase an origin, ``"AN.mat:3"``, as file and row."""
+    file, _, row = origin.rpartition(":")
+    return f"{file}, row {row} (counted from 0)"
+
+
+def _signals(values: np.ndarray) -> np.ndarray:
+    try:
+        signals = values if isinstance(values, np.memmap) else np.asarray(values)
+    except ValueError as error:
+        raise DataError(
+            "recordings", "the signals differ in length", mend="cut or pad them"
+        ) from error
+    if signals.ndim != 2 or signals.dtype.kind not in "fiu" or signals.shape[1] < 2:
+        raise DataError(
+            "recordings",
+            f"signals have shape {signals.shape} and type {signals.dtype}",
+            expected="real numbers of shape (recordings, samples), 2 samples or more",
+        )
+    with np.errstate(over="ignore"):  # what overflows becomes infinite, and is named as such
+        return signals.astype(np.float32, copy=False)
+
+
+def _classes(
+    names: Iterable[str], normal: Iterable[str]
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    if isinstance(names, str) or isinstance(normal, str):
+        raise DataError("recordings", "class names are one string", expected="a tuple of strings")
+    names, normal = tuple(names), tuple(normal)
+    if not all(isinstance(name, str) and name for name in names):
+        raise DataError(
+            "recordings", f"class names are {names}", expected="strings that aren't empty"
+        )
+    if len(set(names)) < len(names):
+        raise DataError("recordings", f"a class is named twice in {', '.join(names)}")
+    if len(names) < 2:
+        there = f"only the class {names[0]!r}" if names else "no class"
+        raise DataError("recordings", f"there is {there}", expected="two classes or more")
+    for name in normal:
+        if name not in names:
+            raise DataError(
+                "recordings",
+                f"no class is named {name!r}, said to be normal",
+                mend=nearest(name, names),
+            )
+    if len(set(normal)) == len(names):
+        raise DataError(
+            "recordings", "every class is said to be normal", expected="a defective one too"
+        )
+    return names, normal
+
+
+def _strings(values: Sequence[str], count: int, name: str) -> np.ndarray:
+    array = np.asarray(values)
+    objects = array.dtype.kind == "O" and all(isinstance(value, str) for value in array.flat)
+    if objects or array.dtype.kind in "iuT" or array.size == 0:
+        array = array.astype(str)
+    if array.dtype.kind != "U" or array.shape != (count,) or (array == "").any():
+        raise DataError(
+            "recordings",
+            f"{name} have type {array.dtype} and shape {array.shape}",
+            expected=f"{count} strings, none of them empty",
+        )
+    return array
+
+
+def positive(value: int, name: str) -> int:
+    """Return `value` if it is a whole number above 0, else raise an ArgumentError."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise ArgumentError(f"{name} is {value!r}; give a whole number above 0.")
+    return int(value)
+
+
+def indices_of(
+    values: Sequence[int] | np.ndarray, name: str, count: int | None = None
+) -> np.ndarray:
+    """Check integers (with `count`: that they lie below it; a mask of that length will do)."""
+    array = np.asarray(values)
+    if count is not None and array.dtype == bool and array.shape == (count,):
+        return np.flatnonzero(array)
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise ArgumentError(
+            f"The {name} are {array.dtype} of shape {array.shape}; give a list of whole numbers."
+        )
+    array = array.astype(np.int64)
+    if count is not None and array.size and not 0 <= array.min() <= array.max() < count:
+        raise ArgumentError(
+            f"The {name} run from {array.min()} to {array.max()}; there are 0 to {count - 1}."
+        )
+    return array

@@ -1,0 +1,179 @@
+"""Splits: training, validation and test parts, by class and by group.
+
+A group names a physical tile. Recordings of one tile are so alike that a network which saw one of
+them in training recognises the tile and not its defect, so no group stands on both sides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from sklearn.model_selection import StratifiedGroupKFold
+
+from hfld_lite.errors import ArgumentError, DataError
+from hfld_lite.data.recordings import Recordings, indices_of, place
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Indices of recordings, int64, for the three parts; `validation` may be empty."""
+
+    train: np.ndarray
+    validation: np.ndarray
+    test: np.ndarray
+
+    def __post_init__(self) -> None:
+        for name, indices in self.parts().items():
+            object.__setattr__(self, name, indices_of(indices, f"{name} indices"))
+
+    def parts(self) -> dict[str, np.ndarray]:
+        """Return the three index arrays by name."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    def to_dict(self) -> dict[str, list[int]]:
+        """Return lists that JSON can hold."""
+        return {name: indices.tolist() for name, indices in self.parts().items()}
+
+    @classmethod
+    def from_dict(cls, lists: dict[str, Sequence[int]]) -> Split:
+        """Make a split of what `to_dict` returned."""
+        if not isinstance(lists, dict) or set(lists) != {"train", "validation", "test"}:
+            raise ArgumentError("A split has exactly the keys train, validation and test.")
+        return cls(**lists)
+
+
+def split(
+    recordings: Recordings, *, validation: float = 0.2, test: float = 0.2, seed: int = 0
+) -> Split:
+    """Draw a split by class and by group (scikit-learn's StratifiedGroupKFold).
+
+    Args:
+        recordings: what to split.
+        validation: its fraction, 0 or 0.01 to 0.94; reached within 0.01 where groups are equal.
+        test: its fraction, 0.01 to 0.94.
+        seed: the same seed gives the same split.
+
+    Raises:
+        DataError: a class has too few groups.
+        ArgumentError: a fraction or the seed is out of range.
+    """
+    fractions = (test, validation) if validation else (test,)
+    drawn, rest = _draw(recordings, np.arange(len(recordings)), fractions, seed)
+    return check_split(Split(rest, drawn[1] if validation else [], drawn[0]), recordings)
+
+
+def published_split(recordings: Recordings, *, validation: float = 0.0, seed: int = 0) -> Split:
+    """Split as the published code does: every fifth row of each file goes to the test part.
+
+    These are the rows 4, 9, 14, … of each file, counted from 0 and read off `origins`. It takes no
+    notice of groups, so it is refused where rows of one group would stand on both sides. Windows
+    of long recordings count as rows.
+
+    Args:
+        recordings: what to split, with origins that end in ``:row``.
+        validation: its fraction of all recordings, 0 for none (as published); drawn from those
+            that aren't in the test part, by class and group as in `split`.
+        seed: for that draw.
+
+    Raises:
+        DataError: a group or a class does not allow it.
+    """
+    rows = [origin.rpartition(":")[2] for origin in recordings.origins]
+    if wrong := [i for i, row in enumerate(rows) if not (row.isascii() and row.isdigit())]:
+        raise DataError(
+            "split",
+            f"the origin {str(recordings.origins[wrong[0]])!r} ends with no row number",
+            expected="file:row",
+        )
+    in_test = np.array([row.endswith(("4", "9")) for row in rows], dtype=bool)  # row % 5 == 4
+    test, drawn, rest = np.flatnonzero(in_test), [[]], np.flatnonzero(~in_test)
+    check_split(Split(rest, [], test), recordings)
+    if validation:
+        drawn, rest = _draw(recordings, rest, (validation * len(rows) / len(rest),), seed)
+    return check_split(Split(rest, drawn[0], test), recordings)
+
+
+def check_split(split: Split, recordings: Recordings) -> Split:
+    """Return `split` if it is sound: no index twice, no group on two sides, no class missing.
+
+    Raises:
+        DataError: otherwise; it names the recording, the group or the class.
+    """
+    where, count = "split", len(recordings)
+    side = np.full(count, -1)
+    for number, (part, indices) in enumerate(split.parts().items()):
+        if indices.size and not 0 <= indices.min() <= indices.max() < count:
+            raise DataError(
+                where,
+                f"the {part} part has indices from {indices.min()} to {indices.max()}",
+                expected=f"0 to {count - 1}",
+            )
+        values, times = np.unique(indices, return_counts=True)
+        again = values[(times > 1) | (side[values] >= 0)]
+        if again.size:
+            found = f"drawn twice, the second time for the {part} part"
+            raise DataError(f"{where}: {place(recordings.origins[again[0]])}", found)
+        side[indices] = number
+    names, codes = np.unique(recordings.groups, return_inverse=True)
+    pairs = np.unique(np.stack([codes, side])[:, side >= 0], axis=1)
+    straddling = np.flatnonzero(np.bincount(pairs[0], minlength=len(names)) > 1)
+    if straddling.size:
+        raise DataError(
+            where,
+            f"the group {str(names[straddling[0]])!r} stands on two sides",
+            expected="every group in one part only",
+            mend="use `split`, which keeps groups whole",
+        )
+    for part, indices in split.parts().items():
+        there = np.bincount(recordings.labels[indices], minlength=len(recordings.class_names))
+        for name, found in zip(recordings.class_names, there, strict=True):
+            if not found and (indices.size or part != "validation"):
+                raise DataError(
+                    where,
+                    f"the class {name!r} is missing from the {part} part",
+                    mend="use `split` with a larger part or another seed, or add recordings of it",
+                )
+    return split
+
+
+def _draw(
+    recordings: Recordings, rows: np.ndarray, fractions: Sequence[float], seed: int
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Draw one part of `rows` for each fraction, by class and group; return them and the rest."""
+    folds, counts = _fold_counts(fractions)
+    if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
+        raise ArgumentError(f"The seed is {seed!r}; give a whole number from 0 to 4294967295.")
+    labels, groups = recordings.labels[rows], recordings.groups[rows]
+    for label, name in enumerate(recordings.class_names):
+        found = len(np.unique(groups[labels == label]))
+        if found < folds:
+            parts = " and ".join(f"{fraction:.0%}" for fraction in fractions)
+            raise DataError(
+                "split",
+                f"the class {name!r} has {found} group{'s' * (found != 1)} to draw {parts} from",
+                expected=f"at least {folds}",
+                mend="record more tiles of this class or ask for larger parts",
+            )
+    folder = StratifiedGroupKFold(folds, shuffle=True, random_state=int(seed))
+    piles = [rows[pile] for _, pile in folder.split(rows, labels, groups)]
+    ends = np.cumsum([0, *counts])
+    drawn = [np.sort(np.concatenate(piles[a:b])) for a, b in pairwise(ends)]
+    return drawn, np.sort(np.concatenate(piles[ends[-1] :]))
+
+
+def _fold_counts(fractions: Sequence[float]) -> tuple[int, list[int]]:
+    """Find the fewest equal folds, and how many of them, that make each fraction within 0.01."""
+    if all(0.01 <= fraction <= 0.94 for fraction in fractions) and sum(fractions) <= 0.95:
+        for folds in range(2, 101):
+            counts = [round(fraction * folds) for fraction in fractions]
+            near = all(abs(c / folds - f) <= 0.01 for c, f in zip(counts, fractions, strict=True))
+            if near and min(counts) >= 1 and sum(counts) < folds:
+                return folds, counts
+    parts = " and ".join(f"{fraction:g}" for fraction in fractions)
+    raise ArgumentError(
+        f"The parts to draw are {parts} of the recordings; each must be 0.01 or more, and together "
+        "they must leave 0.05 or more for training."
+    )

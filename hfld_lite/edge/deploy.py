@@ -1,0 +1,250 @@
+"""A trained network on its way to a device: exported, compared with torch, with its own program.
+
+The folder that is written holds one ONNX file and ``predict.py``, a program of under 60 lines that
+needs only numpy and onnxruntime. What it has to know (classes, sample rate, preprocessing,
+the limits of `trust`) travels in the ONNX file's metadata, as JSON under ``hfld_lite``.
+"""
+
+import json
+import os
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+
+from hfld_lite.app.runs import Run, normal_positions, trust_of
+from hfld_lite.data.recordings import Recordings
+from hfld_lite.edge.export import (
+    FACTS,
+    INPUT,
+    OPSET,
+    quantise,
+    quantise_dynamically,
+    session,
+    to_onnx,
+)
+from hfld_lite.errors import ArgumentError, HfldError, RecipeError
+from hfld_lite.evaluation.detector import Detector, describe
+from hfld_lite.evaluation.metrics import Evaluation, evaluate, paired_interval
+from hfld_lite.evaluation.trust import BANDS, CLIPPED, NOVEL, Trust
+from hfld_lite.version import __version__
+
+FORMATS = ("onnx", "onnx-int8", "onnx-int8-dynamic")
+TOLERANCE = 1e-4
+"""The largest difference of a probability from torch's that an export in float32 may have."""
+
+COMPARED, CALIBRATED = 500, 200
+"""Recordings that an export is compared with torch on; training recordings that calibrate."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What was written.
+
+    Attributes:
+        model, program: the files.
+        bytes: of the model's file.
+        difference: the largest difference of a probability from torch's.
+        compared: on so many recordings.
+        trust: the limits that the program uses; None if the run has none.
+        before, after: test figures of torch's network and of the file, where it is quantised.
+        change: mean difference in test accuracy and its 95 % interval, where it is quantised.
+    """
+
+    model: Path
+    program: Path
+    bytes: int
+    difference: float
+    compared: int
+    trust: Trust | None
+    before: Evaluation | None = None
+    after: Evaluation | None = None
+    change: tuple[float, float, float] | None = None
+
+
+def export_run(
+    run: Run,
+    folder: str | Path,
+    format: str = "onnx",
+    *,
+    role: str = "student",
+    raw: bool = False,
+    opset: int = OPSET,
+    miss_rate: float | None = None,
+    progress: bool = False,
+) -> Export:
+    """Write a run's network for a device, and the program that uses it there.
+
+    In float32 the file must answer as torch does, within TOLERANCE; the run's recordings are not
+    needed, as noise serves to compare. In eight bits the ranges of the activations come from
+    CALIBRATED training recordings, the limits of *unsure* from the quantised answers on the
+    validation part, and the test part tells what quantisation cost.
+
+    Args:
+        run: of `load_run`.
+        folder: to be made; ``ROLE.onnx`` and ``predict.py`` in it are replaced.
+        format: ``"onnx"`` (float32), ``"onnx-int8"`` (static) or ``"onnx-int8-dynamic"``, for the
+            lesson.
+        role: of the network.
+        raw: put the preprocessing into the graph, so that raw samples go in.
+        opset: version of ONNX's operators.
+        miss_rate: promised share of defective recordings called sound; by default the run's.
+        progress: show the simulation's or the reading's progress.
+
+    Raises:
+        ArgumentError: if the format or the opset is unknown, or the miss rate cannot be promised.
+        DataError: if there are too few recordings to calibrate with.
+        HfldError: if the run has no such network, or the file would answer otherwise than torch.
+        RecipeError: if the run's recordings are needed and have changed, or the folder cannot be
+            written.
+    """
+    if format not in FORMATS:
+        raise ArgumentError(f"format is {format!r}; choose one of {', '.join(FORMATS)}.")
+    detector, network = run.detector, run.detector.network(role)
+    length = detector.inputs(noise(1, detector.samples)).shape[1]
+    recipe = detector.recipe if raw else None
+    model = to_onnx(network, length, recipe=recipe, samples=detector.samples, opset=opset)
+    exact = _Answers(model, detector, raw)
+    signals = noise(COMPARED, detector.samples)
+    recordings, trust, figures = None, run.trust.get(role), {}
+    if format != "onnx" or miss_rate is not None:
+        recordings = run.recordings(progress)
+        signals = _some(recordings, np.arange(len(recordings)), COMPARED)
+    if miss_rate is not None:
+        predict = detector.predictor(role)
+        trust = trust_of(detector, recordings, run.split, predict, miss_rate)
+    difference = _difference(exact, detector, signals, role)
+    if difference > TOLERANCE:
+        raise HfldError(
+            f"The exported {role} differs from torch's by {difference:.1e} in a probability (more "
+            f"than {TOLERANCE:g}), so it was not written; choose the opset {OPSET}."
+        )
+    if format != "onnx":
+        model = _quantised(model, exact, run, recordings, static=format == "onnx-int8")
+        small = _Answers(model, detector, raw)
+        difference = _difference(small, detector, signals, role)
+        figures = _compare(small, run, recordings, role)
+        if len(run.split.validation):
+            trust = trust_of(detector, recordings, run.split, small, miss_rate)
+    hop = (run.facts["window"] or (None, None))[1]
+    facts = _facts(detector, role, format, "raw" if raw else detector.recipe.view, length)
+    _put(model, facts | {"hop": hop} | _doubts(trust, detector))
+    written = _write(model, Path(folder), role)
+    return Export(*written, difference, len(signals), trust, **figures)
+
+
+class _Answers:
+    """A model's probabilities for raw recordings ``(n, samples)``."""
+
+    def __init__(self, model: onnx.ModelProto, detector: Detector, raw: bool) -> None:
+        self.run, self.detector, self.raw = session(model), detector, raw
+
+    def inputs(self, signals: np.ndarray) -> np.ndarray:
+        """What the graph reads."""
+        read = signals if self.raw else self.detector.inputs(signals).cpu().numpy()
+        return np.asarray(read, np.float32)
+
+    def __call__(self, signals: np.ndarray) -> np.ndarray:
+        # One by one, as on the device: a dynamic quantisation's range is then one recording's.
+        rows = [self.run.run(None, {INPUT: row[None]})[0] for row in self.inputs(signals)]
+        return np.concatenate(rows)
+
+
+def noise(count: int, samples: int) -> np.ndarray:
+    """Decaying noise, a stand-in for impacts where no recordings are at hand."""
+    rng = np.random.default_rng(0)
+    fading = np.exp(-np.arange(samples) / (samples * rng.uniform(0.02, 0.5, (count, 1))))
+    return (fading * rng.standard_normal((count, samples))).astype(np.float32)
+
+
+def _some(recordings: Recordings, rows: np.ndarray, count: int) -> np.ndarray:
+    """At most so many of the rows' signals, drawn evenly."""
+    chosen = np.random.default_rng(0).permutation(rows)[:count]
+    return np.asarray(recordings.signals[np.sort(chosen)])
+
+
+def _difference(answers: _Answers, detector: Detector, signals: np.ndarray, role: str) -> float:
+    expected = detector.predict(signals, detector.sample_rate, role)
+    return float(np.abs(answers(signals) - expected).max())
+
+
+def _quantised(
+    model: onnx.ModelProto, exact: _Answers, run: Run, recordings: Recordings, static: bool
+) -> onnx.ModelProto:
+    if not static:
+        return quantise_dynamically(model)
+    return quantise(model, exact.inputs(_some(recordings, run.split.train, CALIBRATED)))
+
+
+def _compare(small: _Answers, run: Run, recordings: Recordings, role: str) -> dict[str, Any]:
+    """Figures before and after quantisation, on the test part."""
+    part, detector = recordings.select(run.split.test), run.detector
+    before = detector.predict(part.signals, part.sample_rate, role).argmax(1)
+    after = small(part.signals).argmax(1)
+    figures = [
+        evaluate(found, part.labels, part.groups, part.class_names, part.normal_classes)
+        for found in (before, after)
+    ]
+    right = after == part.labels, before == part.labels, part.groups
+    change = paired_interval([right], np.random.default_rng(0))[:3]
+    return {"before": figures[0], "after": figures[1], "change": change}
+
+
+def _facts(detector: Detector, role: str, format: str, view: str, length: int) -> dict[str, Any]:
+    return {
+        "hfld_lite": __version__,
+        "network": describe(detector.recipe, role),
+        "role": role,
+        "format": format,
+        "class_names": detector.class_names,
+        "answers": detector.answers,
+        "sample_rate": detector.sample_rate,
+        "samples": detector.samples,
+        "view": view,
+        "cut": detector.recipe.samples,
+        "length": detector.samples if view == "raw" else length,
+    }
+
+
+def _doubts(trust: Trust | None, detector: Detector) -> dict[str, Any]:
+    """What the program needs to doubt; without limits, numbers with which it never does."""
+    normal, count = normal_positions(detector), len(detector.class_names)
+    never = {"means": [[0.0] * BANDS], "deviations": [[1.0] * BANDS], "novelty": 1e9}
+    never |= {"run": detector.samples + 1, "limit": 2.0, "rate": None}
+    known = trust.to_dict() if trust else never
+    return known | {
+        "normal": normal,
+        "doubtable": [not normal or label in normal for label in range(count)],
+        "novel": NOVEL,
+        "clipped": CLIPPED,
+    }
+
+
+def _put(model: onnx.ModelProto, facts: dict[str, Any]) -> None:
+    entry = model.metadata_props.add()
+    entry.key, entry.value = FACTS, json.dumps(facts)
+    model.producer_name, model.producer_version = "hfld_lite", __version__
+
+
+def _write(model: onnx.ModelProto, folder: Path, role: str) -> tuple[Path, Path, int]:
+    """Write both files, each whole or not at all."""
+    path, program = folder / f"{role}.onnx", folder / "predict.py"
+    template = resources.files("hfld_lite.app").joinpath("templates/predict.py").read_text("utf-8")
+    contents = {
+        path: model.SerializeToString(),
+        program: template.replace("MODEL_FILE", path.name).encode(),
+    }
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for target, content in contents.items():
+            part = target.with_name(target.name + ".part")
+            part.write_bytes(content)
+            os.replace(part, target)
+    except OSError as error:
+        raise RecipeError(
+            f"{folder} cannot be written ({error.strerror}); choose another folder."
+        ) from error
+    return path, program, len(contents[path])

@@ -1,0 +1,338 @@
+"""What a run's networks cost: bytes, operations, memory and time; tables, in words and as a page.
+
+Bytes, operations and memory are counted; times are measured on the processor at hand, for one
+recording at a time.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import date
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from hfld_lite.app.report import embedded, processor, render
+from hfld_lite.course.plots import bytes_by_part, memory_by_operator, png
+from hfld_lite.edge.analysis import compare_macs, count_macs, latency, sizes, stored_bytes
+from hfld_lite.edge.deploy import noise
+from hfld_lite.edge.devices import verdicts
+from hfld_lite.edge.export import INPUT, quantise, quantise_dynamically, session, to_onnx
+from hfld_lite.edge.memory import Memory, activation_memory
+from hfld_lite.errors import RecipeError
+from hfld_lite.evaluation.detector import Detector, describe
+from hfld_lite.networks import count_parameters
+from hfld_lite.version import __version__
+
+CALIBRATION = 60
+"""Inputs that the quantised graph is made with; neither its time nor its memory depends on them."""
+
+
+class Way(NamedTuple):
+    """A way to run a network: program, precision, and whether raw samples go in."""
+
+    runtime: str
+    precision: str
+    raw: bool
+
+
+WAYS = (
+    Way("torch", "fp32", False),
+    Way("torch", "fp32", True),
+    Way("ONNX Runtime", "fp32", False),
+    Way("ONNX Runtime", "fp32", True),
+    Way("ONNX Runtime", "int8", False),
+    Way("ONNX Runtime", "int8", True),
+    Way("ONNX Runtime", "int8 dynamic", False),
+)
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What :func:`measure` found.
+
+    Attributes:
+        role: of the network that all tables but the first are about.
+        networks: a row for each network of the run: ``role``, ``network``, ``parameters``,
+            ``fp32_bytes``, ``fp16_bytes``, ``int8_bytes``, ``macs``, ``fp32_ram`` and ``int8_ram``
+            (peak of the activations, bytes).
+        parts: of :func:`hfld_lite.edge.analysis.sizes`.
+        counts: of :func:`hfld_lite.edge.analysis.compare_macs`.
+        memory: bytes alive at each operator, by precision.
+        times: a row for each way and number of threads: ``runtime``, ``precision``, ``raw``,
+            ``threads``, ``p50``, ``p95``, ``p99`` (ms), ``runs``.
+        devices: of :func:`hfld_lite.edge.devices.verdicts`, in int8.
+    """
+
+    role: str
+    networks: pd.DataFrame
+    parts: pd.DataFrame
+    counts: pd.DataFrame
+    memory: dict[str, Memory]
+    times: pd.DataFrame
+    devices: pd.DataFrame
+
+
+def measure(
+    detector: Detector,
+    role: str = "student",
+    *,
+    threads: Sequence[int] = (1, 2),
+    runs: int = 500,
+    progress: bool = True,
+) -> Costs:
+    """Count and measure what the networks cost, one of them in every detail.
+
+    Args:
+        detector: with the networks.
+        role: of the network to look at closely.
+        threads: numbers of threads to time it on.
+        runs: calls timed, after a tenth as many to warm up (50 for 500).
+        progress: show a bar.
+
+    Raises:
+        HfldError: if there is no network of that role.
+        ArgumentError: if a number is too small.
+    """
+    network = detector.network(role)
+    signals = noise(CALIBRATION, detector.samples)
+    inputs = detector.inputs(signals).cpu().numpy()
+    rows, memory = [], {}
+    for name, net in detector.networks.items():
+        model = to_onnx(net, inputs.shape[1])
+        graphs = {"fp32": model, "int8": quantise(model, inputs)}
+        found = memory[name] = {kind: activation_memory(graph) for kind, graph in graphs.items()}
+        rows.append(
+            {
+                "role": name,
+                "network": describe(detector.recipe, name),
+                "parameters": count_parameters(net),
+                **{f"{kind}_bytes": stored_bytes(net, kind) for kind in ("fp32", "fp16", "int8")},
+                "macs": count_macs(net, inputs.shape[1]),
+                **{f"{kind}_ram": peak.peak for kind, peak in found.items()},
+            }
+        )
+    return Costs(
+        role,
+        pd.DataFrame(rows),
+        sizes(network),
+        compare_macs(network, inputs.shape[1]),
+        memory[role],
+        _times(detector, role, signals, threads, runs, progress),
+        verdicts(network, inputs.shape[1], "int8", inputs),
+    )
+
+
+def tables(costs: Costs) -> dict[str, tuple[pd.DataFrame, str]]:
+    """The tables in words and units, a string in every cell, each by its title with a note."""
+    return {
+        "Networks": (
+            pd.DataFrame(
+                {
+                    "role": costs.networks["role"].str.replace("_", " "),
+                    "network": costs.networks["network"],
+                    "parameters": costs.networks["parameters"].map("{:,}".format),
+                    **{
+                        f"{kind.upper()} kB": _kilobytes(costs.networks[f"{kind}_bytes"])
+                        for kind in ("fp32", "fp16", "int8")
+                    },
+                    "MACs": costs.networks["macs"].map(lambda macs: f"{macs / 1e6:.2f} M"),
+                    **{
+                        f"RAM {kind.upper()} kB": _kilobytes(costs.networks[f"{kind}_ram"])
+                        for kind in ("fp32", "int8")
+                    },
+                }
+            ),
+            "kB are 1,000 bytes: of the weights with batch norm folded (INT8: biases and scales "
+            "included), and of the activations at their peak (RAM). Files, runtimes: on top.",
+        ),
+        f"Bytes by part of the {_words(costs.role)}": (
+            pd.DataFrame(
+                {
+                    "part": costs.parts["part"],
+                    "parameters": costs.parts["parameters"].map("{:,}".format),
+                    **{
+                        f"{kind.upper()} kB": _kilobytes(costs.parts[f"{kind}_bytes"])
+                        for kind in ("fp32", "fp16", "int8")
+                    },
+                }
+            ),
+            "Parameters as trained, batch norm's among them.",
+        ),
+        f"Operations of the {_words(costs.role)}, counted three ways": (
+            pd.DataFrame(
+                {
+                    "method": costs.counts["method"],
+                    "MACs": costs.counts["macs"].map("{:,}".format),
+                    "difference": costs.counts["difference"].map("{:+,}".format),
+                    "reason": costs.counts["reason"],
+                }
+            ),
+            "For one recording; the first row is the number used everywhere else.",
+        ),
+        f"Time of the {_words(costs.role)}, one recording": (
+            pd.DataFrame(
+                {
+                    "runtime": costs.times["runtime"],
+                    "precision": costs.times["precision"].str.upper(),
+                    "preprocessing": costs.times["raw"].map({True: "with", False: "without"}),
+                    "threads": costs.times["threads"].astype(str),
+                    **{
+                        f"{name} ms": costs.times[name].map("{:.3f}".format)
+                        for name in ("p50", "p95", "p99")
+                    },
+                }
+            ),
+            f"Measured here ({processor()}), {costs.times['runs'].max()} runs each after warm-up: "
+            "median, 95th and 99th percentile. INT8 is quantised statically, INT8 DYNAMIC for "
+            "comparison. Runtimes and precisions compare only within this table.",
+        ),
+        "Devices, in INT8": (
+            device_table(costs.devices),
+            "Flash holds the weights, RAM the activations; code and runtime come on top. The time "
+            "is MACs over the data sheet's rate: an estimate from below, nothing measured.",
+        ),
+    }
+
+
+def device_table(verdicts: pd.DataFrame) -> pd.DataFrame:
+    """Verdicts of :func:`hfld_lite.edge.devices.verdicts` in words."""
+
+    def share(need: int, limit: object, fits: bool, unit: str) -> str:
+        if pd.isna(limit):
+            return "no limit"
+        return f"{'' if fits else 'NO, '}{_short(need, unit)} of {_short(limit, unit)}"
+
+    rows = verdicts.itertuples()
+    return pd.DataFrame(
+        [
+            (
+                row.device,
+                "yes" if row.fits else "NO",
+                share(row.flash_needed, row.flash_available, row.flash_fits, "B"),
+                share(row.ram_needed, row.ram_available, row.ram_fits, "B"),
+                share(row.macs, row.macs_limit, row.macs_fit, ""),
+                "–" if pd.isna(row.estimate_ms) else f"{row.estimate_ms:.3g}",
+            )
+            for row in rows
+        ],
+        columns=["device", "fits", "flash", "RAM", "MACs", "estimate, ms"],
+    )
+
+
+def write_page(path: Path, costs: Costs, lead: str, command: str) -> None:
+    """Write a self-contained page of all tables, with figures.
+
+    Args:
+        path: of the HTML file; folders that are missing are made.
+        costs: of :func:`measure`.
+        lead: what run these are the costs of.
+        command: that made the page.
+
+    Raises:
+        RecipeError: if it cannot be written.
+    """
+    largest = costs.parts[costs.parts["part"] != "total"].nlargest(1, "int8_bytes").iloc[0]
+    peaks = {kind: found.peak for kind, found in costs.memory.items()}
+    figures = [
+        embedded(
+            "Where the bytes are",
+            png(bytes_by_part(costs.parts)),
+            f"Bytes of each part; most are in {largest['part']}, {largest['int8_bytes']:,} in INT8",
+            f"The {_words(costs.role)}'s weights in INT8.",
+        ),
+        embedded(
+            "Where the memory peaks",
+            png(memory_by_operator({k: found.nodes for k, found in costs.memory.items()})),
+            "Bytes of activations alive at each operator; peaks: "
+            + ", ".join(f"{peak:,} in {kind.upper()}" for kind, peak in peaks.items()),
+            "What an operator reads, writes, and what a later one still needs.",
+        ),
+    ]
+    page = render(
+        "costs.html",
+        title="What the networks cost on a device",
+        lead=lead,
+        sections=[
+            {
+                "title": title,
+                "columns": list(table.columns),
+                "rows": table.to_numpy().tolist(),
+                "note": note,
+            }
+            for title, (table, note) in tables(costs).items()
+        ],
+        figures=figures,
+        facts=[
+            ("Command", command),
+            ("Processor", processor()),
+            ("Versions", f"hfld_lite {__version__}, torch {torch.__version__}"),
+            ("Date", str(date.today())),
+        ],
+    )
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be written ({error.strerror}).") from error
+
+
+def _short(number: int, unit: str) -> str:
+    """A number in thousands, millions or thousands of millions, to three digits."""
+    for power, letter in ((9, "G"), (6, "M"), (3, "k")):
+        if number >= 10**power:
+            return f"{number / 10**power:.3g} {letter}{unit}"
+    return f"{number} {unit}".rstrip()
+
+
+def _kilobytes(column: pd.Series) -> pd.Series:
+    return column.map(lambda size: f"{size / 1000:,.1f}")
+
+
+def _words(role: str) -> str:
+    return role.replace("_", " ")
+
+
+def _times(
+    detector: Detector,
+    role: str,
+    signals: np.ndarray,
+    threads: Sequence[int],
+    runs: int,
+    progress: bool,
+) -> pd.DataFrame:
+    todo = [(count, way) for count in threads for way in WAYS]
+    rows = []
+    for count, way in tqdm(todo, desc="timing", disable=not progress, leave=False):
+        call = _call(detector, role, signals, way, count)
+        found = latency(call, count, runs // 10, runs)
+        rows.append(way._asdict() | asdict(found))
+    return pd.DataFrame(rows)
+
+
+def _call(
+    detector: Detector, role: str, signals: np.ndarray, way: Way, threads: int
+) -> Callable[[], object]:
+    """One recording by one way."""
+    network, signal = detector.network(role), signals[:1]
+    seen = detector.inputs(signals)
+    if way.runtime == "torch":
+
+        @torch.inference_mode()
+        def run() -> object:
+            x = detector.inputs(signal) if way.raw else seen[:1]
+            return torch.softmax(network(x).logits, 1)
+
+        return run
+    recipe = detector.recipe if way.raw else None
+    read = signals if way.raw else seen.cpu().numpy()
+    model = to_onnx(network, seen.shape[1], recipe=recipe, samples=detector.samples)
+    if way.precision == "int8":
+        model = quantise(model, read)
+    elif way.precision != "fp32":
+        model = quantise_dynamically(model)
+    made, feed = session(model, threads), {INPUT: np.asarray(read[:1], np.float32)}
+    return lambda: made.run(None, feed)

@@ -1,0 +1,220 @@
+"""Trained networks in use: from raw recordings to probabilities, figures and costs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from hfld_lite.data.recordings import Recordings
+from hfld_lite.data.views import VIEWS
+from hfld_lite.edge.analysis import count_macs, latency, size_bytes
+from hfld_lite.errors import DataError, HfldError
+from hfld_lite.evaluation.metrics import Evaluation, evaluate
+from hfld_lite.networks import ResNet1d, count_parameters
+from hfld_lite.recipes import Network, Recipe
+from hfld_lite.training import predict_logits
+
+ALONE, DIRECT, DENSE = "student_alone", "student_direct", "student_dense"
+CONTROLS = {"alone": ALONE, "direct": DIRECT, "dense": DENSE}
+"""Roles of the controls, all with the student's network, initial weights, batches and steps: from
+labels alone, from the teacher without the secondary ones, from the logits of all larger ones."""
+
+
+@dataclass(frozen=True)
+class Detector:
+    """Trained networks with everything needed to use them on raw recordings.
+
+    ``sample_rate`` (Hz) and ``samples`` say what recordings the networks were trained on.
+    """
+
+    recipe: Recipe
+    networks: dict[str, ResNet1d]
+    class_names: tuple[str, ...]
+    normal_classes: tuple[str, ...]
+    sample_rate: int
+    samples: int
+
+    @property
+    def bin_width(self) -> float:
+        """Width of one bin of the spectrum in Hz."""
+        return self.sample_rate / (self.recipe.samples or self.samples)
+
+    def inputs(self, signals: np.ndarray) -> Tensor:
+        """What the networks read of raw signals ``(n, samples)``."""
+        return network_inputs(signals, self.recipe)
+
+    def predict(self, signals: np.ndarray, sample_rate: int, role: str = "student") -> np.ndarray:
+        """Class probabilities ``(n, classes)`` of raw signals ``(n, samples)``.
+
+        Raises:
+            DataError: if the sample rate or the number of samples is not what the networks know.
+            HfldError: if there is no network of that role.
+        """
+        self.check(np.asarray(signals).shape[-1], sample_rate, "signals")
+        logits = predict_logits(self.network(role), self.inputs(signals))
+        return torch.softmax(logits, 1).cpu().numpy()
+
+    def predictor(self, role: str) -> Callable[[np.ndarray], np.ndarray]:
+        """:meth:`predict` for one role, of signals at the training's sample rate."""
+        return lambda signals: self.predict(signals, self.sample_rate, role)
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """What to say for each class: sound or defective, or its name where none is normal."""
+        if not self.normal_classes:
+            return self.class_names
+        known = {True: "sound", False: "defective"}
+        return tuple(known[name in self.normal_classes] for name in self.class_names)
+
+    def network(self, role: str) -> ResNet1d:
+        """The network of a role."""
+        if role not in self.networks:
+            raise HfldError(f"There is no {role!r} here; choose from {', '.join(self.networks)}.")
+        return self.networks[role]
+
+    def only(self, role: str) -> "Detector":
+        """The same with the network of one role alone."""
+        return replace(self, networks={role: self.network(role)})
+
+    def check(self, samples: int, sample_rate: int, where: str) -> None:
+        """Refuse recordings that would give a wrong answer rather than an error."""
+        if sample_rate != self.sample_rate:
+            raise DataError(
+                where,
+                f"the sample rate is {sample_rate} Hz",
+                expected=f"{self.sample_rate} Hz, as in training",
+                mend="resample the recording",
+            )
+        if samples != self.samples:
+            raise DataError(
+                where,
+                f"a recording has {samples} samples",
+                expected=f"{self.samples}, as in training",
+                mend="cut it as the training data was cut",
+            )
+
+    def evaluate(self, recordings: Recordings, role: str = "student") -> Evaluation:
+        """Figures of one network on recordings of the same classes.
+
+        Raises:
+            DataError: if classes, sample rate or samples differ from training.
+        """
+        predicted = self._probabilities(recordings, role).argmax(1)
+        return self._compare(predicted, recordings)
+
+    def test(self, recordings: Recordings, costs: bool = True) -> "TestResult":
+        """Every network's figures, predictions and costs on the same recordings, in one reading.
+
+        Without ``costs``, the columns that :meth:`costs` measures are left out.
+        """
+        evaluations, rows = {}, []
+        predictions = pd.DataFrame(
+            {
+                "recording": recordings.origins,
+                "group": recordings.groups,
+                "class": np.array(self.class_names)[recordings.labels],
+            }
+        )
+        for role in self.networks:
+            probabilities = self._probabilities(recordings, role)
+            predicted = probabilities.argmax(1)
+            predictions[role] = np.array(self.class_names)[predicted]
+            predictions[f"{role}_probability"] = probabilities.max(1)
+            found = evaluations[role] = self._compare(predicted, recordings)
+            rows.append(
+                {
+                    "role": role,
+                    "network": describe(self.recipe, role),
+                    **(self.costs(role, np.array(recordings.signals[0])) if costs else {}),
+                    "accuracy": found.accuracy,
+                    "low": found.low,
+                    "high": found.high,
+                    "miss_rate": found.miss_rate,
+                    "false_alarm_rate": found.false_alarm_rate,
+                    "macro_recall": found.macro_recall,
+                    "recordings": found.count,
+                }
+            )
+        return TestResult(pd.DataFrame(rows), evaluations, predictions)
+
+    def _probabilities(self, recordings: Recordings, role: str) -> np.ndarray:
+        if recordings.class_names != self.class_names:
+            raise DataError(
+                recordings.source or "recordings",
+                f"the classes are {', '.join(recordings.class_names)}",
+                expected=f"{', '.join(self.class_names)}, as in training",
+            )
+        return self.predict(recordings.signals, recordings.sample_rate, role)
+
+    def _compare(self, predicted: np.ndarray, recordings: Recordings) -> Evaluation:
+        return evaluate(
+            predicted,
+            recordings.labels,
+            recordings.groups,
+            self.class_names,
+            self.normal_classes,
+        )
+
+    def costs(self, role: str, signal: np.ndarray) -> dict[str, float]:
+        """Parameters, MACs, size in kB and the median latency in ms of one raw recording."""
+        network, length = self.network(role), self.inputs(signal[None]).shape[1]
+
+        @torch.inference_mode()
+        def classify() -> Tensor:
+            return network(self.inputs(signal[None])).logits
+
+        return {
+            "parameters": count_parameters(network),
+            "macs": count_macs(network, length),
+            "size_kb": size_bytes(network) / 1000,
+            "latency_ms": latency(classify, runs=200).p50,
+        }
+
+
+@dataclass(frozen=True)
+class TestResult:
+    """What a test gave.
+
+    ``table`` has a row for each role: role, network, parameters, macs, size_kb, latency_ms (median
+    of one raw recording on one thread, preprocessing included), accuracy with its 95 % interval
+    (low, high), miss_rate and false_alarm_rate (None where no class is normal), macro_recall,
+    recordings. ``evaluations`` holds the figures by role, with confusion matrices;
+    ``predictions`` a row for each recording.
+    """
+
+    __test__ = False  # pytest would collect it for its name
+
+    table: pd.DataFrame
+    evaluations: dict[str, Evaluation]
+    predictions: pd.DataFrame
+
+
+def network_inputs(signals: np.ndarray | Tensor, recipe: Recipe) -> Tensor:
+    """What a recipe's networks read of raw signals ``(n, samples)``: its view, scaled to [0, 1]."""
+    if recipe.samples is not None:
+        if signals.shape[1] < recipe.samples:
+            raise DataError(
+                "recordings",
+                f"they have {signals.shape[1]} samples",
+                expected=f"{recipe.samples} or more, as the recipe's samples says",
+            )
+        signals = signals[:, : recipe.samples]
+    return VIEWS[recipe.view](signals, recipe.bins)
+
+
+def network_of(recipe: Recipe, role: str) -> Network:
+    """The network of a role of the chain or of its control, or an HfldError that lists them."""
+    known = recipe.chain | dict.fromkeys(CONTROLS.values(), recipe.student)
+    if role not in known:
+        raise HfldError(f"{role!r} is no role here; there are {', '.join(known)}.")
+    return known[role]
+
+
+def describe(recipe: Recipe, role: str) -> str:
+    """A network in a few words, such as "ResNet18-1D, width 1/4, small head"."""
+    network = network_of(recipe, role)
+    width = f"1/{1 / network.width:g}" if network.width < 1 else f"{network.width:g}"
+    return f"ResNet{network.depth}-1D, width {width}, {network.head} head"

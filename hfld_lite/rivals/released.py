@@ -1,0 +1,196 @@
+"""What the published code computes, kept for comparison and teaching; never a default.
+
+The formulas are those of the code that the paper's authors released, so that a notebook can show
+what each costs beside the sound one of ``losses.py``. They give the released code's values and
+gradients on the same float32 inputs. Nothing is detached, because nothing was: gradients flow into
+the teacher and into the embedding as well, where nobody used them.
+"""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hfld_lite.errors import ArgumentError
+from hfld_lite.losses import _at_least_float32, _check_logits
+from hfld_lite.networks import conv_bn
+
+
+def published_separated_logit_loss(
+    student_logits: Tensor,
+    teacher_logits: Tensor,
+    target: Tensor,
+    temperature: float,
+    mu: float | Tensor = 1.0,
+    nu: float | Tensor = 1.0,
+) -> Tensor:
+    """The weighted logit terms as published, μ · TCKD + ν · NCKD, in one scalar.
+
+    With p = softmax(z / T), b = (p_y, Σ_{i≠y} p_i), e_y one at the target and zero elsewhere, and
+    B samples::
+
+        TCKD = T² / B · [Σ_batch KL(b_t ‖ b_s) / B],    log b_s taken after the softmax
+        NCKD = T² / B · [Σ_batch KL(q_t ‖ q_s) / B],    q = softmax(z / T − 1000 e_y)
+
+    What is wrong with it, and right in :func:`hfld_lite.losses.separated_logit_loss`:
+
+    - It is divided by the batch twice: 24 times too small at B = 24, and the weight of the labels
+      against the teacher depends on the batch size.
+    - A probability below 3e-39 (a gap between logits of 89 T) gives a gradient of NaN, one that
+      rounds to zero (104 T) an infinite loss, or NaN where the teacher agrees.
+    - −1000 is a mask only while no logit leads by about 1000 T; beyond, the target is back among
+      the others.
+
+    With two classes NCKD and its gradient are zero, here as there (while the mask holds).
+
+    Args:
+        student_logits: ``(batch, classes)``.
+        teacher_logits: the same shape.
+        target: int64 ``(batch,)``, the true class of each sample.
+        temperature: T > 0.
+        mu: μ, a number or the scalar that a PVPN predicted.
+        nu: ν, likewise.
+
+    Raises:
+        ArgumentError: as the sound function does.
+    """
+    _check_logits(student_logits, teacher_logits, target, temperature)
+    batch = len(target)
+    own = F.one_hot(target, student_logits.shape[1]).float()
+    two_way, masked = [], []
+    for logits in (student_logits, teacher_logits):
+        scaled = _at_least_float32(logits) / temperature
+        p = F.softmax(scaled, 1)
+        two_way.append(torch.stack([(p * own).sum(1), (p * (1 - own)).sum(1)], 1))
+        masked.append(scaled - 1000 * own)
+    tckd = F.kl_div(two_way[0].log(), two_way[1], reduction="batchmean")
+    nckd = F.kl_div(F.log_softmax(masked[0], 1), F.softmax(masked[1], 1), reduction="batchmean")
+    return (mu * tckd + nu * nckd) * temperature**2 / batch
+
+
+def published_embedding(teacher_channels: int, student_channels: int) -> nn.Sequential:
+    """The projection of the *teacher's* features, as published: 1x1 convolution, batch norm.
+
+    It was in no optimiser, so it stayed as it was drawn, and always in training mode, so the
+    target depends on the batch. Were it trained, the target would drift toward the student.
+    """
+    return conv_bn(teacher_channels, student_channels, 1)
+
+
+def published_matching(
+    student_features: Tensor,
+    teacher_features: Tensor,
+    embedding: Callable[[Tensor], Tensor] | None,
+    heads: int = 8,
+    return_similarity: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """Feature matching as published, with the roles of student and teacher confused.
+
+    With E the embedding and h heads of C/h channels::
+
+        Q = V = F_s,    K = E(F_t)
+        M = softmax(Q Kᵀ)  over *teacher* positions,  (batch, h, N, N)
+        L = mean((M V − E(F_t))²)
+
+    Entry j of a row of M says how well *teacher* position j fits, but weighs *student* position j.
+    So the loss depends on the student's order, and needs as many positions in both; the weights
+    are not scaled by 1/√d, so they saturate; and the target is the embedded teacher. The sound
+    one is :func:`hfld_lite.losses.one_to_all_matching`.
+
+    Args:
+        student_features: ``(batch, C, N)``, or ``(batch, C, height, width)``.
+        teacher_features: what the embedding takes to the same number of channels and positions.
+        embedding: E, such as :func:`published_embedding`, in training mode as published; None for
+            none (CIFAR-100: defined, but not applied).
+        heads: h, a divisor of C.
+        return_similarity: return M too.
+
+    Returns:
+        The loss, a scalar, or (loss, M).
+
+    Raises:
+        ArgumentError: if batches, channels or positions differ after the embedding, or the heads
+            do not divide the channels.
+    """
+    with torch.autocast(student_features.device.type, enabled=False):
+        student = _at_least_float32(student_features)
+        teacher = _at_least_float32(teacher_features)
+        teacher = teacher if embedding is None else embedding(teacher)
+        _check_matched(student, teacher, heads)
+        # (B, C, N) -> (B, h, N, d)
+        queries, keys = (
+            x.flatten(2).unflatten(1, (heads, -1)).transpose(2, 3) for x in (student, teacher)
+        )
+        similarity = torch.softmax(queries @ keys.transpose(2, 3), dim=-1)
+        loss = F.mse_loss(similarity @ queries, keys)
+    return (loss, similarity) if return_similarity else loss
+
+
+def published_image_matching(
+    student_features: Tensor,
+    teacher_features: Tensor,
+    heads: int = 8,
+    return_similarity: bool = False,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The CIFAR-100 step as published: maps pooled to 1x1, then matched, without embedding.
+
+    A softmax over one position is 1, so M = 1 and V is itself: the loss is the plain mean squared
+    error of the pooled features, and the similarity has nothing to say.
+
+    Args:
+        student_features: ``(batch, C, height, width)``, pooled here if they are not yet.
+        teacher_features: the same batch and channels.
+        heads: as in :func:`published_matching`, without effect on the loss.
+        return_similarity: return M, ``(batch, h, 1, 1)`` of ones, too.
+
+    Raises:
+        ArgumentError: as :func:`published_matching` does.
+    """
+    pooled = (F.adaptive_avg_pool2d(x, 1) for x in (student_features, teacher_features))
+    return published_matching(*pooled, None, heads, return_similarity)
+
+
+def published_min_max(signals: Tensor) -> Tensor:
+    """The scaling as published, x' = (x − min x) / (max x − min x) for each recording.
+
+    A constant recording (a dead microphone) is 0/0, so all its values are NaN, without a word, and
+    reach the loss. The sound views, :func:`hfld_lite.data.views.spectrum` and
+    :func:`~hfld_lite.data.views.time_view`, refuse it and name the row.
+
+    Args:
+        signals: ``(n, samples)``, any unit, floating point.
+
+    Returns:
+        The same shape, from 0 to 1, or NaN.
+    """
+    low, high = signals.amin(1, keepdim=True), signals.amax(1, keepdim=True)
+    return (signals - low) / (high - low)
+
+
+def published_weight_decay(epoch: int, distilled: bool) -> float:
+    """The weight decay of the CIFAR-100 study as published.
+
+    Networks trained alone fall from 5e-4 to 5e-5 when the learning rate drops for the first time;
+    distilled ones keep 5e-4 for all 240 epochs. So the study compares two recipes, not two ways to
+    learn. A :class:`~hfld_lite.recipes.Recipe` has one weight decay, for all networks and epochs.
+
+    Args:
+        epoch: how many epochs came before, 0 to 239; the rate drops at 150, 180 and 210.
+        distilled: whether the network learns from a teacher.
+    """
+    return 5e-5 if epoch >= 150 and not distilled else 5e-4
+
+
+def _check_matched(student: Tensor, teacher: Tensor, heads: int) -> None:
+    if student.ndim < 3 or student.shape != teacher.shape:
+        raise ArgumentError(
+            "The student's features and the teacher's after the embedding must have one shape, "
+            f"(batch, channels, positions…); found {tuple(student.shape)} and "
+            f"{tuple(teacher.shape)}."
+        )
+    if heads < 1 or student.shape[1] % heads:
+        raise ArgumentError(
+            f"heads is {heads}, which does not divide the {student.shape[1]} channels; choose a "
+            "divisor."
+        )
