@@ -1,5 +1,8 @@
 """The errors that a user of the package can cause, each a sentence that says how to mend it."""
 
+import difflib
+from collections.abc import Iterable
+
 
 class HfldError(Exception):
     """Base of every error that the package raises on purpose; its text is meant for the user."""
@@ -41,3 +44,10 @@ class ArgumentError(HfldError, ValueError):
 
 class Interrupted(KeyboardInterrupt):
     """A training that the user stopped; its text says what is kept and how to go on."""
+
+
+def nearest(name: object, names: Iterable[str]) -> str:
+    """A hint for a name that is not among ``names``: the nearest of them, else all."""
+    names = list(names)
+    close = difflib.get_close_matches(str(name), names, 1, cutoff=0.5)
+    return f"the nearest name is {close[0]}" if close else f"choose from {', '.join(names)}"

@@ -7,9 +7,8 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from hashlib import sha256
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from hfld_lite.errors import ArgumentError, HfldError
+from hfld_lite.storage.files import digest
 
 LIMIT = 2**30
 """Bytes of features above which they are kept in a memory-mapped file."""
@@ -93,16 +93,6 @@ def cache_key(teacher: nn.Module, inputs: Tensor, ids: Sequence[str] | None = No
         raise ArgumentError(f"There are {len(ids)} ids for {len(inputs)} inputs.")
     names = json.dumps(None if ids is None else [str(name) for name in ids])
     return digest(names, {"inputs": inputs, **teacher.state_dict(prefix="teacher.")})
-
-
-def digest(text: str, tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of a text and of named tensors, in hexadecimal."""
-    result = sha256(text.encode())
-    for name in sorted(tensors):
-        value = tensors[name].detach().cpu().contiguous()
-        result.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        result.update(value.reshape(-1).view(torch.uint8).numpy())
-    return result.hexdigest()
 
 
 def teacher_targets(

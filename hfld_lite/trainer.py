@@ -34,7 +34,8 @@ from hfld_lite.evaluation.detector import (
 from hfld_lite.networks import MIN_SAMPLES, POSITIONS, ResNet1d, resnet1d
 from hfld_lite.recipes import Recipe
 from hfld_lite.storage.checkpoints import Checkpoints, StageCheckpoints
-from hfld_lite.teachers import LiveTeacher, TeacherTargets, digest, teacher_targets
+from hfld_lite.storage.files import digest
+from hfld_lite.teachers import LiveTeacher, TeacherTargets, teacher_targets
 from hfld_lite.training import Fit, Samples, derive_seed, fit, make_fabric, seeded
 from hfld_lite.version import __version__
 from hfld_lite.weighting import Published, make_weighting

@@ -6,7 +6,6 @@ is reserved, and nothing is ever unpickled. `Recordings.save` and `Recordings.lo
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -15,7 +14,7 @@ from uuid import uuid4
 import numpy as np
 
 from hfld_lite.errors import DataError
-from hfld_lite.storage.files import read_json
+from hfld_lite.storage.files import file_digest, read_json
 from hfld_lite.version import __version__
 
 MANIFEST = "manifest.json"
@@ -59,7 +58,7 @@ def write(folder: str | Path, arrays: dict, facts: dict, *, overwrite: bool = Fa
         part.mkdir()
         for name in ARRAYS:
             np.save(part / name, np.asarray(arrays[name], order="C"), allow_pickle=False)
-        sums = {name: _sha256(part / name) for name in ARRAYS}
+        sums = {name: file_digest(part / name) for name in ARRAYS}
         manifest = {"format": FORMAT, "hfld_lite": __version__, **facts, "sha256": sums}
         text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
         (part / MANIFEST).write_text(text, encoding="utf-8")
@@ -105,7 +104,7 @@ def read(folder: str | Path, *, verify: bool = True) -> tuple[dict, dict]:
                 expected=f"{kind} of shape {shape}, as {MANIFEST} says",
                 mend=_ANEW,
             )
-        if verify and _sha256(path) != manifest["sha256"][name]:
+        if verify and file_digest(path) != manifest["sha256"][name]:
             raise DataError(
                 path,
                 f"does not match its checksum in {MANIFEST}, so it was changed or damaged",
@@ -213,8 +212,3 @@ def _move(part: Path, folder: Path) -> None:
         old.rename(folder)
         raise
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

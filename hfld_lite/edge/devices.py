@@ -230,9 +230,9 @@ def needs(
     Flash: the weights, see :func:`hfld_lite.edge.analysis.stored_bytes`; code and runtime come on
     top. RAM: the peak of the activations, see :func:`hfld_lite.edge.memory.activation_memory`;
     stack and buffers of kernels come on top. In int8 the RAM is that of the quantised graph when
-    there are calibration inputs to quantise with; without them it is taken from the FP32 graph at one byte a
-    value, and at least the input as float32 beside its quantised copy, which comes to the same
-    within 2 %. In fp16 it is the FP32 graph's half.
+    there are calibration inputs to quantise with; without them it is taken from the FP32 graph
+    at one byte a value, and at least the input as float32 beside its quantised copy, which comes
+    to the same within 2 %. In fp16 it is the FP32 graph's half.
 
     Args:
         network: of `networks`.

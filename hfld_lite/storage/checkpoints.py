@@ -1,9 +1,8 @@
 """Where a training stands, on disk: each file whole or not at all, and read only if undamaged."""
 
 import json
-import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hfld_lite.errors import HfldError, RecipeError
-from hfld_lite.teachers import digest
+from hfld_lite.storage.files import digest, write_whole
 
 FORMAT = 1
 """Version of the checkpoints' format."""
@@ -71,7 +70,7 @@ class Checkpoints:
                 (self.folder / leftover).unlink(missing_ok=True)
             if not path.exists():
                 text = json.dumps({**facts, "made_with": made_with}, indent=2) + "\n"
-                _atomically(path, lambda part: part.write_text(text))
+                write_whole(path, lambda part: part.write_text(text))
             elif not resume:
                 raise RecipeError(
                     f"{folder} holds a training already; go on with it (resume) or choose another "
@@ -177,7 +176,7 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_pack(dict(state), tensors))
     metadata = {"state": text, "sha256": digest(text, tensors)}
-    _atomically(path, lambda part: save_file(tensors, part, metadata))
+    write_whole(path, lambda part: save_file(tensors, part, metadata))
 
 
 def read_state(path: Path) -> dict[str, Any]:
@@ -231,28 +230,6 @@ def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         return {key: _unpack(item, tensors) for key, item in content}
     items = [_unpack(item, tensors) for item in content]
     return tuple(items) if kind == "tuple" else items
-
-
-def _atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a file beside ``path``, bring it to the disk, and give it its name."""
-    part = path.with_name(path.name + ".part")
-    try:
-        write(part)
-        _flush(part)
-        os.replace(part, path)
-        _flush(path.parent)
-    finally:
-        part.unlink(missing_ok=True)
-
-
-def _flush(path: Path) -> None:
-    if path.is_dir() and os.name != "posix":
-        return  # a folder cannot be flushed there
-    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _compare(path: Path, facts: Mapping[str, Any], made_with: Mapping[str, Any]) -> None:

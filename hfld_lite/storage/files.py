@@ -1,17 +1,24 @@
-"""Files that somebody else wrote: what is looked at before anything is read or reserved.
+"""Files: written whole or not at all, and those of strangers read with care.
 
-Everything here raises a ValueError or an OSError whose text completes the sentence "… cannot be
-read (…)"; the callers know which file it is and how to mend it.
+Readers raise a ValueError or an OSError whose text completes the sentence "… cannot be read (…)";
+the callers know which file it is and how to mend it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import os
 import re
 import stat
+from collections.abc import Callable, Mapping
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import Tensor
 
 JSON_BYTES = 1 << 23
 """The longest JSON file that is read, 8 MiB: its values take up to 30 times that in memory."""
@@ -21,6 +28,55 @@ RATIO = 64
 """Compressed data may unfold to ``SLACK + RATIO · size``; no recording comes near: noise stays."""
 
 _SURROGATE = re.compile(r"\\ud[89a-f]", re.IGNORECASE)
+
+
+def write_whole(path: Path, content: str | bytes | Callable[[Path], object]) -> None:
+    """Write a file so that it is there whole or not at all, also after a power cut.
+
+    Args:
+        path: of the file; the folder must exist.
+        content: text (UTF-8), bytes, or a function that fills the file whose path it gets.
+
+    Raises:
+        OSError: it cannot be written; what was there before stands.
+    """
+    part = path.with_name(path.name + ".part")
+    try:
+        if callable(content):
+            content(part)
+        else:
+            part.write_bytes(content.encode() if isinstance(content, str) else content)
+        _flush(part)
+        os.replace(part, path)
+        _flush(path.parent)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _flush(path: Path) -> None:
+    if path.is_dir() and os.name != "posix":
+        return  # a folder cannot be flushed there
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def digest(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """SHA-256 of a text and of named tensors, in hexadecimal."""
+    result = sha256(text.encode())
+    for name in sorted(tensors):
+        value = tensors[name].detach().cpu().contiguous()
+        result.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        result.update(value.reshape(-1).view(torch.uint8).numpy())
+    return result.hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def unfolded(size: int) -> int:
