@@ -30,7 +30,7 @@ from typer import Argument, Option
 ROOT = Path(__file__).parent.parent
 SOLUTIONS = ROOT / "notebooks" / "solutions"
 EXERCISES = ROOT / "notebooks" / "exercises"
-HELP = ROOT / "hfld_lite" / "exercises" / "help"
+HELP = ROOT / "hfld_lite" / "course" / "exercises" / "help"
 
 STUB = "# YOUR CODE HERE"
 """Stands for a solution. nbgrader's own stub raises an error, and so hides the check's sentence."""

@@ -21,20 +21,13 @@ import soak
 import torch
 from jupyter_client.manager import start_new_kernel
 
-from hfld_lite import (
-    ArgumentError,
-    HfldError,
-    Network,
-    RecipeError,
-    checkpoints,
-    cli,
-    distill_chain,
-    split,
-)
+from hfld_lite import ArgumentError, HfldError, Network, RecipeError, distill_chain, split
+from hfld_lite.app import cli
 from hfld_lite.app.runs import load_run
 from hfld_lite.data.readers import read_folder
 from hfld_lite.errors import Interrupted
 from hfld_lite.recipes import Augmentation
+from hfld_lite.storage import checkpoints
 from hfld_lite.storage.checkpoints import read_state, write_state
 from hfld_lite.teachers import digest
 from hfld_lite.trainer import Trainer

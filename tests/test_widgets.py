@@ -11,7 +11,8 @@ import pytest
 import soundfile
 import torch
 
-from hfld_lite import resnet1d, widgets
+from hfld_lite import resnet1d
+from hfld_lite.course import widgets
 from hfld_lite.edge.analysis import sizes
 from hfld_lite.edge.devices import DEVICES, Needs, device, judge
 from hfld_lite.losses import one_to_all_matching
