@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from hfld_lite.distillation import DenselyGuided, Distiller, RivalDistiller
-from hfld_lite.evaluation.detector import ALONE
 from hfld_lite.losses import one_to_all_matching
+from hfld_lite.recipes import ALONE
 from hfld_lite.rivals.losses import fitnet_loss
 from hfld_lite.trainer import Stage, Trainer
 

@@ -29,8 +29,8 @@ from sklearn.svm import SVC
 from hfld_lite.data.simulator.simulate import simulate_with_truth
 from hfld_lite.data.simulator.tiles import Bench
 from hfld_lite.data.splits import split
+from hfld_lite.data.views import network_inputs
 from hfld_lite.distillation import Supervised
-from hfld_lite.evaluation.detector import network_inputs
 from hfld_lite.evaluation.metrics import evaluate
 from hfld_lite.networks import count_parameters, resnet1d
 from hfld_lite.recipes import preset

@@ -42,7 +42,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.manifold import TSNE
 from typer import Option
 
-from hfld_lite.evaluation.detector import network_inputs
+from hfld_lite.data.views import network_inputs
 from hfld_lite.evaluation.metrics import calibration_error, evaluate
 from hfld_lite.evaluation.trust import suspicion
 from hfld_lite.networks import resnet1d

@@ -25,10 +25,10 @@ from typer import Option
 from hfld_lite.course.plots import front as front_figure
 from hfld_lite.course.plots import png
 from hfld_lite.data.recordings import Recordings
+from hfld_lite.data.views import network_inputs
 from hfld_lite.edge.analysis import count_macs, latency, stored_bytes
 from hfld_lite.edge.export import INPUT, quantise, session, to_onnx
 from hfld_lite.errors import HfldError
-from hfld_lite.evaluation.detector import network_inputs
 from hfld_lite.evaluation.metrics import evaluate
 from hfld_lite.networks import count_parameters, resnet1d
 from hfld_lite.recipes import Network, Recipe

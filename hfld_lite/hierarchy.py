@@ -11,8 +11,8 @@ import pandas as pd
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split
 from hfld_lite.errors import ArgumentError
-from hfld_lite.evaluation.detector import ALONE, CONTROLS, DENSE, DIRECT, Detector, TestResult
-from hfld_lite.recipes import Recipe
+from hfld_lite.evaluation.detector import Detector, TestResult
+from hfld_lite.recipes import ALONE, CONTROLS, DENSE, DIRECT, Recipe
 from hfld_lite.trainer import Stage, Trainer
 
 

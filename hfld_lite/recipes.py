@@ -8,13 +8,19 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from hfld_lite.errors import ArgumentError, RecipeError
+from hfld_lite.errors import ArgumentError, HfldError, RecipeError
 from hfld_lite.storage.files import read_json
 
 STRATEGIES = ("fixed", "published", "naive", "uncertainty", "meta")
 BEHAVIOURS = ("sound", "published")
 _LARGEST = sys.float_info.max
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+
+
+ALONE, DIRECT, DENSE = "student_alone", "student_direct", "student_dense"
+CONTROLS = {"alone": ALONE, "direct": DIRECT, "dense": DENSE}
+"""Roles of the controls, all with the student's network, initial weights, batches and steps: from
+labels alone, from the teacher without the secondary ones, from the logits of all larger ones."""
 
 
 @dataclass(frozen=True)
@@ -235,6 +241,14 @@ class Recipe:
             return _build(cls, values, "recipe")
         except RecipeError as error:
             raise RecipeError(f"{path}: {error}") from error
+
+
+def network_of(recipe: Recipe, role: str) -> Network:
+    """The network of a role of the chain or of its control, or an HfldError that lists them."""
+    known = recipe.chain | dict.fromkeys(CONTROLS.values(), recipe.student)
+    if role not in known:
+        raise HfldError(f"{role!r} is no role here; there are {', '.join(known)}.")
+    return known[role]
 
 
 def preset(name: str) -> Recipe:

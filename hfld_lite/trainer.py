@@ -17,6 +17,7 @@ from torch import Tensor
 from hfld_lite.data.augmentation import augment, check_shift
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split, check_split, split
+from hfld_lite.data.views import network_inputs
 from hfld_lite.distillation import (
     DenselyGuided,
     Distiller,
@@ -25,14 +26,9 @@ from hfld_lite.distillation import (
     Supervised,
 )
 from hfld_lite.errors import ArgumentError, DataError, HfldError, RecipeError
-from hfld_lite.evaluation.detector import (
-    CONTROLS,
-    Detector,
-    network_inputs,
-    network_of,
-)
+from hfld_lite.evaluation.detector import Detector
 from hfld_lite.networks import MIN_SAMPLES, POSITIONS, ResNet1d, resnet1d
-from hfld_lite.recipes import Recipe
+from hfld_lite.recipes import CONTROLS, Recipe, network_of
 from hfld_lite.storage.checkpoints import Checkpoints, StageCheckpoints
 from hfld_lite.storage.files import digest
 from hfld_lite.teachers import LiveTeacher, TeacherTargets, teacher_targets

@@ -8,8 +8,8 @@ import torch
 import hfld_lite.trainer as trainer_module
 from hfld_lite import ArgumentError, Recipe, RecipeError, spectrum
 from hfld_lite.data.augmentation import augment
+from hfld_lite.data.views import network_inputs
 from hfld_lite.distillation import DenselyGuided, Distiller
-from hfld_lite.evaluation.detector import network_inputs
 from hfld_lite.hierarchy import distill_chain
 from hfld_lite.networks import resnet1d
 from hfld_lite.recipes import Augmentation

@@ -18,8 +18,8 @@ from hfld_lite import (
     spectrum,
 )
 from hfld_lite.data.simulator.tiles import Bench
-from hfld_lite.evaluation.detector import ALONE
 from hfld_lite.networks import count_parameters, resnet1d
+from hfld_lite.recipes import ALONE
 from hfld_lite.trainer import _check_terms
 from hfld_lite.training import Fit, predict_logits
 from hfld_lite.weighting import TERMS

@@ -27,8 +27,8 @@ from hfld_lite import (
 )
 from hfld_lite.app.report import write_report
 from hfld_lite.app.runs import load_run, new_run, save_run
+from hfld_lite.data.views import network_inputs
 from hfld_lite.distillation import Batch, Distiller, PublishedDistiller, teacher_targets
-from hfld_lite.evaluation.detector import network_inputs
 from hfld_lite.losses import one_to_all_matching
 from hfld_lite.networks import resnet1d
 from hfld_lite.recipes import Augmentation

@@ -21,11 +21,11 @@ from hfld_lite.data.simulator.simulate import simulate_tiles
 from hfld_lite.data.splits import Split
 from hfld_lite.data.views import SCALING
 from hfld_lite.errors import ArgumentError, HfldError, RecipeError
-from hfld_lite.evaluation.detector import Detector, TestResult, network_of
+from hfld_lite.evaluation.detector import Detector, TestResult
 from hfld_lite.evaluation.trust import Trust, make_trust
 from hfld_lite.hierarchy import Chain
 from hfld_lite.networks import resnet1d
-from hfld_lite.recipes import Recipe
+from hfld_lite.recipes import Recipe, network_of
 from hfld_lite.storage.files import read_json, regular_size
 from hfld_lite.version import __version__
 

@@ -21,9 +21,8 @@ from hfld_lite.course import plots
 from hfld_lite.course.widgets import image
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.errors import ArgumentError, HfldError, Interrupted
-from hfld_lite.evaluation.detector import CONTROLS, network_of
 from hfld_lite.hierarchy import Chain, distill_chain
-from hfld_lite.recipes import Recipe
+from hfld_lite.recipes import CONTROLS, Recipe, network_of
 
 BETWEEN_PICTURES = 0.5
 """Seconds at least from one picture to the next, so that drawing leaves the cores to training."""

@@ -23,10 +23,11 @@ from hfld_lite.course.widgets import image
 from hfld_lite.data.readers import read_folder
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split, split
+from hfld_lite.data.views import network_inputs
 from hfld_lite.edge.deploy import Export, export_run
 from hfld_lite.edge.export import CALIBRATION
 from hfld_lite.errors import ArgumentError, DataError, HfldError
-from hfld_lite.evaluation.detector import TestResult, network_inputs
+from hfld_lite.evaluation.detector import TestResult
 from hfld_lite.hierarchy import Chain
 from hfld_lite.recipes import Recipe, preset
 

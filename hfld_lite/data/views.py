@@ -5,6 +5,7 @@ Everything is done once, before training, in batches, with torch's FFT. Source: 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -117,6 +118,19 @@ VIEWS: dict[str, Callable[[np.ndarray | Tensor, int | None], Tensor]] = {
     "time": time_view,
 }
 """The views that networks read, by the name that a recipe gives."""
+
+
+def network_inputs(signals: np.ndarray | Tensor, recipe: Any) -> Tensor:
+    """What a recipe's networks read of raw signals ``(n, samples)``: its view, scaled to [0, 1]."""
+    if recipe.samples is not None:
+        if signals.shape[1] < recipe.samples:
+            raise DataError(
+                "recordings",
+                f"they have {signals.shape[1]} samples",
+                expected=f"{recipe.samples} or more, as the recipe's samples says",
+            )
+        signals = signals[:, : recipe.samples]
+    return VIEWS[recipe.view](signals, recipe.bins)
 
 
 def _samples(signals: np.ndarray | Tensor) -> int:

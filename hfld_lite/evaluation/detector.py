@@ -9,18 +9,13 @@ import torch
 from torch import Tensor
 
 from hfld_lite.data.recordings import Recordings
-from hfld_lite.data.views import VIEWS
+from hfld_lite.data.views import network_inputs
 from hfld_lite.edge.analysis import count_macs, latency, size_bytes
 from hfld_lite.errors import DataError, HfldError
 from hfld_lite.evaluation.metrics import Evaluation, evaluate
 from hfld_lite.networks import ResNet1d, count_parameters
-from hfld_lite.recipes import Network, Recipe
+from hfld_lite.recipes import Recipe, network_of
 from hfld_lite.training import predict_logits
-
-ALONE, DIRECT, DENSE = "student_alone", "student_direct", "student_dense"
-CONTROLS = {"alone": ALONE, "direct": DIRECT, "dense": DENSE}
-"""Roles of the controls, all with the student's network, initial weights, batches and steps: from
-labels alone, from the teacher without the secondary ones, from the logits of all larger ones."""
 
 
 @dataclass(frozen=True)
@@ -190,27 +185,6 @@ class TestResult:
     table: pd.DataFrame
     evaluations: dict[str, Evaluation]
     predictions: pd.DataFrame
-
-
-def network_inputs(signals: np.ndarray | Tensor, recipe: Recipe) -> Tensor:
-    """What a recipe's networks read of raw signals ``(n, samples)``: its view, scaled to [0, 1]."""
-    if recipe.samples is not None:
-        if signals.shape[1] < recipe.samples:
-            raise DataError(
-                "recordings",
-                f"they have {signals.shape[1]} samples",
-                expected=f"{recipe.samples} or more, as the recipe's samples says",
-            )
-        signals = signals[:, : recipe.samples]
-    return VIEWS[recipe.view](signals, recipe.bins)
-
-
-def network_of(recipe: Recipe, role: str) -> Network:
-    """The network of a role of the chain or of its control, or an HfldError that lists them."""
-    known = recipe.chain | dict.fromkeys(CONTROLS.values(), recipe.student)
-    if role not in known:
-        raise HfldError(f"{role!r} is no role here; there are {', '.join(known)}.")
-    return known[role]
 
 
 def describe(recipe: Recipe, role: str) -> str:

@@ -20,9 +20,9 @@ import onnx
 import torch
 
 from hfld_lite.data.simulator.simulate import simulate_tiles
+from hfld_lite.data.views import network_inputs
 from hfld_lite.edge.analysis import latency
 from hfld_lite.edge.export import INPUT, quantise, quantise_dynamically, session, to_onnx
-from hfld_lite.evaluation.detector import network_inputs
 from hfld_lite.networks import resnet1d
 from hfld_lite.recipes import preset
 

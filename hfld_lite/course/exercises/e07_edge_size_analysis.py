@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from hfld_lite.course.exercises.answers import ask, check, compare, expect, number
 from hfld_lite.data.simulator.simulate import simulate_tiles
+from hfld_lite.data.views import network_inputs
 from hfld_lite.edge.analysis import count_macs, stored_bytes, threads
 from hfld_lite.errors import ArgumentError
-from hfld_lite.evaluation.detector import network_inputs
 from hfld_lite.recipes import preset
 
 
