@@ -3,17 +3,20 @@
 The names here are the ones that a first program needs; everything else is in the modules.
 """
 
+from hfld_lite import rivals
 from hfld_lite.data.readers import read_folder, read_long_mat, read_mat, read_wav_folder
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.simulator.simulate import simulate_tiles
 from hfld_lite.data.splits import Split, published_split, split
 from hfld_lite.data.views import spectrogram, spectrum, time_view
+from hfld_lite.distillation import rival, term
 from hfld_lite.errors import ArgumentError, DataError, HfldError, RecipeError
 from hfld_lite.evaluation.detector import Detector
 from hfld_lite.hierarchy import Chain, distill_chain
-from hfld_lite.networks import Output, resnet1d
+from hfld_lite.networks import Output, adapt, resnet1d
 from hfld_lite.recipes import Network, Recipe, preset
 from hfld_lite.version import __version__
+from hfld_lite.weighting import weighting
 
 __all__ = [
     "ArgumentError",
@@ -28,6 +31,7 @@ __all__ = [
     "Recordings",
     "Split",
     "__version__",
+    "adapt",
     "distill_chain",
     "preset",
     "published_split",
@@ -36,9 +40,13 @@ __all__ = [
     "read_mat",
     "read_wav_folder",
     "resnet1d",
+    "rival",
+    "rivals",
     "simulate_tiles",
     "spectrogram",
     "spectrum",
     "split",
+    "term",
     "time_view",
+    "weighting",
 ]

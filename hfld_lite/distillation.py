@@ -1,50 +1,98 @@
-"""What is minimised: learning from labels, and learning from a frozen teacher as well."""
+"""What is minimised: learning from labels, and learning from a frozen teacher as well.
 
+A term of the loss is a registered function of what student and teacher say. HFLKD's terms are
+registered here; a rival method, or a term of your own, is one more function with :func:`term`.
+"""
+
+import inspect
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from dataclasses import dataclass
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hfld_lite.errors import ArgumentError
-from hfld_lite.losses import one_to_all_matching, separated_logit_loss
-from hfld_lite.rivals.losses import (
-    attention_transfer_loss,
-    densely_guided_kd_loss,
-    dkd_loss,
-    fitnet_loss,
-    kd_loss,
-    standardised_kd_loss,
-)
-from hfld_lite.rivals.released import (
-    published_embedding,
-    published_matching,
-    published_separated_logit_loss,
-)
-from hfld_lite.teachers import Batch, LiveTeacher, TeacherTargets, teacher_targets
-from hfld_lite.weighting import TERMS, Fixed, Weighting, collapse
+from hfld_lite.errors import ArgumentError, nearest
+from hfld_lite.losses import check_heads, one_to_all_matching, separated_logit_loss
+from hfld_lite.networks import Output
+from hfld_lite.teachers import Batch, LiveTeacher, TeacherTargets
+from hfld_lite.weighting import Fixed, Weighting, collapse
 
-__all__ = ["Batch", "DenselyGuided", "Distiller", "Objective", "Supervised", "TeacherTargets"]
-__all__ += ["RIVALS", "RivalDistiller", "teacher_targets"]
+CROSS_ENTROPY = "cross_entropy"
+"""The term of the labels, which every objective has."""
+
+
+@dataclass(frozen=True)
+class Term:
+    """A registered function that gives one term of the loss, or several, by name."""
+
+    names: tuple[str, ...]
+    loss: Callable[..., Tensor | tuple[Tensor, ...]]
+    projected: bool
+    options: frozenset[str]
+
+
+TERMS: dict[str, Term] = {}
+"""The terms that a recipe, the command line, the study and the plots know, by name."""
+
+
+def term(*names: str, projected: bool = False) -> Callable:
+    """Register ``loss(student: Output, teacher: Output, target, **options)`` as a term.
+
+    It returns a scalar, or as many as there are names. Options that it may take by keyword, with
+    defaults: ``temperature`` and ``heads`` are the recipe's. The teacher's features are
+    standardised per channel.
+
+    Args:
+        names: of the terms, such as ``"kd"``.
+        projected: the student's features are projected to the teacher's channels before.
+
+    Raises:
+        ArgumentError: if a name is registered already, or no name is given.
+    """
+
+    def register(loss: Callable) -> Callable:
+        if taken := [name for name in names if name in TERMS or name == CROSS_ENTROPY]:
+            raise ArgumentError(
+                f"The term {taken[0]!r} is registered already; choose another name."
+            )
+        options = frozenset(list(inspect.signature(loss).parameters)[3:])
+        made = Term(names, loss, projected, options)
+        TERMS.update(dict.fromkeys(names, made))
+        return loss
+
+    if not names or not all(isinstance(name, str) for name in names):
+        raise ArgumentError('term needs a name: @term("my_loss").')
+    return register
+
+
+rival = term
+"""A rival method's loss is a term; with cross-entropy it is the whole loss."""
+
+
+@term("feature", projected=True)
+def _feature(student: Output, teacher: Output, target: Tensor, heads: int = 8) -> Tensor:
+    return one_to_all_matching(student.features, teacher.features, heads)
+
+
+@term("tckd", "nckd")
+def _separated_logits(
+    student: Output, teacher: Output, target: Tensor, temperature: float = 5.0
+) -> tuple[Tensor, Tensor]:
+    return separated_logit_loss(student.logits, teacher.logits, target, temperature)
 
 
 class Objective(nn.Module):
     """What is minimised to train ``student``, one class for each method.
 
-    ``objective(batch)`` gives the unweighted terms of the loss by name, as scalars;
-    ``objective.total(terms)`` the scalar to minimise; ``objective.monitor()`` other figures to
-    keep, averaged over an epoch; ``objective.verdict(row)`` a sentence where an epoch's figures
-    show that something is wrong, else "".
+    ``objective(batch)`` gives the scalar to minimise and the unweighted terms of the loss by name,
+    as scalars; ``objective.monitor()`` other figures to keep, averaged over an epoch;
+    ``objective.verdict(row)`` a sentence where an epoch's figures show that something is wrong,
+    else "". What is trained is a registered submodule.
     """
 
     def __init__(self, student: nn.Module) -> None:
         super().__init__()
         self.student = student
-
-    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """The sum of the terms, unless the method weighs them."""
-        return torch.stack(list(terms.values())).sum()
 
     def monitor(self) -> dict[str, Tensor]:
         """Nothing more than the terms, unless the method has it."""
@@ -53,6 +101,10 @@ class Objective(nn.Module):
     def verdict(self, row: Mapping[str, float]) -> str:
         """No verdict, unless the method has one."""
         return ""
+
+    def answers_from(self) -> Sequence[TeacherTargets | LiveTeacher]:
+        """What answers for the teachers, none unless the method has them."""
+        return ()
 
     def check(self, count: int, augmented: bool) -> None:
         """Refuse a training set of ``count`` rows, augmented or not, that this cannot learn from.
@@ -75,60 +127,37 @@ class Objective(nn.Module):
                     f"training set has {count}; make them anew with teacher_targets."
                 )
 
-    def answers_from(self) -> Sequence[TeacherTargets | LiveTeacher]:
-        """What answers for the teachers, none unless the method has them."""
-        return ()
-
-    @property
-    def outside(self) -> Sequence[nn.Module]:
-        """Modules that change while this is trained without being part of it: none, if sound."""
-        return ()
-
 
 class Supervised(Objective):
     """Learn from labels alone: the cross-entropy of ``student``."""
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The one term, ``cross_entropy``."""
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The cross-entropy, and as the one term."""
         logits = self.student(batch.inputs).logits
-        return {"cross_entropy": F.cross_entropy(logits.float(), batch.target)}
+        loss = F.cross_entropy(logits.float(), batch.target)
+        return loss, {CROSS_ENTROPY: loss}
 
 
-class Weighed(Objective):
-    """An objective whose forward leaves the weighted sum in ``_total``, made by ``weigh``.
+class Distiller(Objective):
+    """Learn from labels and from a teacher by registered terms: HFLKD's, a rival's, your own.
 
-    Weighed there and not in total(): "meta" takes gradients of the terms, which Fabric allows only
-    before its wrapper has returned them.
-    """
-
-    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """The weighted sum of the last terms; with some strategies it trains the PVPN too."""
-        return self._total
-
-    def monitor(self) -> dict[str, Tensor]:
-        """The weights of the last step: ``weight_feature`` and so on."""
-        return {f"weight_{name}": value for name, value in self.weigh.weights.items()}
-
-
-class Distiller(Weighed):
-    """Learn from labels and from a teacher's features and logits (HFLKD, one step of the chain).
-
-    The student's features are projected to the teacher's channels (1x1 convolution, batch norm);
-    the teacher's are never touched, or the target would drift toward the student.
+    Where a term wants it, the student's features are projected to the teacher's channels (1x1
+    convolution, batch norm); the teacher's are never touched, or the target would drift toward the
+    student.
 
     Args:
-        student: the network to train; it has ``feature_channels`` and ``num_classes``.
+        student: the network to train.
         targets: of the training set that the batches' ``rows`` refer to. Kept outside the
             module's state: they are data, not parameters.
-        weighting: α, μ, ν, β by the names in ``weighting.TERMS``, or a strategy that sets them.
+        weighting: weights by the terms' names, or a strategy that sets them.
         temperature: T of the logit terms.
         heads: h of one-to-all matching.
-        match: another loss of projected student and teacher features than one-to-all matching
-            with these heads, for ablations.
+        channels: C of the student's features, by default its ``feature_channels``.
+        options: others, for the terms that take them.
 
     Raises:
-        ArgumentError: if the teacher has other classes than the student, the heads do not divide
-            its channels, or the weights name other terms.
+        ArgumentError: if a term or an option is unknown, the heads do not divide the teacher's
+            channels, or the teacher has other classes than the student.
     """
 
     def __init__(
@@ -138,245 +167,76 @@ class Distiller(Weighed):
         weighting: Mapping[str, float] | Weighting,
         temperature: float = 5.0,
         heads: int = 8,
-        match: Callable[[Tensor, Tensor], Tensor] | None = None,
+        *,
+        channels: int | None = None,
+        **options: object,
     ) -> None:
         super().__init__(student)
-        channels = targets.channels
-        _check_classes(student, targets)
-        if channels % heads:
-            raise ArgumentError(
-                f"heads is {heads}, which does not divide the teacher's {channels} channels; "
-                "choose a divisor."
+        check_classes(student, targets)
+        weigh = weighting if isinstance(weighting, Weighting) else Fixed(weighting)
+        for name in weigh.terms:
+            if name not in TERMS and name != CROSS_ENTROPY:
+                raise ArgumentError(f"The term {name!r} is unknown; {nearest(name, TERMS)}.")
+        used = dict.fromkeys(TERMS[name] for name in weigh.terms if name != CROSS_ENTROPY)
+        if unknown := set(options) - set().union(*(t.options for t in used)):
+            raise ArgumentError(f"No term here takes the option {min(unknown)!r}.")
+        given = {"temperature": temperature, "heads": heads, **options}
+        self.terms = [(t, {k: v for k, v in given.items() if k in t.options}) for t in used]
+        if any("heads" in known for _, known in self.terms):
+            check_heads(heads, targets.channels, "teacher")
+        if any(t.projected for t in used):
+            own = student.feature_channels if channels is None else channels
+            self.project = nn.Sequential(
+                nn.Conv1d(own, targets.channels, 1, bias=False), nn.BatchNorm1d(targets.channels)
             )
-        if isinstance(weighting, Mapping):
-            if set(weighting) != set(TERMS):
-                raise ArgumentError(
-                    f"weighting names {sorted(weighting)}; it must name {sorted(TERMS)}."
-                )
-            weighting = Fixed(weighting)
-        self.project = _projector(student, channels)
-        self.weigh = weighting
-        self.targets, self.temperature = targets, temperature
-        self.match = match or partial(one_to_all_matching, heads=heads)
+        else:
+            self.project = None
+        self.weigh, self.targets = weigh, targets
 
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The unweighted terms by the names in ``weighting.TERMS``, scalars."""
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum, and the unweighted terms by name, scalars."""
         output = self.student(batch.inputs)
-        features, logits = self.targets.answers(batch)
-        tckd, nckd = separated_logit_loss(output.logits, logits, batch.target, self.temperature)
-        projected = self.project(output.features.flatten(2))
-        terms = {
-            "feature": self.match(projected, features),
-            "tckd": tckd,
-            "nckd": nckd,
-            "cross_entropy": F.cross_entropy(output.logits.float(), batch.target),
-        }
-        self.weigh.observe(batch.inputs, *output)
-        self._total = self.weigh(terms, output.features)
-        return terms
+        teacher = self.targets.answers(batch)
+        projected = output
+        if self.project is not None:
+            features = self.project(output.features.flatten(2))
+            shape = output.features.shape[2:]
+            projected = Output(features.unflatten(2, shape), output.logits)
+        terms: dict[str, Tensor] = {}
+        for made, options in self.terms:
+            found = made.loss(
+                projected if made.projected else output, teacher, batch.target, **options
+            )
+            found = found if isinstance(found, tuple) else (found,)
+            terms |= dict(zip(made.names, found, strict=True))
+        terms[CROSS_ENTROPY] = F.cross_entropy(output.logits.float(), batch.target)
+        weighed = {name: terms[name] for name in self.weigh.terms}
+        # Weighed here: "meta" takes gradients of the terms, which Fabric allows only before its
+        # wrapper has returned them.
+        return self.weigh(weighed, output.features, output.logits, batch.inputs), terms
 
     def answers_from(self) -> Sequence[TeacherTargets | LiveTeacher]:
         """The one teacher's."""
         return (self.targets,)
+
+    def monitor(self) -> dict[str, Tensor]:
+        """The weights of the last step: ``weight_feature`` and so on."""
+        return {f"weight_{name}": value for name, value in self.weigh.weights.items()}
 
     def verdict(self, row: Mapping[str, float]) -> str:
         """Name a collapse of weights that are learned; given ones may be as one-sided as wished."""
         if isinstance(self.weigh, Fixed):
             return ""
-        weights = {name: row[f"weight_{name}"] for name in TERMS}
+        weights = {name: row[f"weight_{name}"] for name in self.weigh.terms}
         return collapse(weights, sigmoid=self.weigh.sigmoid)
 
 
-class PublishedDistiller(Weighed):
-    """Learn from a teacher as the released code does, mistakes included; never a default.
-
-    The teacher runs live, in training mode and with gradients: its dropout makes targets noisy,
-    its batch norm drifts and its gradients are thrown away. Its features are embedded by weights
-    that stay random. Teacher and embedding are no submodules, so no optimiser holds them.
-    Source: the released code, row by row in section 4 of method.md.
-
-    Args:
-        student, temperature, heads: as :class:`Distiller` has them; heads divide the student's
-            channels.
-        teacher: a network of the same classes on the same device; this changes its buffers.
-        weighting: the released one is ``weighting.Published`` with ``detach_input=False``.
-
-    Raises:
-        ArgumentError: if the networks have different classes.
-    """
-
-    def __init__(
-        self,
-        student: nn.Module,
-        teacher: nn.Module,
-        weighting: Weighting,
-        temperature: float = 5.0,
-        heads: int = 8,
-    ) -> None:
-        super().__init__(student)
-        if teacher.num_classes != student.num_classes:
-            raise ArgumentError(
-                f"The teacher knows {teacher.num_classes} classes and the student "
-                f"{student.num_classes}; both must be made for the same classes."
-            )
-        embedding = published_embedding(teacher.feature_channels, student.feature_channels)
-        self._outside = (teacher, embedding.to(next(student.parameters()).device))
-        self.weigh, self.temperature, self.heads = weighting, temperature, heads
-
-    @property
-    def outside(self) -> Sequence[nn.Module]:
-        """The teacher, whose batch norm drifts, and the embedding."""
-        return self._outside
-
-    def train(self, mode: bool = True) -> "PublishedDistiller":
-        """Set the mode; teacher and embedding are in training mode always, as published."""
-        for module in self._outside:
-            module.train()
-        return super().train(mode)
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The unweighted terms by the names in ``weighting.TERMS``, scalars."""
-        teacher, embedding = self._outside
-        said, output = teacher(batch.inputs), self.student(batch.inputs)
-        tckd, nckd = (
-            published_separated_logit_loss(
-                output.logits, said.logits, batch.target, self.temperature, *weights
-            )
-            for weights in ((1.0, 0.0), (0.0, 1.0))
-        )
-        terms = {
-            "feature": published_matching(output.features, said.features, embedding, self.heads),
-            "tckd": tckd,
-            "nckd": nckd,
-            "cross_entropy": F.cross_entropy(output.logits.float(), batch.target),
-        }
-        self._total = self.weigh(terms, output.features)
-        return terms
-
-
-class RivalDistiller(Objective):
-    """Learn from labels and from a teacher by a rival's term: cross-entropy + weight · term.
-
-    Args:
-        student: the network to train.
-        targets: of the training set.
-        method: a name in RIVALS. "fitnet" has the projector that :class:`Distiller` has.
-        weight: of the rival's term.
-        temperature: T of the logit terms; no matter to "fitnet" and "attention".
-        beta: weight of NCKD within "dkd", where TCKD's is 1.
-
-    Raises:
-        ArgumentError: if the method is unknown, or the teacher has other classes.
-    """
-
-    def __init__(
-        self,
-        student: nn.Module,
-        targets: TeacherTargets | LiveTeacher,
-        method: str,
-        weight: float = 1.0,
-        temperature: float = 4.0,
-        beta: float = 8.0,
-    ) -> None:
-        super().__init__(student)
-        if method not in RIVALS:
-            raise ArgumentError(f"method is {method!r}; choose one of {', '.join(RIVALS)}.")
-        _check_classes(student, targets)
-        fitnet = method == "fitnet"
-        self.project = _projector(student, targets.channels) if fitnet else nn.Identity()
-        self.targets, self.method, self.weight = targets, method, weight
-        self.temperature, self.beta = temperature, beta
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The rival's term by the method's name, unweighted, and ``cross_entropy``."""
-        output = self.student(batch.inputs)
-        features, logits = self.targets.answers(batch)
-        if self.method in ("fitnet", "attention"):
-            mine = self.project(output.features.flatten(2))
-            term = RIVALS[self.method](mine, features)
-        elif self.method == "dkd":
-            answers = output.logits, logits, batch.target
-            term = dkd_loss(*answers, self.temperature, beta=self.beta)
-        else:
-            term = RIVALS[self.method](output.logits, logits, self.temperature)
-        cross_entropy = F.cross_entropy(output.logits.float(), batch.target)
-        return {self.method: term, "cross_entropy": cross_entropy}
-
-    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """Cross-entropy + weight · term."""
-        return terms["cross_entropy"] + self.weight * terms[self.method]
-
-    def answers_from(self) -> Sequence[TeacherTargets | LiveTeacher]:
-        """The one teacher's."""
-        return (self.targets,)
-
-
-RIVALS = {
-    "kd": kd_loss,
-    "fitnet": fitnet_loss,
-    "attention": attention_transfer_loss,
-    "dkd": dkd_loss,
-    "standardised": standardised_kd_loss,
-}
-"""The rivals of `rivals` that learn from one teacher; dense guidance has a class of its own."""
-
-
-class DenselyGuided(Objective):
-    """Learn from labels and from the logits of all larger networks of the chain at once.
-
-    Args:
-        student: the network to train.
-        targets: of each larger network, live ones on the student's device.
-        temperature: T.
-        weight: of the guidance.
-
-    Raises:
-        ArgumentError: if there is no target, or one has other classes than the student.
-    """
-
-    def __init__(
-        self,
-        student: nn.Module,
-        targets: Sequence[TeacherTargets | LiveTeacher],
-        temperature: float = 5.0,
-        weight: float = 1.0,
-    ) -> None:
-        super().__init__(student)
-        if not targets:
-            raise ArgumentError("Dense guidance needs one larger network at least.")
-        for target in targets:
-            _check_classes(student, target)
-        self.targets, self.temperature, self.weight = tuple(targets), temperature, weight
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """The terms ``dense`` and ``cross_entropy``."""
-        logits = self.student(batch.inputs).logits
-        teachers = [target.answers(batch)[1] for target in self.targets]
-        return {
-            "dense": densely_guided_kd_loss(logits, teachers, self.temperature),
-            "cross_entropy": F.cross_entropy(logits.float(), batch.target),
-        }
-
-    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """Cross-entropy + weight · guidance."""
-        return terms["cross_entropy"] + self.weight * terms["dense"]
-
-    def answers_from(self) -> Sequence[TeacherTargets | LiveTeacher]:
-        """The larger networks'."""
-        return self.targets
-
-
-def _projector(student: nn.Module, channels: int) -> nn.Sequential:
-    """From the student's channels to the teacher's: 1x1 convolution and batch norm."""
-    return nn.Sequential(
-        nn.Conv1d(student.feature_channels, channels, 1, bias=False), nn.BatchNorm1d(channels)
-    )
-
-
-def _check_classes(student: nn.Module, targets: TeacherTargets | LiveTeacher) -> None:
-    classes = targets.classes
-    if classes != student.num_classes:
+def check_classes(student: nn.Module, teacher: TeacherTargets | LiveTeacher | nn.Module) -> None:
+    """Refuse a teacher of other classes, where both say how many they have."""
+    own = getattr(student, "num_classes", None)
+    classes = getattr(teacher, "classes", getattr(teacher, "num_classes", own))
+    if own is not None and classes != own:
         raise ArgumentError(
-            f"The teacher knows {classes} classes and the student {student.num_classes}; both "
-            "must be made for the same classes."
+            f"The teacher knows {classes} classes and the student {own}; both must be made for "
+            "the same classes."
         )

@@ -1,7 +1,11 @@
 """The errors that a user of the package can cause, each a sentence that says how to mend it."""
 
 import difflib
-from collections.abc import Iterable
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 
 class HfldError(Exception):
@@ -51,3 +55,28 @@ def nearest(name: object, names: Iterable[str]) -> str:
     names = list(names)
     close = difflib.get_close_matches(str(name), names, 1, cutoff=0.5)
     return f"the nearest name is {close[0]}" if close else f"choose from {', '.join(names)}"
+
+
+@contextmanager
+def first_interrupt_waits() -> Iterator[Callable[[], bool]]:
+    """Give a function that says whether Ctrl-C was pressed; a second one interrupts as usual."""
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False  # signals reach the main thread only
+        return
+    before = signal.getsignal(signal.SIGINT)
+    if before in (None, signal.SIG_IGN):  # a job in the background is not to be stopped by Ctrl-C
+        yield lambda: False
+        return
+
+    def note(number: int, _frame: object) -> None:
+        asked.append(number)
+        signal.signal(signal.SIGINT, before)
+        # A print could be interrupted by itself here.
+        os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
+
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield lambda: bool(asked)
+    finally:
+        signal.signal(signal.SIGINT, before)

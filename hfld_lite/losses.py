@@ -50,7 +50,7 @@ def separated_logit_loss(
             costs no waiting for a GPU), a temperature that is not positive or an unknown
             reduction.
     """
-    _check_logits(student_logits, teacher_logits, target, temperature)
+    check_logits(student_logits, teacher_logits, target, temperature)
     classes = student_logits.shape[1]
     if classes == 2 and "two classes" not in _warned:
         _warned.add("two classes")
@@ -65,7 +65,7 @@ def separated_logit_loss(
     others = others + (others >= y)  # the classes without y, for each sample
     two_way, rest = [], []
     for logits in (student_logits, teacher_logits.detach()):
-        scaled = _at_least_float32(logits) / temperature
+        scaled = at_least_float32(logits) / temperature
         beside = scaled.gather(1, others)
         # (z_y, logsumexp of the rest) are the logits of the two-way split.
         split = torch.stack([scaled.gather(1, y).squeeze(1), beside.logsumexp(1)], 1)
@@ -74,7 +74,7 @@ def separated_logit_loss(
     # kl_div(input, target) is KL(target ‖ input): student first, teacher second.
     tckd = F.kl_div(*two_way, reduction="none", log_target=True).sum(1) * temperature**2
     nckd = F.kl_div(*rest, reduction="none", log_target=True).sum(1) * temperature**2
-    return _reduce(tckd, reduction), _reduce(nckd, reduction)
+    return reduced(tckd, reduction), reduced(nckd, reduction)
 
 
 def one_to_all_matching(
@@ -111,8 +111,8 @@ def one_to_all_matching(
         ArgumentError: if channels or batches differ, or the heads do not divide the channels.
     """
     _check_features(student_features, teacher_features, heads)
-    student = _at_least_float32(student_features).flatten(2)
-    teacher = _at_least_float32(teacher_features.detach()).flatten(2)
+    student = at_least_float32(student_features).flatten(2)
+    teacher = at_least_float32(teacher_features.detach()).flatten(2)
 
     def by_head(x: Tensor) -> Tensor:  # (B, C, N) -> (B, h, N, d)
         return x.unflatten(1, (heads, -1)).transpose(2, 3)
@@ -127,17 +127,20 @@ def one_to_all_matching(
         return F.mse_loss(similarity @ keys, queries), similarity
 
 
-def _at_least_float32(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
+    """Half precision becomes float32, float64 stays."""
     return x if x.dtype == torch.float64 else x.float()
 
 
-def _reduce(values: Tensor, reduction: str) -> Tensor:
+def reduced(values: Tensor, reduction: str) -> Tensor:
+    """Values per sample, their mean or their sum."""
     if reduction not in ("mean", "sum", "none"):
         raise ArgumentError(f"reduction is {reduction!r}; choose mean, sum or none.")
     return values if reduction == "none" else getattr(values, reduction)()
 
 
-def _check_logits(student: Tensor, teacher: Tensor, target: Tensor, temperature: float) -> None:
+def check_logits(student: Tensor, teacher: Tensor, target: Tensor, temperature: float) -> None:
+    """Refuse shapes, classes or a temperature that do not fit."""
     if student.ndim != 2 or student.shape != teacher.shape or student.shape[1] < 2:
         raise ArgumentError(
             "Student and teacher logits must both be (batch, classes) with two classes or more; "
@@ -167,8 +170,13 @@ def _check_features(student: Tensor, teacher: Tensor, heads: int) -> None:
             "batch and channels (project the student to the teacher's channels first); found "
             f"{tuple(student.shape)} and {tuple(teacher.shape)}."
         )
-    if heads < 1 or student.shape[1] % heads:
+    check_heads(heads, student.shape[1])
+
+
+def check_heads(heads: int, channels: int, whose: str = "features") -> None:
+    """Refuse heads that do not divide the channels."""
+    if heads < 1 or channels % heads:
         raise ArgumentError(
-            f"heads is {heads}, which does not divide the {student.shape[1]} channels; choose a "
-            "divisor."
+            f"heads is {heads}, which does not divide the {channels} channels of the {whose}; "
+            "choose a divisor."
         )

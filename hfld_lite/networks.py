@@ -1,16 +1,18 @@
-"""1-D ResNets of any width: teacher, secondary teacher and student.
+"""What learns: 1-D ResNets of any width, and `adapt`, which makes any module a network.
 
-Source: the networks of the published code (method.md, section 2), after He et al., "Deep residual
-learning for image recognition", 2016, and Hu et al., "Squeeze-and-excitation networks", 2018.
+Source: the networks of the code that the HFLKD paper's authors released, after He et al., "Deep
+residual learning for image recognition", 2016, and Hu et al., "Squeeze-and-excitation networks",
+2018.
 """
 
+import warnings
 from itertools import pairwise
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from hfld_lite.errors import ArgumentError
+from hfld_lite.errors import ArgumentError, nearest
 
 POSITIONS = 9
 """Positions along the frequency (or time) axis of every network's features."""
@@ -32,7 +34,11 @@ HEADS = ("published", "small")
 
 
 class Output(NamedTuple):
-    """What every network returns: features ``(batch, channels, positions)``, logits."""
+    """What every network returns.
+
+    ``features`` are ``(batch, channels, positions…)``, positions along one axis or several;
+    ``logits`` are ``(batch, classes)``.
+    """
 
     features: Tensor
     logits: Tensor
@@ -203,23 +209,124 @@ def count_parameters(network: nn.Module) -> int:
     return sum(p.numel() for p in network.parameters())
 
 
-def receptive_field(network: ResNet1d) -> int:
-    """Input values that one feature before the pooling can see.
+class Adapted(nn.Module):
+    """A module that returns logits, with one of its layers' outputs as features; see `adapt`."""
 
-    Along the longest path, r = 1 + Σ (k − 1) · (product of the strides before): each layer of
-    kernel size k adds k − 1 steps of its own input's spacing. (The attention and the pooling behind
-    it see everything, but only as an average.) Source: Dumoulin and Visin, "A guide to convolution
-    arithmetic for deep learning", 2016.
-    """
-    seen, spacing = 1, 1
-    blocks = [block for stage in network.stages for block in stage]
-    for part in (network.stem, *(block.body for block in blocks)):
-        for layer in part.modules():
-            if isinstance(layer, nn.Conv1d | nn.MaxPool1d):
-                kernel, stride = (
-                    size[0] if isinstance(size, tuple) else size
-                    for size in (layer.kernel_size, layer.stride)
+    def __init__(self, module: nn.Module, features: str) -> None:
+        super().__init__()
+        self.module, self.path, self._warned = module, features, False
+
+    def forward(self, x: Tensor) -> Output:
+        """Map what the module reads to its layer's output ``(batch, C, positions)`` and logits."""
+        seen: list[object] = []
+        layer = self.module.get_submodule(self.path)
+        # Hooked for this call only: a copied, saved or exported network carries no hook.
+        handle = layer.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+        try:
+            logits = self.module(x)
+        finally:
+            handle.remove()
+        if not seen:
+            raise ArgumentError(
+                f"The layer {self.path!r} was not used for inputs of shape {tuple(x.shape)}; tap "
+                "a layer that every forward pass uses."
+            )
+        features = seen[-1]
+        if not isinstance(features, Tensor) or features.ndim < 2:
+            raise ArgumentError(
+                f"The layer {self.path!r} gives {_kind(features)}; tap a layer that gives a tensor "
+                "(batch, channels, positions…)."
+            )
+        if features.ndim == 2:
+            if not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"The layer {self.path!r} gives a vector, which counts as one position: "
+                    "one-to-all matching is then one-to-one. Tap a layer before the pooling.",
+                    stacklevel=2,
                 )
-                seen += (kernel - 1) * spacing
-                spacing *= stride
-    return seen
+            features = features.unsqueeze(2)
+        return Output(features.flatten(2), logits)
+
+
+def adapt(module: nn.Module, features: str) -> Adapted:
+    """Make any module that returns logits a network, without changing it.
+
+    Args:
+        module: maps ``(batch, …)`` to logits ``(batch, classes)``.
+        features: dotted path of the layer whose output are the features, as in
+            ``module.named_modules()``: ``"layer4.1"``. An output ``(batch, channels, …)`` of any
+            shape is flattened to positions; a vector counts as one position.
+
+    Raises:
+        ArgumentError: if there is no layer at this path; the nearest paths are named.
+    """
+    paths = [path for path, _ in module.named_modules() if path]
+    if features not in paths:
+        raise ArgumentError(
+            f"{type(module).__name__} has no layer {features!r} to tap; {nearest(features, paths)}."
+        )
+    return Adapted(module, features)
+
+
+class Shape(NamedTuple):
+    """What a network gives for one input: channels and positions of its features, classes."""
+
+    channels: int
+    positions: int
+    classes: int
+
+
+def probe(network: nn.Module, inputs: Tensor, name: str = "network") -> Shape:
+    """Run a network once, in eval mode and without gradients, and check what it returns.
+
+    Args:
+        network: left as it was found.
+        inputs: a batch of what it shall read.
+        name: for errors, such as ``"network given as teacher"``.
+
+    Raises:
+        ArgumentError: if the network fails on such inputs, returns no :class:`Output`, or no
+            position is left of its features.
+    """
+    modes = [(module, module.training) for module in network.modules()]
+    said = f"The {name} ({type(network).__name__})"
+    try:
+        with torch.inference_mode():
+            output = network.eval()(inputs)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        if isinstance(error, ArgumentError):
+            raise
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ArgumentError(
+            f"{said} cannot read inputs of shape {tuple(inputs.shape)}: {reason}"
+        ) from error
+    finally:
+        for module, training in modes:
+            module.training = training
+    if not isinstance(output, tuple) or len(output) != 2:
+        raise ArgumentError(
+            f"{said} returns {_kind(output)}; it must return Output(features, logits). Wrap a "
+            'network that returns logits: adapt(network, features="name.of.a.layer").'
+        )
+    features, logits = output
+    if not isinstance(features, Tensor) or features.ndim < 3 or not isinstance(logits, Tensor):
+        raise ArgumentError(
+            f"{said} returns features that are {_kind(features)}; they must be a tensor (batch, "
+            "channels, positions…)."
+        )
+    positions = features[0, 0].numel()
+    if not positions or logits.ndim != 2 or len(logits) != len(inputs):
+        raise ArgumentError(
+            f"{said} gives features of shape {tuple(features.shape)} and logits of shape "
+            f"{tuple(logits.shape)} for inputs of shape {tuple(inputs.shape)}; it must leave a "
+            "position or more, and logits (batch, classes). Use larger inputs or tap an earlier "
+            "layer."
+        )
+    return Shape(features.shape[1], positions, logits.shape[1])
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return f"a {type(value).__name__}"

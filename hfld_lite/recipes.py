@@ -1,29 +1,58 @@
 """A recipe: every choice of a training run in one frozen value, saved as JSON beside the run."""
 
-import difflib
 import json
-import math
-import sys
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, field, fields, is_dataclass, replace
+from functools import wraps
+from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from hfld_lite.errors import ArgumentError, HfldError, RecipeError
-from hfld_lite.storage.files import read_json
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass
 
-STRATEGIES = ("fixed", "published", "naive", "uncertainty", "meta")
-BEHAVIOURS = ("sound", "published")
-_LARGEST = sys.float_info.max
-PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
+from hfld_lite.distillation import CROSS_ENTROPY, TERMS
+from hfld_lite.errors import ArgumentError, HfldError, RecipeError, nearest
+from hfld_lite.storage.files import explain, read_json, write_whole
+from hfld_lite.weighting import WEIGHTINGS
 
+HFLKD = "hflkd"
+"""The method whose weights are α, μ, ν, β; every other method is the name of a term."""
 
 ALONE, DIRECT, DENSE = "student_alone", "student_direct", "student_dense"
-CONTROLS = {"alone": ALONE, "direct": DIRECT, "dense": DENSE}
 """Roles of the controls, all with the student's network, initial weights, batches and steps: from
 labels alone, from the teacher without the secondary ones, from the logits of all larger ones."""
 
+PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
-@dataclass(frozen=True)
+LARGEST = 2**53
+"""The largest whole number that a float, and so JSON everywhere, holds exactly."""
+
+Whole = Annotated[int, Field(strict=True, le=LARGEST)]
+Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Weight = Annotated[Real, Field(ge=0)]
+Positive = Annotated[Real, Field(gt=0)]
+Share = Annotated[Real, Field(gt=0, lt=0.5)]
+Length = Annotated[Whole, Field(ge=257)]
+Text = Annotated[str, Field(strict=True)]
+
+
+def _choices(kind: type) -> type:
+    """Make a class a frozen pydantic dataclass whose errors are a RecipeError's one sentence."""
+    made = dataclass(frozen=True, config=ConfigDict(extra="forbid"))(kind)
+    init = made.__init__
+
+    @wraps(init)
+    def speaking(self: Any, *values: Any, **named: Any) -> None:
+        try:
+            init(self, *values, **named)
+        except ValidationError as error:
+            raise RecipeError(_sentence(made, error)) from error
+
+    made.__init__ = speaking
+    return made
+
+
+@_choices
 class Network:
     """The arguments of :func:`hfld_lite.networks.resnet1d`, but for the classes.
 
@@ -31,14 +60,14 @@ class Network:
     network has none unless it is given here.
     """
 
-    depth: int
-    width: float = 1.0
-    head: str = "small"
-    dropout: float | None = None
-    epochs: int = 20
+    depth: Whole
+    width: Real = 1.0
+    head: Text = "small"
+    dropout: Real | None = None
+    epochs: Annotated[Whole, Field(ge=1)] = 20
 
 
-@dataclass(frozen=True)
+@_choices
 class Augmentation:
     """How far recordings are varied while networks learn from them; see `augmentation.augment`.
 
@@ -48,38 +77,23 @@ class Augmentation:
         shift: the impact comes earlier or later by this at most, ms.
         gain: louder or softer by this at most, dB.
         frequency: all frequencies higher or lower by this share at most, no unit. Keep it within
-            what sound parts differ by, or a defect's shift is taught as nothing.
+            what sound parts differ by, or networks learn to ignore a defect's shift.
     """
 
-    noise: tuple[float, float] | None = (10.0, 40.0)
-    shift: float = 2.0
-    gain: float = 6.0
-    frequency: float = 0.005
+    noise: tuple[Real, Real] | None = (10.0, 40.0)
+    shift: Weight = 2.0
+    gain: Annotated[Weight, Field(le=60)] = 6.0
+    frequency: Annotated[Weight, Field(le=0.2)] = 0.005
 
     def __post_init__(self) -> None:
-        if isinstance(self.noise, list):
-            object.__setattr__(self, "noise", tuple(self.noise))
-        noise = self.noise
-        if noise is not None and not (
-            isinstance(noise, tuple)
-            and len(noise) == 2
-            and all(map(_is_number, noise))
-            and noise[0] <= noise[1]
-        ):
+        if self.noise is not None and self.noise[0] > self.noise[1]:
             raise RecipeError(
-                f"The augmentation's noise is {noise!r}; it must be the lowest and the highest "
+                f"The augmentation's noise is {self.noise}; it must be the lowest and the highest "
                 "ratio in dB, or null for none."
             )
-        for name, highest in (("shift", math.inf), ("gain", 60), ("frequency", 0.2)):
-            value = getattr(self, name)
-            if not (_is_number(value) and 0 <= value <= highest):
-                bound = f" and {highest:g} at most" if highest < math.inf else ""
-                raise RecipeError(
-                    f"The augmentation's {name} is {value!r}; it must be 0 or more{bound}."
-                )
 
 
-@dataclass(frozen=True)
+@_choices
 class Recipe:
     """Every choice of a run of the chain teacher → secondary teacher → student.
 
@@ -98,11 +112,9 @@ class Recipe:
         drops: epochs before the end at which the rate drops.
         batch_size: recordings a step.
         temperature: T of the logit terms, no unit.
-        heads: h of one-to-all matching; lowered to a divisor of the teacher's channels by an
-            error, never silently.
-        weighting: how the four terms are balanced: ``"fixed"``, ``"published"``, ``"naive"``,
-            ``"uncertainty"`` or ``"meta"``; see `weighting`. The default was chosen on validation
-            data, see ``notebooks/results/weighting_strategies.csv``.
+        heads: h of one-to-all matching; they must divide the teacher's channels.
+        weighting: how the terms are balanced, a name in ``weighting.WEIGHTINGS``. The default was
+            chosen on validation data, see ``notebooks/results/weighting_strategies.csv``.
         alpha, mu, nu, beta: fixed weights of feature matching, TCKD, NCKD and cross-entropy.
         meta_share: share of the training part that is kept from training for meta batches. To
             compare strategies fairly, give all of them the same.
@@ -114,65 +126,82 @@ class Recipe:
         validation, test: shares of the recordings (of their groups).
         precision: lightning-fabric's name, ``"32-true"``, ``"bf16-mixed"`` or ``"16-mixed"``.
         behaviour: ``"sound"``, or ``"published"`` to train as the released code does, mistakes
-            included (method.md, section 4): for comparison and teaching only. The validation
-            share is then trained on, since the released code holds none back.
+            included: for comparison and teaching only. The validation share is then trained on,
+            since the released code holds none back.
         seed: of split, initial weights and order; each stage derives its own from it.
+        method: ``"hflkd"``, or the name of a registered term, such as ``"kd"``: the loss is then
+            cross-entropy · beta + that term · its weight in ``terms`` (1 if it has none there).
+        terms: weights of further registered terms by name, beside the method's own.
     """
 
-    name: str = "custom"
+    name: Text = "custom"
     teacher: Network = Network(18, 1 / 4)
     secondary_teachers: tuple[Network, ...] = (Network(18, 1 / 8),)
     student: Network = Network(10, 1 / 16)
-    view: str = "spectrum"
-    samples: int | None = None
-    bins: int | None = None
-    optimizer: str = "adamw"
-    learning_rate: float = 3e-3
-    momentum: float = 0.9
-    weight_decay: float = 1e-2
-    schedule: str = "one-cycle"
-    drops: tuple[int, ...] = ()
-    batch_size: int = 32
-    temperature: float = 5.0
-    heads: int = 8
-    weighting: str = "fixed"
-    alpha: float = 1.0
-    mu: float = 1.0
-    nu: float = 1.0
-    beta: float = 1.0
-    meta_share: float = 0.0
-    meta_every: int = 15
+    view: Literal["spectrum", "time"] = "spectrum"
+    samples: Length | None = None
+    bins: Length | None = None
+    optimizer: Literal["sgd", "adamw"] = "adamw"
+    learning_rate: Positive = 3e-3
+    momentum: Weight = 0.9
+    weight_decay: Weight = 1e-2
+    schedule: Literal["one-cycle", "drops"] = "one-cycle"
+    drops: tuple[Annotated[Whole, Field(ge=0)], ...] = ()
+    batch_size: Annotated[Whole, Field(ge=2)] = 32  # batch norm needs two
+    temperature: Positive = 5.0
+    heads: Annotated[Whole, Field(ge=1)] = 8
+    weighting: Text = "fixed"
+    alpha: Weight = 1.0
+    mu: Weight = 1.0
+    nu: Weight = 1.0
+    beta: Weight = 1.0
+    meta_share: Annotated[Weight, Field(lt=0.5)] = 0.0
+    meta_every: Annotated[Whole, Field(ge=1)] = 15
     augmentation: Augmentation | None = None
-    validation: float = 0.2
-    test: float = 0.2
-    precision: str = "32-true"
-    behaviour: str = "sound"
-    seed: int = 0
+    validation: Share = 0.2
+    test: Share = 0.2
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    behaviour: Literal["sound", "published"] = "sound"
+    seed: Annotated[Whole, Field(ge=0)] = 0
+    method: Text = HFLKD
+    terms: dict[Text, Weight] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        def network(value: Any, where: str) -> Any:
-            return _build(Network, value, where) if isinstance(value, dict) else value
-
-        between = self.secondary_teachers
-        if not isinstance(between, list | tuple):
-            raise RecipeError("The recipe's secondary_teachers must be a list of networks.")
-        varied = self.augmentation
-        if isinstance(varied, dict):
-            varied = _build(Augmentation, varied, "augmentation")
-        fields_ = {
-            "augmentation": varied,
-            "teacher": network(self.teacher, "teacher"),
-            "secondary_teachers": tuple(network(n, "secondary_teachers") for n in between),
-            "student": network(self.student, "student"),
-            "drops": tuple(self.drops) if isinstance(self.drops, list) else self.drops,
-        }
-        for name, value in fields_.items():
-            object.__setattr__(self, name, value)
-        _check(self)
+        """Refuse names and combinations that would fail, or do nothing, hours later."""
+        if self.weighting not in WEIGHTINGS:
+            hint = nearest(self.weighting, WEIGHTINGS)
+            raise RecipeError(f"The recipe's weighting is {self.weighting!r}; {hint}.")
+        if WEIGHTINGS[self.weighting].meta_batches and not self.meta_share:
+            raise RecipeError(
+                f"The recipe's meta_share is 0; the weighting {self.weighting!r} needs it above 0."
+            )
+        if self.behaviour == "published" and self.weighting != "published":
+            raise RecipeError(
+                f"The recipe's weighting is {self.weighting!r}; its behaviour is 'published', "
+                "which needs the weighting 'published'."
+            )
+        known = {HFLKD, *TERMS}
+        for entry, name in (("method", self.method), *(("terms", name) for name in self.terms)):
+            if name not in known or (entry == "terms" and name == HFLKD):
+                raise RecipeError(
+                    f"The recipe's {entry} is {name!r}; {nearest(name, sorted(known))}."
+                )
+        if not any(self.weights.values()):
+            raise RecipeError("The weights of all terms in the recipe are 0; one must be above 0.")
+        for role, network in self.chain.items():
+            if self.schedule == "drops" and any(drop >= network.epochs for drop in self.drops):
+                raise RecipeError(
+                    f"The recipe's drops are {self.drops}, epochs before the end; the {role} "
+                    f"trains for {network.epochs}, so each drop must be smaller than that."
+                )
 
     def replace(self, **changes: Any) -> "Recipe":
         """A copy with some attributes changed; an unknown one is a RecipeError."""
-        _known(type(self), changes, "recipe")
+        names = [f.name for f in fields(self)]
+        if unknown := [name for name in changes if name not in names]:
+            raise RecipeError(
+                f"The recipe has no entry {unknown[0]!r}; {nearest(unknown[0], names)}."
+            )
         return replace(self, **changes)
 
     def repeats(self, count: int) -> "tuple[Recipe, ...]":
@@ -205,21 +234,32 @@ class Recipe:
 
     @property
     def weights(self) -> dict[str, float]:
-        """The weights of the four terms, by the term's name."""
-        return {
-            "feature": self.alpha,
-            "tckd": self.mu,
-            "nckd": self.nu,
-            "cross_entropy": self.beta,
-        }
+        """The weights of the method's terms, by the term's name."""
+        own = {self.method: 1.0, CROSS_ENTROPY: self.beta}
+        if self.method == HFLKD:
+            own = {
+                "feature": self.alpha,
+                "tckd": self.mu,
+                "nckd": self.nu,
+                CROSS_ENTROPY: self.beta,
+            }
+        return own | self.terms
 
     def to_json(self) -> str:
         """The recipe as indented JSON."""
         return json.dumps(asdict(self), indent=2)
 
+    def choices(self) -> dict[str, Any]:
+        """What differs from the defaults: attributes that a later version adds are not in it."""
+        return _chosen(self)
+
+    def digest(self) -> str:
+        """SHA-256 of :meth:`choices`, the same in later versions."""
+        return sha256(json.dumps(self.choices(), sort_keys=True).encode()).hexdigest()
+
     def save(self, path: str | Path) -> None:
         """Write the recipe as a JSON file."""
-        Path(path).write_text(self.to_json() + "\n")
+        write_whole(Path(path), self.to_json() + "\n")
 
     @classmethod
     def load(cls, path: str | Path) -> "Recipe":
@@ -238,17 +278,30 @@ class Recipe:
                 f"{path}: a recipe is a JSON object; found a {type(values).__name__}."
             )
         try:
-            return _build(cls, values, "recipe")
+            return TypeAdapter(cls).validate_python(values)
+        except ValidationError as error:
+            raise RecipeError(f"{path}: {_sentence(cls, error)}") from error
         except RecipeError as error:
             raise RecipeError(f"{path}: {error}") from error
 
 
-def network_of(recipe: Recipe, role: str) -> Network:
-    """The network of a role of the chain or of its control, or an HfldError that lists them."""
-    known = recipe.chain | dict.fromkeys(CONTROLS.values(), recipe.student)
-    if role not in known:
-        raise HfldError(f"{role!r} is no role here; there are {', '.join(known)}.")
-    return known[role]
+def _sentence(kind: type, error: ValidationError) -> str:
+    names = [f.name for f in (*fields(Recipe), *fields(Network), *fields(Augmentation))]
+    return f"The {kind.__name__.lower()}'s {explain(error, names)}."
+
+
+def _chosen(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_chosen(item) for item in value]
+    if not is_dataclass(value):
+        return value
+    mine = {f.name: getattr(value, f.name) for f in fields(value)}
+    usual = {f.name: f.default for f in fields(value)} | {"terms": {}}
+    return {name: _chosen(item) for name, item in mine.items() if item != usual[name]}
+
+
+PRESETS: dict[str, Recipe] = {}
+"""The presets by name; rivals add "published"."""
 
 
 def preset(name: str) -> Recipe:
@@ -260,118 +313,19 @@ def preset(name: str) -> Recipe:
     ``published``: the same with the released code's behaviour, mistakes included; to compare only.
     """
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, 1)
-        hint = f"did you mean {near[0]}? " if near else ""
-        raise RecipeError(f"Preset {name!r} is unknown; {hint}There are {', '.join(PRESETS)}.")
+        raise RecipeError(f"Preset {name!r} is unknown; {nearest(name, PRESETS)}.")
     return PRESETS[name]
 
 
-def _build(kind: type, values: dict[str, Any], where: str) -> Any:
-    _known(kind, values, where)
-    try:
-        return kind(**values)
-    except TypeError as error:
-        raise RecipeError(f"The {where} has a value of the wrong kind ({error}).") from error
+def network_of(recipe: Recipe, role: str) -> Network:
+    """The network of a role of the chain or of its controls, or an HfldError that lists them."""
+    known = recipe.chain | dict.fromkeys((ALONE, DIRECT, DENSE), recipe.student)
+    if role not in known:
+        raise HfldError(f"There is no role {role!r} here; {nearest(role, known)}.")
+    return known[role]
 
 
-def _known(kind: type, values: dict[str, Any], where: str) -> None:
-    names = [f.name for f in fields(kind)]
-    for key in values:
-        if key not in names:
-            near = difflib.get_close_matches(key, names, 1)
-            hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(names)}."
-            raise RecipeError(f"The {where} has no entry {key!r}{hint}")
-
-
-def _is_number(value: Any, kind: type | tuple[type, ...] = (int, float)) -> bool:
-    """Tell whether a value is a number that a float can hold; true and false are none."""
-    return isinstance(value, kind) and not isinstance(value, bool) and abs(value) <= _LARGEST
-
-
-def _check(recipe: Recipe) -> None:
-    """Refuse values that would fail, or quietly do nothing, hours later."""
-
-    def need(valid: bool, name: str, rule: str) -> None:
-        if not valid:
-            raise RecipeError(
-                f"The recipe's {name} is {getattr(recipe, name)!r}; it must be {rule}."
-            )
-
-    def number(name: str, low: float, rule: str, whole: bool = False, above: bool = False) -> None:
-        value = getattr(recipe, name)
-        kind = int if whole else (int, float)
-        need(_is_number(value, kind) and (value > low if above else value >= low), name, rule)
-
-    need(isinstance(recipe.name, str), "name", "a text")
-    need(recipe.view in ("spectrum", "time"), "view", "'spectrum' or 'time'")
-    need(recipe.optimizer in ("sgd", "adamw"), "optimizer", "'sgd' or 'adamw'")
-    need(recipe.schedule in ("one-cycle", "drops"), "schedule", "'one-cycle' or 'drops'")
-    need(recipe.weighting in STRATEGIES, "weighting", f"one of {', '.join(STRATEGIES)}")
-    need(
-        _is_number(recipe.meta_share) and 0 <= recipe.meta_share < 0.5,
-        "meta_share",
-        "a share from 0 to below 0.5",
-    )
-    if recipe.weighting == "meta":
-        need(recipe.meta_share > 0, "meta_share", "above 0, since weighting 'meta' needs it")
-    need(recipe.behaviour in BEHAVIOURS, "behaviour", "'sound' or 'published'")
-    if recipe.behaviour == "published":
-        need(recipe.weighting == "published", "weighting", "'published', as its behaviour is")
-    need(
-        recipe.augmentation is None or isinstance(recipe.augmentation, Augmentation),
-        "augmentation",
-        "an object with noise, shift, gain and frequency, or null for none",
-    )
-    number("meta_every", 1, "a whole number, 1 or more", whole=True)
-    need(recipe.precision in PRECISIONS, "precision", f"one of {', '.join(PRECISIONS)}")
-    number("learning_rate", 0, "above 0", above=True)
-    number("temperature", 0, "above 0", above=True)
-    number("batch_size", 2, "a whole number, 2 or more (batch norm needs two)", whole=True)
-    number("heads", 1, "a whole number, 1 or more", whole=True)
-    number("seed", 0, "a whole number, 0 or more", whole=True)
-    for name in ("alpha", "mu", "nu", "beta", "momentum", "weight_decay"):
-        number(name, 0, "0 or more")
-    need(
-        isinstance(recipe.drops, tuple)
-        and all(_is_number(drop, int) and drop >= 0 for drop in recipe.drops),
-        "drops",
-        "a list of whole numbers, epochs before the end",
-    )
-    if not any(recipe.weights.values()):
-        raise RecipeError("The recipe's alpha, mu, nu and beta are all 0; one must be above 0.")
-    for name in ("validation", "test"):
-        number(name, 0, "a share above 0 and below 0.5", above=True)
-        need(getattr(recipe, name) < 0.5, name, "a share above 0 and below 0.5")
-    for name in ("samples", "bins"):
-        if getattr(recipe, name) is not None:
-            number(name, 257, "a whole number, 257 or more, or null for the default", whole=True)
-    for role, network in recipe.chain.items():
-        if not isinstance(network, Network):
-            raise RecipeError(f"The recipe's {role} is {network!r}; it must be a network.")
-        for entry, valid in {
-            "depth": _is_number(network.depth, int),
-            "width": _is_number(network.width),
-            "head": isinstance(network.head, str),
-            "dropout": network.dropout is None or _is_number(network.dropout),
-        }.items():
-            if not valid:
-                raise RecipeError(
-                    f"The recipe's {role} has the {entry} {getattr(network, entry)!r}, which is of "
-                    "the wrong kind; see hfld_lite.resnet1d."
-                )
-        if not _is_number(network.epochs, int) or network.epochs < 1:
-            raise RecipeError(
-                f"The recipe's {role} is to train for {network.epochs!r} epochs; it must be a "
-                "whole number, 1 or more."
-            )
-        if recipe.schedule == "drops" and any(drop >= network.epochs for drop in recipe.drops):
-            raise RecipeError(
-                f"The recipe's drops are {recipe.drops}, epochs before the end; the {role} trains "
-                f"for {network.epochs}, so each drop must be smaller than that."
-            )
-
-
-PRESETS: dict[str, Recipe] = {
+PRESETS |= {
     "classroom": Recipe(name="classroom"),
     "demo": Recipe(
         name="demo",
@@ -392,6 +346,3 @@ PRESETS: dict[str, Recipe] = {
         batch_size=24,
     ),
 }
-PRESETS["published"] = PRESETS["paper"].replace(
-    name="published", behaviour="published", weighting="published"
-)

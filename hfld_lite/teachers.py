@@ -16,7 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hfld_lite.data.examples import Stored, batches
 from hfld_lite.errors import ArgumentError, HfldError
+from hfld_lite.networks import Output
 from hfld_lite.storage.files import digest
 
 LIMIT = 2**30
@@ -65,12 +67,15 @@ class TeacherTargets(NamedTuple):
         """How many classes the teacher knows."""
         return self.logits.shape[1]
 
-    def answers(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def answers(self, batch: Batch) -> Output:
         """Features and logits of the batch's rows, on the device of its inputs."""
         rows, device = batch.rows.to(self.features.device), batch.inputs.device
-        return self.features[rows].to(device), self.logits[batch.rows.to(self.logits.device)]
+        features = self.features[rows].to(device)
+        return Output(features, self.logits[batch.rows.to(self.logits.device)])
 
-    def check(self, inputs: Tensor, teacher: nn.Module, ids: Sequence[str] | None = None) -> None:
+    def check(
+        self, inputs: Tensor | Stored, teacher: nn.Module, ids: Sequence[str] | None = None
+    ) -> None:
         """Refuse other inputs (in another order, say, or augmented) or another teacher.
 
         Raises:
@@ -83,7 +88,7 @@ class TeacherTargets(NamedTuple):
             )
 
 
-def cache_key(teacher: nn.Module, inputs: Tensor, ids: Sequence[str] | None = None) -> str:
+def cache_key(teacher: nn.Module, inputs: Tensor | Stored, ids: Sequence[str] | None = None) -> str:
     """SHA-256 of the recordings' ids, the inputs and the teacher's parameters and buffers.
 
     Raises:
@@ -92,12 +97,14 @@ def cache_key(teacher: nn.Module, inputs: Tensor, ids: Sequence[str] | None = No
     if ids is not None and len(ids) != len(inputs):
         raise ArgumentError(f"There are {len(ids)} ids for {len(inputs)} inputs.")
     names = json.dumps(None if ids is None else [str(name) for name in ids])
+    if isinstance(inputs, Stored):  # read once already; its own digest stands for the values
+        return digest(names + inputs.digest, teacher.state_dict(prefix="teacher."))
     return digest(names, {"inputs": inputs, **teacher.state_dict(prefix="teacher.")})
 
 
 def teacher_targets(
     teacher: nn.Module,
-    inputs: Tensor,
+    inputs: Tensor | Stored,
     batch_size: int = AT_ONCE,
     *,
     ids: Sequence[str] | None = None,
@@ -111,7 +118,7 @@ def teacher_targets(
 
     Args:
         teacher: a network; left as it was found (modes, parameters, buffers).
-        inputs: ``(n, length)``, the whole training set in order.
+        inputs: ``(n, …)``, the whole training set in order, in memory or stored.
         batch_size: inputs at once.
         ids: names the recording of each input, for the key that :meth:`TeacherTargets.check`
             compares; by default the inputs themselves are enough.
@@ -123,9 +130,11 @@ def teacher_targets(
         HfldError: if an answer is not finite (row named).
     """
     mapped, features, logits = None, [], []
-    for start in range(0, len(inputs), batch_size):
+    device = next(iter(teacher.state_dict().values())).device
+    for rows, chunk in batches(inputs, torch.arange(len(inputs)).split(batch_size)):
+        start = int(rows[0])
         with _evaluated(teacher), torch.inference_mode():
-            output = teacher(inputs[start : start + batch_size])
+            output = teacher(chunk.to(device))
             found = output.features.float()
             _check_finite(start, found, output.logits)
         if not start and found[0].nbytes * len(inputs) > limit:
@@ -166,14 +175,14 @@ class LiveTeacher(nn.Module):
         """Stays in eval, whatever the objective does."""
         return super().train(False)
 
-    def answers(self, batch: Batch) -> tuple[Tensor, Tensor]:
+    def answers(self, batch: Batch) -> Output:
         """Standardised features and logits of the batch's inputs, without gradients."""
         with torch.no_grad():  # autograd could not save tensors of inference mode
             output = self.teacher(batch.inputs)
             features = output.features.float()
             shape = (1, -1) + (1,) * (features.ndim - 2)
             features = (features - self.mean.view(shape)) / self.deviation.view(shape)
-        return features, output.logits.float()
+        return Output(features, output.logits.float())
 
 
 @contextmanager

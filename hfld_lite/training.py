@@ -1,46 +1,40 @@
 """One training loop for every objective, and prediction."""
 
+from __future__ import annotations
+
 import copy
 import math
-import os
-import signal
-import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
 
-from hfld_lite.distillation import Batch, Objective
-from hfld_lite.errors import ArgumentError, HfldError, Interrupted
+from hfld_lite.data.examples import Samples, Stored, batches
+from hfld_lite.distillation import CROSS_ENTROPY, Batch, Objective
+from hfld_lite.errors import ArgumentError, HfldError, Interrupted, first_interrupt_waits
 from hfld_lite.recipes import Recipe
 from hfld_lite.storage.checkpoints import StageCheckpoints
-from hfld_lite.weighting import TERMS
 
-
-class Samples(NamedTuple):
-    """Network inputs ``(n, length)`` and their classes, int64 ``(n,)``."""
-
-    inputs: Tensor
-    target: Tensor
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 
 @dataclass(frozen=True)
 class Fit:
     """What a training run left behind, besides the network's weights.
 
-    ``history`` has a row an epoch: ``epoch``, each loss term (mean over the epoch's steps),
+    ``history`` has a row for each epoch: ``epoch``, each loss term (mean over the epoch's steps),
     ``total``, the terms' weights as ``weight_…`` where there are any, ``learning_rate`` (of the
     last step), ``validation_accuracy``, ``validation_loss``, ``seconds`` and ``verdict``, a
     sentence where the weights have collapsed.
@@ -54,6 +48,8 @@ class Fit:
 
 def make_fabric(recipe: Recipe) -> Fabric:
     """The device and precision to train with: one GPU where there is one, else the CPU."""
+    from lightning_fabric import Fabric  # here, as it takes as long to import as torch
+
     return Fabric(accelerator="auto", devices=1, precision=recipe.precision)
 
 
@@ -86,6 +82,7 @@ def fit(
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
     generators: Mapping[str, torch.Generator] | None = None,
     checkpoints: StageCheckpoints | None = None,
+    before_epoch: Callable[[torch.optim.Optimizer, int], None] | None = None,
 ) -> Fit:
     """Minimise an objective, and leave its student with the weights of the best epoch.
 
@@ -100,7 +97,8 @@ def fit(
 
     Args:
         objective: what is minimised; ``objective.student`` is validated.
-        train, validation: samples; moved to the device once, at the start.
+        train, validation: samples; moved to the device once, at the start, or read step by step
+            where they are stored.
         recipe: optimiser, schedule, batch size, precision.
         epochs: passes over the training set.
         seed: of the order and of dropout.
@@ -113,6 +111,7 @@ def fit(
         generators: others that the objective draws from, to be kept in checkpoints.
         checkpoints: where the state after each epoch goes, and where an earlier one is; an epoch
             that was interrupted is repeated from its start, with the same bits.
+        before_epoch: called with the optimiser and the number of epochs that are left.
 
     Returns:
         The history and the best epoch.
@@ -134,8 +133,9 @@ def fit(
     loop = _Loop(
         objective, train, validation, recipe, epochs, seed, fabric, augment, generators or {}
     )
+    loop.before_epoch = before_epoch
     kept = checkpoints.kept if checkpoints else lambda: "Nothing of it is kept on disk."
-    with seeded(derive_seed(seed, "dropout")), _first_interrupt_waits() as stopped:
+    with seeded(derive_seed(seed, "dropout")), first_interrupt_waits() as stopped:
         if checkpoints and (state := checkpoints.load()):
             loop.load(state)
         bar = tqdm(
@@ -157,7 +157,7 @@ def fit(
                 if stopped():  # in validation or while a checkpoint was written
                     raise _Stop(f"after epoch {loop.epoch} of {epochs}")
         except _Stop as stop:
-            hint = " The same call with resume=True goes on from there." if checkpoints else ""
+            hint = " The same call with resume=True continues from there." if checkpoints else ""
             raise Interrupted(f"{title or 'fit'} was stopped {stop}. {kept()}{hint}") from None
         except _Diverged as error:
             raise HfldError(
@@ -203,15 +203,14 @@ class _Loop:
         generators: Mapping[str, torch.Generator],
     ) -> None:
         self.objective, self.recipe, self.epochs, self.fabric = objective, recipe, epochs, fabric
-        self.augment = augment
+        self.augment, self.before_epoch = augment, None
         # Moved before the optimiser looks at the parameters, and without a wrapper to peel off.
         fabric.to_device(objective)
         self.steps = max(1, len(train.inputs) // recipe.batch_size)
         self.optimizer = _optimizer(objective, recipe)
         self.schedule = LambdaLR(self.optimizer, _schedule(recipe, epochs, self.steps))
         self.model, self.wrapped_optimizer = fabric.setup(objective, self.optimizer)
-        self.train = Samples(*(fabric.to_device(t) for t in train))
-        self.validation = Samples(*(fabric.to_device(t) for t in validation))
+        self.train, self.validation = train.to(fabric.device), validation.to(fabric.device)
         self.order = torch.Generator().manual_seed(derive_seed(seed, "order"))
         self.variety = torch.Generator(fabric.device)
         self.variety.manual_seed(derive_seed(seed, "augmentation"))
@@ -226,7 +225,6 @@ class _Loop:
         return {
             "epoch": self.epoch,
             "objective": self.objective.state_dict(),
-            "outside": [module.state_dict() for module in self.objective.outside],
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
@@ -243,8 +241,6 @@ class _Loop:
     def load(self, state: Mapping[str, Any]) -> None:
         """Take up a state that :meth:`state` gave."""
         self.objective.load_state_dict(state["objective"])
-        for module, values in zip(self.objective.outside, state["outside"], strict=True):
-            module.load_state_dict(values)
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
@@ -261,13 +257,14 @@ class _Loop:
         """Train for an epoch and validate; the new row of the history."""
         number, began, sums = self.epoch + 1, time.perf_counter(), {}
         self.model.train()
-        if _is_renewed(self.recipe, self.epochs - self.epoch):
-            self.optimizer.state.clear()  # what a new optimiser would start with
+        if self.before_epoch:
+            self.before_epoch(self.optimizer, self.epochs - self.epoch)
         count, size = len(self.train.inputs), self.recipe.batch_size
         shuffled = torch.randperm(count, generator=self.order).to(self.fabric.device)
-        for step, rows in enumerate(shuffled.split(size)[: self.steps], 1):
+        order = shuffled.split(size)[: self.steps]
+        for step, (rows, inputs) in enumerate(batches(self.train.inputs, order), 1):
             place = f"at step {step} of {self.steps} of epoch {number}"
-            for name, value in self._step(rows, place).items():
+            for name, value in self._step(rows, inputs, place).items():
                 sums[name] = sums.get(name, 0) + value.detach()
             bar.update()
             if stopped():
@@ -295,12 +292,10 @@ class _Loop:
         self.objective.student.load_state_dict(self.best_state)
         self.objective.student.eval()
 
-    def _step(self, rows: Tensor, place: str) -> dict[str, Tensor]:
-        inputs = self.train.inputs[rows]
+    def _step(self, rows: Tensor, inputs: Tensor, place: str) -> dict[str, Tensor]:
         if self.augment:
             inputs = self.augment(inputs, self.variety)
-        terms = self.model(Batch(inputs, self.train.target[rows], rows))
-        total = self.objective.total(terms)
+        total, terms = self.model(Batch(inputs, self.train.target[rows], rows))
         figures = terms | {"total": total}
         self.wrapped_optimizer.zero_grad(set_to_none=True)
         if not torch.isfinite(total):
@@ -343,20 +338,22 @@ class _Loop:
 
 
 def predict_logits(
-    network: nn.Module, inputs: Tensor, batch_size: int = 256, fabric: Fabric | None = None
+    network: nn.Module, inputs: Tensor | Stored, batch_size: int = 256, fabric: Fabric | None = None
 ) -> Tensor:
     """Logits ``(n, classes)`` in float32, in eval mode; the network's mode is given back after."""
     was_training, device = network.training, next(network.parameters()).device
     network.eval()
     with torch.inference_mode(), fabric.autocast() if fabric else torch.no_grad():
-        parts = [network(chunk.to(device)).logits.float() for chunk in inputs.split(batch_size)]
+        chunks = batches(inputs, torch.arange(len(inputs)).split(batch_size))
+        parts = [network(chunk.to(device)).logits.float() for _, chunk in chunks]
     network.train(was_training)
     return torch.cat(parts)
 
 
 def _postfix(row: dict[str, float], epochs: int) -> str:
     """Epoch, loss terms, validation accuracy, and what is wrong if anything is."""
-    names = [name for name in (*TERMS, "dense") if name in row]
+    end = list(row).index("total")
+    names = [name for name in list(row)[1:end] if name != CROSS_ENTROPY or end > 2]
     terms = " ".join(f"{name} {row[name]:.3f}" for name in names)
     accuracy = row["validation_accuracy"]
     wrong = f" | {row['verdict']}" if row["verdict"] else ""
@@ -366,25 +363,20 @@ def _postfix(row: dict[str, float], epochs: int) -> str:
 def _optimizer(objective: Objective, recipe: Recipe) -> torch.optim.Optimizer:
     """The recipe's optimiser; what sets the weights of the terms is a group of its own.
 
-    That group has no weight decay, which would pull the weights together, and with "meta" a rate
-    higher by the number of steps from one of its updates to the next.
+    That group has no weight decay, which would pull the weights together, and the rate that its
+    strategy asks for.
     """
-    weighting = {id(p) for p in getattr(objective, "weigh", nn.Module()).parameters()}
+    weigh = getattr(objective, "weigh", None)
+    weighting = {id(p) for p in weigh.parameters()} if weigh is not None else set()
     trained = [p for p in objective.parameters() if p.requires_grad]
     groups = [{"params": [p for p in trained if id(p) not in weighting]}]
     if own := [p for p in trained if id(p) in weighting]:
-        factor = recipe.meta_every if recipe.weighting == "meta" else 1
-        groups.append({"params": own, "lr": recipe.learning_rate * factor, "weight_decay": 0.0})
+        rate = recipe.learning_rate * weigh.rate
+        groups.append({"params": own, "lr": rate, "weight_decay": 0.0})
     options = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=recipe.momentum, **options)
     return torch.optim.AdamW(groups, **options)
-
-
-def _is_renewed(recipe: Recipe, left: int) -> bool:
-    """As published, a drop of the rate, ``left`` epochs before the end, is a new optimiser."""
-    drops = recipe.drops if recipe.schedule == "drops" else ()
-    return recipe.behaviour == "published" and left in drops
 
 
 def _schedule(recipe: Recipe, epochs: int, steps: int) -> Callable[[int], float]:
@@ -399,31 +391,6 @@ def _schedule(recipe: Recipe, epochs: int, steps: int) -> Callable[[int], float]
         return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
 
     return one_cycle
-
-
-@contextmanager
-def _first_interrupt_waits() -> Iterator[Callable[[], bool]]:
-    """Give a function that says whether Ctrl-C was pressed; a second one interrupts as usual."""
-    asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # signals reach the main thread only
-        return
-    before = signal.getsignal(signal.SIGINT)
-    if before in (None, signal.SIG_IGN):  # a job in the background is not to be stopped by Ctrl-C
-        yield lambda: False
-        return
-
-    def note(number: int, _frame: object) -> None:
-        asked.append(number)
-        signal.signal(signal.SIGINT, before)
-        # A print could be interrupted by itself here.
-        os.write(2, b"\nstopping after this step; Ctrl-C again stops at once\n")
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield lambda: bool(asked)
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _is_out_of_memory(error: Exception) -> bool:

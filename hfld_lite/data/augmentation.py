@@ -4,11 +4,12 @@ Applied to raw signals, before the view that networks read. A teacher's answers 
 recordings are not its answers to these, so under augmentation it is asked live.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from hfld_lite.errors import ArgumentError
-from hfld_lite.recipes import Augmentation
 
 FINER = 4
 """Points between samples, times this many, before linear interpolation: the loss at the highest
@@ -16,7 +17,7 @@ frequency is sinc²(1/8), 5 %, instead of 60 %."""
 
 
 def augment(
-    signals: Tensor, sample_rate: int, augmentation: Augmentation, generator: torch.Generator
+    signals: Tensor, sample_rate: int, augmentation: Any, generator: torch.Generator
 ) -> Tensor:
     """Draw another version of each recording.
 
@@ -58,7 +59,7 @@ def augment(
     return result
 
 
-def check_shift(augmentation: Augmentation, samples: int, sample_rate: int) -> None:
+def check_shift(augmentation: Any, samples: int, sample_rate: int) -> None:
     """Refuse a shift that would move a recording out of its window."""
     longest = samples / sample_rate * 1000 / 4
     if augmentation.shift > longest:

@@ -15,7 +15,6 @@ import scipy.io
 import scipy.io.matlab
 from tqdm.auto import tqdm
 
-from hfld_lite.errors import DataError
 from hfld_lite.data.layouts import (
     LONG_NAME,
     TILE_LAYOUT,
@@ -29,6 +28,7 @@ from hfld_lite.data.layouts import (
     some,
 )
 from hfld_lite.data.recordings import Recordings, positive
+from hfld_lite.errors import DataError
 from hfld_lite.storage.files import regular_size, unfolded
 
 _NUMBERS = {"double", "single", "logical"} | {

@@ -1,6 +1,6 @@
 """Recordings: signals with labels, groups and origins; checked, saved and loaded.
 
-`hfld_lite.data.readers` makes them of foreign files (.mat, WAV, FLAC); `hfld_lite.data.splits` divides them.
+`data.readers` makes them of foreign files (.mat, WAV, FLAC); `data.splits` divides them.
 """
 
 from __future__ import annotations

@@ -19,7 +19,6 @@ import scipy.signal
 import soundfile
 from tqdm.auto import tqdm
 
-from hfld_lite.errors import ArgumentError, DataError
 from hfld_lite.data.layouts import (
     SOUND_LAYOUT,
     SOUNDS,
@@ -33,6 +32,7 @@ from hfld_lite.data.layouts import (
     some,
 )
 from hfld_lite.data.recordings import Recordings, positive
+from hfld_lite.errors import ArgumentError, DataError
 from hfld_lite.storage.files import RATIO, SLACK, read_text, regular_size, unfolded
 
 _MANIFEST_BYTES = 1 << 24

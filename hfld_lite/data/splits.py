@@ -13,8 +13,8 @@ from itertools import pairwise
 import numpy as np
 from sklearn.model_selection import StratifiedGroupKFold
 
-from hfld_lite.errors import ArgumentError, DataError
 from hfld_lite.data.recordings import Recordings, indices_of, place
+from hfld_lite.errors import ArgumentError, DataError
 
 
 @dataclass(frozen=True, eq=False)

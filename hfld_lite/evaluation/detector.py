@@ -13,6 +13,7 @@ from hfld_lite.data.views import network_inputs
 from hfld_lite.edge.analysis import count_macs, latency, size_bytes
 from hfld_lite.errors import DataError, HfldError
 from hfld_lite.evaluation.metrics import Evaluation, evaluate
+from hfld_lite.hierarchy import Chain
 from hfld_lite.networks import ResNet1d, count_parameters
 from hfld_lite.recipes import Recipe, network_of
 from hfld_lite.training import predict_logits
@@ -31,6 +32,19 @@ class Detector:
     normal_classes: tuple[str, ...]
     sample_rate: int
     samples: int
+
+    @classmethod
+    def of(cls, chain: Chain) -> "Detector":
+        """The networks of a trained chain."""
+        recordings = chain.examples.recordings
+        return cls(
+            chain.recipe,
+            {name: stage.network for name, stage in chain.stages.items()},
+            chain.examples.class_names,
+            chain.examples.normal_classes,
+            recordings.sample_rate if recordings else 0,
+            recordings.samples if recordings else 0,
+        )
 
     @property
     def bin_width(self) -> float:

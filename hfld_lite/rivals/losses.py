@@ -1,5 +1,8 @@
 """The rival methods' losses, as pure functions of tensors, for a comparison at equal budget.
 
+Each is registered as a term below, so that ``Recipe(method="kd")`` and ``hfld train --method kd``
+know it: one function and one decorator.
+
 What they share is said once, here. Logits are ``(batch, classes)``; features are ``(batch,
 channels, positions)`` or ``(batch, channels, height, width)``; T > 0. ``reduction`` is ``"mean"``
 over the batch, ``"sum"``, or ``"none"`` for values per sample. Everything is computed in float32
@@ -14,8 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hfld_lite.distillation import rival
 from hfld_lite.errors import ArgumentError
-from hfld_lite.losses import _at_least_float32, _reduce, separated_logit_loss
+from hfld_lite.losses import at_least_float32, reduced, separated_logit_loss
+from hfld_lite.networks import Output
 
 _warned: set[str] = set()
 _POOL = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d}
@@ -37,12 +42,12 @@ def kd_loss(
     if not temperature > 0:
         raise ArgumentError(f"temperature is {temperature!r}; it must be above 0.")
     student, teacher = (
-        F.log_softmax(_at_least_float32(z) / temperature, 1)
+        F.log_softmax(at_least_float32(z) / temperature, 1)
         for z in (student_logits, teacher_logits.detach())
     )
     # kl_div(input, target) is KL(target ‖ input): student first, teacher second.
     kd = F.kl_div(student, teacher, reduction="none", log_target=True).sum(1)
-    return _reduce(kd * temperature**2, reduction)
+    return reduced(kd * temperature**2, reduction)
 
 
 def dkd_loss(
@@ -68,8 +73,6 @@ def densely_guided_kd_loss(
     student_logits: Tensor,
     teacher_logits: Sequence[Tensor],
     temperature: float,
-    keep: float = 0.75,
-    generator: torch.Generator | None = None,
     reduction: str = "mean",
 ) -> Tensor:
     """KD from all n larger networks of the chain at once, ``mean_k KD(teacher k → student)``.
@@ -82,21 +85,11 @@ def densely_guided_kd_loss(
         student_logits: the student's.
         teacher_logits: one such tensor for each larger network.
         temperature: T.
-        keep: probability that a teacher survives the draw, from 0 (always exactly one does) to 1.
-        generator: makes the teaching stochastic. At each call it draws one number a teacher, for
-            the whole batch; the mean is over the survivors, and if none survives, over one drawn
-            uniformly. Without it every teacher is kept and ``keep`` has no effect.
         reduction: over the batch.
     """
     if not len(teacher_logits):
         raise ArgumentError("teacher_logits is empty; it must hold one tensor for each teacher.")
-    if not 0 <= keep <= 1:
-        raise ArgumentError(f"keep is {keep!r}; it is a probability, from 0 to 1.")
-    kept = range(len(teacher_logits))
-    if generator is not None:
-        draws = torch.rand(len(kept), generator=generator, device=generator.device).tolist()
-        kept = [k for k in kept if draws[k] < keep] or [draws.index(min(draws))]
-    terms = [kd_loss(student_logits, teacher_logits[k], temperature, reduction) for k in kept]
+    terms = [kd_loss(student_logits, z, temperature, reduction) for z in teacher_logits]
     return torch.stack(terms).mean(0)
 
 
@@ -109,7 +102,7 @@ def standardise_logits(logits: Tensor) -> Tensor:
     """
     if logits.ndim != 2:
         raise ArgumentError(f"Logits must be (batch, classes); found {tuple(logits.shape)}.")
-    z = _at_least_float32(logits)
+    z = at_least_float32(logits)
     z = z - z.amax(1, keepdim=True).detach()  # equal logits become exact zeros, at any height
     z = z - z.mean(1, keepdim=True)
     variance = z.square().mean(1, keepdim=True)
@@ -154,7 +147,7 @@ def fitnet_loss(
             f"{teacher_features.shape[1]}; project the student to the teacher's channels first."
         )
     student, teacher = _same_positions(student_features, teacher_features)
-    return _reduce((student - teacher).square().flatten(1).mean(1), reduction)
+    return reduced((student - teacher).square().flatten(1).mean(1), reduction)
 
 
 def attention_transfer_loss(
@@ -171,7 +164,7 @@ def attention_transfer_loss(
     _check_maps(student_features, teacher_features)
     if not power >= 1:
         raise ArgumentError(f"power is {power!r}; it must be 1 or more.")
-    features = (_at_least_float32(x) for x in (student_features, teacher_features))
+    features = (at_least_float32(x) for x in (student_features, teacher_features))
     maps = _same_positions(*(x.abs().pow(power).mean(1, keepdim=True) for x in features))
     student, teacher = (F.normalize(x.flatten(1), dim=1) for x in maps)
     if student.shape[1] < 2:
@@ -180,7 +173,36 @@ def attention_transfer_loss(
             f"{tuple(student_features.shape)} and {tuple(teacher_features.shape)}. Take them "
             "before they are pooled."
         )
-    return _reduce((student - teacher).square().sum(1), reduction)
+    return reduced((student - teacher).square().sum(1), reduction)
+
+
+@rival("kd")
+def _kd(student: Output, teacher: Output, target: Tensor, temperature: float = 4.0) -> Tensor:
+    return kd_loss(student.logits, teacher.logits, temperature)
+
+
+@rival("fitnet", projected=True)
+def _fitnet(student: Output, teacher: Output, target: Tensor) -> Tensor:
+    return fitnet_loss(student.features, teacher.features)
+
+
+@rival("attention")
+def _attention(student: Output, teacher: Output, target: Tensor) -> Tensor:
+    return attention_transfer_loss(student.features, teacher.features)
+
+
+@rival("dkd")
+def _dkd(
+    student: Output, teacher: Output, target: Tensor, temperature: float = 4.0, beta: float = 8.0
+) -> Tensor:
+    return dkd_loss(student.logits, teacher.logits, target, temperature, beta=beta)
+
+
+@rival("standardised")
+def _standardised(
+    student: Output, teacher: Output, target: Tensor, temperature: float = 2.0
+) -> Tensor:
+    return standardised_kd_loss(student.logits, teacher.logits, temperature)
 
 
 def _check_maps(student: Tensor, teacher: Tensor) -> None:
@@ -193,7 +215,7 @@ def _check_maps(student: Tensor, teacher: Tensor) -> None:
 
 def _same_positions(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     """Both in float32 or better, the teacher detached, each axis as long as the shorter one."""
-    student, teacher = _at_least_float32(student), _at_least_float32(teacher.detach())
+    student, teacher = at_least_float32(student), at_least_float32(teacher.detach())
     if student.shape[2:] != teacher.shape[2:]:
         size = [min(pair) for pair in zip(student.shape[2:], teacher.shape[2:], strict=True)]
         student, teacher = (_POOL[len(size)](x, size) for x in (student, teacher))

@@ -6,15 +6,24 @@ gradients on the same float32 inputs. Nothing is detached, because nothing was: 
 the teacher and into the embedding as well, where nobody used them.
 """
 
+import copy
+import warnings
 from collections.abc import Callable
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hfld_lite.data.splits import Split
+from hfld_lite.distillation import Objective, check_classes
 from hfld_lite.errors import ArgumentError
-from hfld_lite.losses import _at_least_float32, _check_logits
+from hfld_lite.hierarchy import Trainer, behaviour
+from hfld_lite.losses import at_least_float32, check_heads, check_logits
 from hfld_lite.networks import conv_bn
+from hfld_lite.recipes import PRESETS, Recipe, network_of
+from hfld_lite.teachers import Batch
+from hfld_lite.weighting import PVPN, Naive, Setting, Weighting, weighting
 
 
 def published_separated_logit_loss(
@@ -55,12 +64,12 @@ def published_separated_logit_loss(
     Raises:
         ArgumentError: as the sound function does.
     """
-    _check_logits(student_logits, teacher_logits, target, temperature)
+    check_logits(student_logits, teacher_logits, target, temperature)
     batch = len(target)
     own = F.one_hot(target, student_logits.shape[1]).float()
     two_way, masked = [], []
     for logits in (student_logits, teacher_logits):
-        scaled = _at_least_float32(logits) / temperature
+        scaled = at_least_float32(logits) / temperature
         p = F.softmax(scaled, 1)
         two_way.append(torch.stack([(p * own).sum(1), (p * (1 - own)).sum(1)], 1))
         masked.append(scaled - 1000 * own)
@@ -114,8 +123,8 @@ def published_matching(
             do not divide the channels.
     """
     with torch.autocast(student_features.device.type, enabled=False):
-        student = _at_least_float32(student_features)
-        teacher = _at_least_float32(teacher_features)
+        student = at_least_float32(student_features)
+        teacher = at_least_float32(teacher_features)
         teacher = teacher if embedding is None else embedding(teacher)
         _check_matched(student, teacher, heads)
         # (B, C, N) -> (B, h, N, d)
@@ -189,8 +198,167 @@ def _check_matched(student: Tensor, teacher: Tensor, heads: int) -> None:
             f"(batch, channels, positions…); found {tuple(student.shape)} and "
             f"{tuple(teacher.shape)}."
         )
-    if heads < 1 or student.shape[1] % heads:
-        raise ArgumentError(
-            f"heads is {heads}, which does not divide the {student.shape[1]} channels; choose a "
-            "divisor."
+    check_heads(heads, student.shape[1])
+
+
+@weighting("published")
+class Published(Naive):
+    """The released behaviour: the naive weights, but of a PVPN that is random and frozen.
+
+    Args:
+        channels, positions, options: see :class:`Predicted`.
+        detach_input: False reproduces the released code, where the student's features reach the
+            PVPN with their gradient and the student is paid for shrinking its own loss weights.
+    """
+
+    def __init__(
+        self, channels: int, positions: int, detach_input: bool = True, **options: object
+    ) -> None:
+        super().__init__(channels, positions, **options)
+        self.pvpn.layers[-1].reset_parameters()
+        self.pvpn.requires_grad_(False)
+        self.detach_input = detach_input
+
+    @classmethod
+    def of(cls, setting: Setting) -> "Published":
+        """A PVPN for the setting's features and terms."""
+        return cls(setting.channels, setting.positions, terms=tuple(setting.weights))
+
+
+class ImagePVPN(PVPN):
+    """The PVPN of the CIFAR-100 study as published: C→32, then 32·N→512→128→3.
+
+    85,027 parameters at C = 64, N = 1, the pooled map. Its outputs are α, one weight for both logit
+    terms, which are split 1:2, and β.
+    """
+
+    layout = (64, (32,), (512, 128))
+
+    def __init__(self, channels: int, positions: int, outputs: int = 3, hidden: str = "published"):
+        super().__init__(channels, positions, 3, hidden)
+
+
+class PublishedImages(Published):
+    """The released behaviour of the CIFAR-100 study: three outputs for the four terms."""
+
+    network = ImagePVPN
+
+    def by_term(self, values: Tensor) -> Tensor:
+        """Weights ``(3,)`` as weights ``(4,)``: α, μ, ν = 2 μ, β."""
+        return torch.stack([values[0], values[1], 2 * values[1], values[2]])
+
+
+class PublishedDistiller(Objective):
+    """Learn from a teacher as the released code does, mistakes included; never a default.
+
+    The teacher runs live, in training mode and with gradients: its dropout makes targets noisy,
+    its batch norm drifts and its gradients are thrown away. Its features are embedded by weights
+    that stay random. Teacher and embedding are no submodules, so no optimiser holds them.
+    Source: the released code.
+
+    Args:
+        student, temperature, heads: as :class:`Distiller` has them; heads divide the student's
+            channels.
+        teacher: a network of the same classes on the same device; this changes its buffers.
+        weighting: the released one is ``weighting.Published`` with ``detach_input=False``.
+
+    Raises:
+        ArgumentError: if the networks have different classes.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: nn.Module,
+        weighting: Weighting,
+        temperature: float = 5.0,
+        heads: int = 8,
+    ) -> None:
+        super().__init__(student)
+        check_classes(student, teacher)
+        embedding = published_embedding(teacher.feature_channels, student.feature_channels)
+        self._outside = (teacher, embedding.to(next(student.parameters()).device))
+        self.weigh, self.temperature, self.heads = weighting, temperature, heads
+
+    def get_extra_state(self) -> list[dict[str, Tensor]]:
+        """The teacher's drifting buffers and the embedding, for checkpoints."""
+        return [dict(module.state_dict()) for module in self._outside]
+
+    def set_extra_state(self, state: list[dict[str, Tensor]]) -> None:
+        """Take up the state of a checkpoint."""
+        for module, values in zip(self._outside, state, strict=True):
+            module.load_state_dict(values)
+
+    def train(self, mode: bool = True) -> "PublishedDistiller":
+        """Set the mode; teacher and embedding are in training mode always, as published."""
+        for module in self._outside:
+            module.train()
+        return super().train(mode)
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum, and the unweighted terms by the names in ``weighting.TERMS``."""
+        teacher, embedding = self._outside
+        said, output = teacher(batch.inputs), self.student(batch.inputs)
+        tckd, nckd = (
+            published_separated_logit_loss(
+                output.logits, said.logits, batch.target, self.temperature, *weights
+            )
+            for weights in ((1.0, 0.0), (0.0, 1.0))
         )
+        terms = {
+            "feature": published_matching(output.features, said.features, embedding, self.heads),
+            "tckd": tckd,
+            "nckd": nckd,
+            "cross_entropy": F.cross_entropy(output.logits.float(), batch.target),
+        }
+        return self.weigh(terms, output.features), terms
+
+    def monitor(self) -> dict[str, Tensor]:
+        """The weights of the last step: ``weight_feature`` and so on."""
+        return {f"weight_{name}": value for name, value in self.weigh.weights.items()}
+
+
+@behaviour("published")
+class PublishedTrainer(Trainer):
+    """Trains as the released code does, mistakes included; chosen by ``Recipe.behaviour``.
+
+    The validation part is trained on and the test part chooses the epochs; teachers are in training
+    mode; each drop of the learning rate is a new optimiser, so momentum is lost; dropout stays in
+    the students' heads.
+    """
+
+    def _divide(self, parts: Split) -> tuple[Split, np.ndarray]:
+        """Its split has no validation part: what would be that is learned from as well."""
+        warnings.warn(
+            "The recipe's behaviour is published: the test part chooses the best epoch, so that "
+            "figures on it are optimistic, and the validation part is trained on. Use it for "
+            "comparison only.",
+            stacklevel=4,
+        )
+        learned = np.sort(np.concatenate([parts.train, parts.validation]))
+        return Split(learned, [], parts.test), parts.test
+
+    def _dropout(self, role: str) -> float | None:
+        return network_of(self.recipe, role).dropout
+
+    def _objective(
+        self, role: str, teacher: str, recipe: Recipe, _generators: dict[str, torch.Generator]
+    ) -> PublishedDistiller:
+        student, shape = self.network(role)
+        with self.seeded(role, "weighting"):
+            weighting = Published(
+                shape.channels, shape.positions, detach_input=False, hidden="published"
+            )
+            # A copy: this one drifts, as it did there, while the stored checkpoint stayed.
+            live = copy.deepcopy(self.stages[teacher].network)
+            return PublishedDistiller(student, live, weighting, recipe.temperature, recipe.heads)
+
+    def _before_epoch(self, optimizer: torch.optim.Optimizer, left: int) -> None:
+        """As published, a drop of the rate, ``left`` epochs before the end, is a new optimiser."""
+        if self.recipe.schedule == "drops" and left in self.recipe.drops:
+            optimizer.state.clear()
+
+
+PRESETS["published"] = PRESETS["paper"].replace(
+    name="published", behaviour="published", weighting="published"
+)
