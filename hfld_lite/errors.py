@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 class HfldError(Exception):
@@ -47,7 +48,15 @@ class ArgumentError(HfldError, ValueError):
 
 
 class Interrupted(KeyboardInterrupt):
-    """A training that the user stopped; its text says what is kept and how to go on."""
+    """A training that the user stopped; its text says what is kept and how to resume."""
+
+
+class Stopped(Exception):
+    """Inside a training: the user asked to stop; says where."""
+
+
+class Diverged(Exception):
+    """Inside a training: something is not finite; says where, and what was."""
 
 
 def nearest(name: object, names: Iterable[str]) -> str:
@@ -80,3 +89,47 @@ def first_interrupt_waits() -> Iterator[Callable[[], bool]]:
         yield lambda: bool(asked)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def training_errors(title: str, checkpoints: Any = None) -> Iterator[Callable[[], bool]]:
+    """Turn what ends a training early into one sentence that says what is kept.
+
+    Args:
+        title: of the training.
+        checkpoints: with a method ``kept()`` that says which checkpoint is the newest, or None.
+
+    Yields:
+        a function that says whether Ctrl-C was pressed.
+
+    Raises:
+        Interrupted: for Stopped.
+        HfldError: for Diverged, or if memory runs out.
+    """
+    title = title or "fit"
+    kept = checkpoints.kept if checkpoints else lambda: "Nothing of it is kept on disk."
+    try:
+        with first_interrupt_waits() as stopped:
+            yield stopped
+    except Stopped as stop:
+        hint = " The same call with resume=True continues from there." if checkpoints else ""
+        raise Interrupted(f"{title} was stopped {stop}. {kept()}{hint}") from None
+    except Diverged as error:
+        raise HfldError(
+            f"{title}: {error}. The network is left as in its best epoch so far. {kept()} Try a "
+            "new run with a lower learning_rate or precision 32-true, or check the data; to find "
+            "the operation that gives it, repeat this one with "
+            "torch.autograd.set_detect_anomaly(True) (hfld train: --detect-anomaly)."
+        ) from error
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and not any(
+            word in str(error) for word in _NO_MEMORY
+        ):
+            raise
+        raise HfldError(
+            f"{title}: memory ran out. {kept()} A smaller batch_size or a smaller network needs "
+            "less."
+        ) from error
+
+
+_NO_MEMORY = ("DefaultCPUAllocator", "ALLOC_FAILED", "out of memory")

@@ -226,27 +226,20 @@ class Adapted(nn.Module):
             logits = self.module(x)
         finally:
             handle.remove()
-        if not seen:
-            raise ArgumentError(
-                f"The layer {self.path!r} was not used for inputs of shape {tuple(x.shape)}; tap "
-                "a layer that every forward pass uses."
-            )
-        features = seen[-1]
+        features = seen[-1] if seen else None
         if not isinstance(features, Tensor) or features.ndim < 2:
             raise ArgumentError(
-                f"The layer {self.path!r} gives {_kind(features)}; tap a layer that gives a tensor "
-                "(batch, channels, positions…)."
+                f"The layer {self.path!r} gave {type(features).__name__} for inputs of shape "
+                f"{tuple(x.shape)}; tap a layer that gives a tensor (batch, channels, positions…)."
             )
-        if features.ndim == 2:
-            if not self._warned:
-                self._warned = True
-                warnings.warn(
-                    f"The layer {self.path!r} gives a vector, which counts as one position: "
-                    "one-to-all matching is then one-to-one. Tap a layer before the pooling.",
-                    stacklevel=2,
-                )
-            features = features.unsqueeze(2)
-        return Output(features.flatten(2), logits)
+        if features.ndim == 2 and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"The layer {self.path!r} gives a vector, which counts as one position: one-to-all "
+                "matching is then one-to-one. Tap a layer before the pooling.",
+                stacklevel=2,
+            )
+        return Output(features.reshape(*features.shape[:2], -1), logits)
 
 
 def adapt(module: nn.Module, features: str) -> Adapted:
@@ -267,66 +260,3 @@ def adapt(module: nn.Module, features: str) -> Adapted:
             f"{type(module).__name__} has no layer {features!r} to tap; {nearest(features, paths)}."
         )
     return Adapted(module, features)
-
-
-class Shape(NamedTuple):
-    """What a network gives for one input: channels and positions of its features, classes."""
-
-    channels: int
-    positions: int
-    classes: int
-
-
-def probe(network: nn.Module, inputs: Tensor, name: str = "network") -> Shape:
-    """Run a network once, in eval mode and without gradients, and check what it returns.
-
-    Args:
-        network: left as it was found.
-        inputs: a batch of what it shall read.
-        name: for errors, such as ``"network given as teacher"``.
-
-    Raises:
-        ArgumentError: if the network fails on such inputs, returns no :class:`Output`, or no
-            position is left of its features.
-    """
-    modes = [(module, module.training) for module in network.modules()]
-    said = f"The {name} ({type(network).__name__})"
-    try:
-        with torch.inference_mode():
-            output = network.eval()(inputs)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        if isinstance(error, ArgumentError):
-            raise
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ArgumentError(
-            f"{said} cannot read inputs of shape {tuple(inputs.shape)}: {reason}"
-        ) from error
-    finally:
-        for module, training in modes:
-            module.training = training
-    if not isinstance(output, tuple) or len(output) != 2:
-        raise ArgumentError(
-            f"{said} returns {_kind(output)}; it must return Output(features, logits). Wrap a "
-            'network that returns logits: adapt(network, features="name.of.a.layer").'
-        )
-    features, logits = output
-    if not isinstance(features, Tensor) or features.ndim < 3 or not isinstance(logits, Tensor):
-        raise ArgumentError(
-            f"{said} returns features that are {_kind(features)}; they must be a tensor (batch, "
-            "channels, positions…)."
-        )
-    positions = features[0, 0].numel()
-    if not positions or logits.ndim != 2 or len(logits) != len(inputs):
-        raise ArgumentError(
-            f"{said} gives features of shape {tuple(features.shape)} and logits of shape "
-            f"{tuple(logits.shape)} for inputs of shape {tuple(inputs.shape)}; it must leave a "
-            "position or more, and logits (batch, classes). Use larger inputs or tap an earlier "
-            "layer."
-        )
-    return Shape(features.shape[1], positions, logits.shape[1])
-
-
-def _kind(value: object) -> str:
-    if isinstance(value, Tensor):
-        return f"a tensor of shape {tuple(value.shape)}"
-    return f"a {type(value).__name__}"

@@ -2,17 +2,17 @@
 
 import json
 from dataclasses import asdict, field, fields, is_dataclass, replace
-from functools import wraps
 from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
-from pydantic.dataclasses import dataclass
+from pydantic import Field
 
+from hfld_lite.data.augmentation import Augmentation
 from hfld_lite.distillation import CROSS_ENTROPY, TERMS
 from hfld_lite.errors import ArgumentError, HfldError, RecipeError, nearest
-from hfld_lite.storage.files import explain, read_json, write_whole
+from hfld_lite.storage.files import read_json, write_whole
+from hfld_lite.storage.models import Real, Text, Whole, choices, validated
 from hfld_lite.weighting import WEIGHTINGS
 
 HFLKD = "hflkd"
@@ -24,35 +24,13 @@ labels alone, from the teacher without the secondary ones, from the logits of al
 
 PRECISIONS = ("32-true", "bf16-mixed", "16-mixed")
 
-LARGEST = 2**53
-"""The largest whole number that a float, and so JSON everywhere, holds exactly."""
-
-Whole = Annotated[int, Field(strict=True, le=LARGEST)]
-Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Weight = Annotated[Real, Field(ge=0)]
 Positive = Annotated[Real, Field(gt=0)]
 Share = Annotated[Real, Field(gt=0, lt=0.5)]
 Length = Annotated[Whole, Field(ge=257)]
-Text = Annotated[str, Field(strict=True)]
 
 
-def _choices(kind: type) -> type:
-    """Make a class a frozen pydantic dataclass whose errors are a RecipeError's one sentence."""
-    made = dataclass(frozen=True, config=ConfigDict(extra="forbid"))(kind)
-    init = made.__init__
-
-    @wraps(init)
-    def speaking(self: Any, *values: Any, **named: Any) -> None:
-        try:
-            init(self, *values, **named)
-        except ValidationError as error:
-            raise RecipeError(_sentence(made, error)) from error
-
-    made.__init__ = speaking
-    return made
-
-
-@_choices
+@choices()
 class Network:
     """The arguments of :func:`hfld_lite.networks.resnet1d`, but for the classes.
 
@@ -67,33 +45,7 @@ class Network:
     epochs: Annotated[Whole, Field(ge=1)] = 20
 
 
-@_choices
-class Augmentation:
-    """How far recordings are varied while networks learn from them; see `augmentation.augment`.
-
-    Attributes:
-        noise: lowest and highest ratio of the recording's power to the added noise's, dB; None
-            for no noise.
-        shift: the impact comes earlier or later by this at most, ms.
-        gain: louder or softer by this at most, dB.
-        frequency: all frequencies higher or lower by this share at most, no unit. Keep it within
-            what sound parts differ by, or networks learn to ignore a defect's shift.
-    """
-
-    noise: tuple[Real, Real] | None = (10.0, 40.0)
-    shift: Weight = 2.0
-    gain: Annotated[Weight, Field(le=60)] = 6.0
-    frequency: Annotated[Weight, Field(le=0.2)] = 0.005
-
-    def __post_init__(self) -> None:
-        if self.noise is not None and self.noise[0] > self.noise[1]:
-            raise RecipeError(
-                f"The augmentation's noise is {self.noise}; it must be the lowest and the highest "
-                "ratio in dB, or null for none."
-            )
-
-
-@_choices
+@choices(network=Network, augmentation=Augmentation)
 class Recipe:
     """Every choice of a run of the chain teacher → secondary teacher → student.
 
@@ -197,22 +149,13 @@ class Recipe:
 
     def replace(self, **changes: Any) -> "Recipe":
         """A copy with some attributes changed; an unknown one is a RecipeError."""
-        names = [f.name for f in fields(self)]
-        if unknown := [name for name in changes if name not in names]:
-            raise RecipeError(
-                f"The recipe has no entry {unknown[0]!r}; {nearest(unknown[0], names)}."
-            )
         return replace(self, **changes)
 
-    def repeats(self, count: int) -> "tuple[Recipe, ...]":
-        """The recipes of repeated runs, whose results' mean and deviation are reported.
+    def repeats(self, count: int) -> tuple["Recipe", ...]:
+        """Recipes of repeated runs, with a seed each: seed, seed + 1, …
 
-        The seeds are seed, seed + 1, …: each run has its own split, initial weights and order.
-        With the behaviour ``"published"`` all have this recipe's seed, as there: runs are then the
-        same bit for bit, or differ by the machine's rounding, and their deviation says nothing.
-
-        Raises:
-            ArgumentError: if count is no whole number of 1 or more.
+        With the behaviour ``"published"`` all have one seed, as there: their deviation then says
+        nothing. A count that is no whole number above 0 is an ArgumentError.
         """
         if not isinstance(count, int) or isinstance(count, bool) or count < 1:
             raise ArgumentError(f"count is {count!r}; it must be a whole number, 1 or more.")
@@ -226,10 +169,9 @@ class Recipe:
         The roles are teacher, secondary_teacher (secondary_teacher_1, … where there are several)
         and student.
         """
-        numbers = range(1, len(self.secondary_teachers) + 1)
         one = len(self.secondary_teachers) == 1
-        names = ["secondary_teacher" if one else f"secondary_teacher_{i}" for i in numbers]
-        between = dict(zip(names, self.secondary_teachers, strict=True))
+        named = enumerate(self.secondary_teachers, 1)
+        between = {"secondary_teacher" + f"_{i}" * (not one): network for i, network in named}
         return {"teacher": self.teacher, **between, "student": self.student}
 
     @property
@@ -271,23 +213,13 @@ class Recipe:
         """
         try:
             values = read_json(Path(path))
+            if not isinstance(values, dict):
+                raise ValueError(f"it holds a {type(values).__name__}, not a JSON object")
+            return validated(cls, values)
         except (OSError, ValueError) as error:
             raise RecipeError(f"{path}: the recipe cannot be read ({error}).") from error
-        if not isinstance(values, dict):
-            raise RecipeError(
-                f"{path}: a recipe is a JSON object; found a {type(values).__name__}."
-            )
-        try:
-            return TypeAdapter(cls).validate_python(values)
-        except ValidationError as error:
-            raise RecipeError(f"{path}: {_sentence(cls, error)}") from error
         except RecipeError as error:
             raise RecipeError(f"{path}: {error}") from error
-
-
-def _sentence(kind: type, error: ValidationError) -> str:
-    names = [f.name for f in (*fields(Recipe), *fields(Network), *fields(Augmentation))]
-    return f"The {kind.__name__.lower()}'s {explain(error, names)}."
 
 
 def _chosen(value: Any) -> Any:

@@ -1,24 +1,19 @@
 """What a frozen teacher says of the training samples: cached once, or asked at every step."""
 
 import copy
-import errno
-import json
-import math
-import os
-import shutil
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from hfld_lite.data.examples import Stored, batches
 from hfld_lite.errors import ArgumentError, HfldError
 from hfld_lite.networks import Output
+from hfld_lite.storage.arrays import mapped as new_map
+from hfld_lite.storage.arrays import standardise
 from hfld_lite.storage.files import digest
 
 LIMIT = 2**30
@@ -73,33 +68,25 @@ class TeacherTargets(NamedTuple):
         features = self.features[rows].to(device)
         return Output(features, self.logits[batch.rows.to(self.logits.device)])
 
-    def check(
-        self, inputs: Tensor | Stored, teacher: nn.Module, ids: Sequence[str] | None = None
-    ) -> None:
+    def check(self, inputs: Tensor | Stored, teacher: nn.Module) -> None:
         """Refuse other inputs (in another order, say, or augmented) or another teacher.
 
         Raises:
-            ArgumentError: if inputs, their ids or the teacher differ in a single bit.
+            ArgumentError: if inputs or the teacher differ in a single bit.
         """
-        if cache_key(teacher, inputs, ids) != self.key:
+        if cache_key(teacher, inputs) != self.key:
             raise ArgumentError(
                 "The cached answers were made of other inputs or by another teacher; make them "
                 "anew with teacher_targets, or use a LiveTeacher where inputs are augmented."
             )
 
 
-def cache_key(teacher: nn.Module, inputs: Tensor | Stored, ids: Sequence[str] | None = None) -> str:
-    """SHA-256 of the recordings' ids, the inputs and the teacher's parameters and buffers.
-
-    Raises:
-        ArgumentError: if there is not an id for each input.
-    """
-    if ids is not None and len(ids) != len(inputs):
-        raise ArgumentError(f"There are {len(ids)} ids for {len(inputs)} inputs.")
-    names = json.dumps(None if ids is None else [str(name) for name in ids])
-    if isinstance(inputs, Stored):  # read once already; its own digest stands for the values
-        return digest(names + inputs.digest, teacher.state_dict(prefix="teacher."))
-    return digest(names, {"inputs": inputs, **teacher.state_dict(prefix="teacher.")})
+def cache_key(teacher: nn.Module, inputs: Tensor | Stored) -> str:
+    """SHA-256 of the inputs and of the teacher's parameters and buffers."""
+    state = teacher.state_dict(prefix="teacher.")
+    if isinstance(inputs, Stored):  # read once before: its own digest stands for the values
+        return digest(inputs.digest, state)
+    return digest("", {"inputs": inputs, **state})
 
 
 def teacher_targets(
@@ -107,7 +94,6 @@ def teacher_targets(
     inputs: Tensor | Stored,
     batch_size: int = AT_ONCE,
     *,
-    ids: Sequence[str] | None = None,
     limit: int = LIMIT,
     folder: str | Path | None = None,
 ) -> TeacherTargets:
@@ -120,13 +106,11 @@ def teacher_targets(
         teacher: a network; left as it was found (modes, parameters, buffers).
         inputs: ``(n, …)``, the whole training set in order, in memory or stored.
         batch_size: inputs at once.
-        ids: names the recording of each input, for the key that :meth:`TeacherTargets.check`
-            compares; by default the inputs themselves are enough.
         limit: bytes of features above which they are memory-mapped, never wholly in memory.
         folder: where that file goes; by default a temporary one without a name.
 
     Raises:
-        ArgumentError: if there is not an id for each input, or the folder has no room.
+        ArgumentError: if the folder has no room.
         HfldError: if an answer is not finite (row named).
     """
     mapped, features, logits = None, [], []
@@ -138,16 +122,16 @@ def teacher_targets(
             found = output.features.float()
             _check_finite(start, found, output.logits)
         if not start and found[0].nbytes * len(inputs) > limit:
-            mapped = _map((len(inputs), *found.shape[1:]), folder)
+            mapped = new_map((len(inputs), *found.shape[1:]), folder)
         if mapped is None:
             features.append(found)
         else:
             mapped[start : start + batch_size] = found.cpu().numpy()
         logits.append(output.logits)
     # Concatenated outside inference mode, or autograd could not use the result.
-    logits, key = torch.cat(logits).float(), cache_key(teacher, inputs, ids)
+    logits, key = torch.cat(logits).float(), cache_key(teacher, inputs)
     if mapped is not None:
-        mean, deviation = _standardise(mapped, batch_size)
+        mean, deviation = standardise(mapped, batch_size)
         return TeacherTargets(torch.from_numpy(mapped), logits, mean, deviation, key)
     features = torch.cat(features)
     mean, deviation = _statistics(features)
@@ -210,33 +194,3 @@ def _check_finite(start: int, *answers: Tensor) -> None:
 def _statistics(features: Tensor) -> tuple[Tensor, Tensor]:
     every = (0, *range(2, features.ndim))
     return features.mean(every), features.std(every).clamp_min(1e-6)
-
-
-def _map(shape: tuple[int, ...], folder: str | Path | None) -> np.memmap:
-    size = math.prod(shape) * np.dtype(np.float32).itemsize
-    place = folder or tempfile.gettempdir()
-    try:
-        # The map keeps the file open, which vanishes with it.
-        with tempfile.TemporaryFile(dir=folder, suffix=".features") as file:
-            if shutil.disk_usage(place).free < size:  # a map on a full disk kills the process
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            return np.memmap(file, np.float32, "w+", shape=shape)
-    except OSError as error:
-        raise ArgumentError(
-            f"{place}: the teacher's answers, {size / 1e6:.0f} MB, cannot be kept there "
-            f"({error.strerror}); make room, or choose another folder."
-        ) from error
-
-
-def _standardise(mapped: np.memmap, size: int) -> tuple[Tensor, Tensor]:
-    """Standardise in place, a chunk at a time, with sums in double precision."""
-    every = (0, *range(2, mapped.ndim))
-    shape = (1, -1) + (1,) * (mapped.ndim - 2)
-    chunks = [mapped[start : start + size] for start in range(0, len(mapped), size)]
-    count = mapped.size // mapped.shape[1]
-    mean = sum(chunk.sum(every, dtype=np.float64) for chunk in chunks) / count
-    squares = sum(np.square(chunk - mean.reshape(shape)).sum(every) for chunk in chunks)
-    deviation = np.sqrt(squares / (count - 1)).clip(1e-6)
-    for chunk in chunks:
-        chunk[:] = (chunk - mean.reshape(shape)) / deviation.reshape(shape)
-    return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()

@@ -21,8 +21,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
 
 from hfld_lite.data.examples import Samples, Stored, batches
-from hfld_lite.distillation import CROSS_ENTROPY, Batch, Objective
-from hfld_lite.errors import ArgumentError, HfldError, Interrupted, first_interrupt_waits
+from hfld_lite.distillation import Batch, Objective
+from hfld_lite.errors import ArgumentError, Diverged, Stopped, training_errors
 from hfld_lite.recipes import Recipe
 from hfld_lite.storage.checkpoints import StageCheckpoints
 
@@ -37,8 +37,7 @@ class Fit:
     ``history`` has a row for each epoch: ``epoch``, each loss term (mean over the epoch's steps),
     ``total``, the terms' weights as ``weight_…`` where there are any, ``learning_rate`` (of the
     last step), ``validation_accuracy``, ``validation_loss``, ``seconds`` and ``verdict``, a
-    sentence where the weights have collapsed.
-    ``best_epoch`` is the one whose weights the network now holds.
+    sentence where something is wrong. ``best_epoch`` is the one whose weights the network has.
     """
 
     history: pd.DataFrame
@@ -79,49 +78,41 @@ def fit(
     progress: bool = True,
     fabric: Fabric | None = None,
     on_epoch: Callable[[dict[str, float]], None] | None = None,
+    before_epoch: Callable[[torch.optim.Optimizer, int], None] | None = None,
     augment: Callable[[Tensor, torch.Generator], Tensor] | None = None,
     generators: Mapping[str, torch.Generator] | None = None,
     checkpoints: StageCheckpoints | None = None,
-    before_epoch: Callable[[torch.optim.Optimizer, int], None] | None = None,
 ) -> Fit:
     """Minimise an objective, and leave its student with the weights of the best epoch.
 
     The best epoch has the highest validation accuracy, and of those the lowest validation loss.
-    Each epoch visits the training set in a new order; the last, incomplete batch of an epoch is
-    left out unless it is the only one (batch norm would be estimated from few samples, and the
-    order changes what is left out).
-
-    A loss or gradient that is not finite stops the training before the weights change; the student
-    then has those of its best epoch so far. Ctrl-C, or the notebook's stop button, ends the step,
-    a second one ends at once.
+    Each epoch visits the training set in a new order; the last, incomplete batch is left out unless
+    it is the only one (batch norm would be estimated from few samples). A loss or gradient that is
+    not finite stops the training before the weights change.
 
     Args:
         objective: what is minimised; ``objective.student`` is validated.
-        train, validation: samples; moved to the device once, at the start, or read step by step
-            where they are stored.
+        train, validation: samples, in memory or read step by step where they are stored.
         recipe: optimiser, schedule, batch size, precision.
         epochs: passes over the training set.
         seed: of the order and of dropout.
         title: what the progress bar says first.
-        progress: show a progress bar with epoch, terms, validation accuracy and time left.
+        progress: show a bar with epoch, terms, validation accuracy and time left.
         fabric: device and precision; by default :func:`make_fabric`.
         on_epoch: called with each new row of the history.
+        before_epoch: called with the optimiser and the number of epochs that are left.
         augment: makes what the networks read of a batch of ``train.inputs`` (raw signals then) and
             a generator on their device.
         generators: others that the objective draws from, to be kept in checkpoints.
         checkpoints: where the state after each epoch goes, and where an earlier one is; an epoch
             that was interrupted is repeated from its start, with the same bits.
-        before_epoch: called with the optimiser and the number of epochs that are left.
-
-    Returns:
-        The history and the best epoch.
 
     Raises:
         ArgumentError: if training or validation set is empty, epochs is below 1, or the objective
             learns from cached answers that do not belong to these inputs: other rows, or augmented.
         HfldError: if a loss or gradient is not finite, memory runs out, or a checkpoint cannot be
-            written.
-        Interrupted: if the user stopped it.
+            written; the student then has the weights of its best epoch so far.
+        Interrupted: if the user pressed Ctrl-C; a second Ctrl-C does not wait for the step to end.
     """
     if len(train.inputs) < 2 or not len(validation.inputs) or epochs < 1:
         raise ArgumentError(
@@ -129,25 +120,17 @@ def fit(
             f"{len(train.inputs)}, {len(validation.inputs)} and {epochs}."
         )
     objective.check(len(train.inputs), augmented=augment is not None)
-    fabric = fabric or make_fabric(recipe)
-    loop = _Loop(
-        objective, train, validation, recipe, epochs, seed, fabric, augment, generators or {}
-    )
-    loop.before_epoch = before_epoch
-    kept = checkpoints.kept if checkpoints else lambda: "Nothing of it is kept on disk."
-    with seeded(derive_seed(seed, "dropout")), first_interrupt_waits() as stopped:
+    loop = _Loop(objective, train, validation, recipe, epochs, seed, fabric or make_fabric(recipe))
+    loop.augment, loop.generators = augment, {**(generators or {}), **loop.generators}
+    with seeded(derive_seed(seed, "dropout")), training_errors(title, checkpoints) as stopped:
         if checkpoints and (state := checkpoints.load()):
             loop.load(state)
-        bar = tqdm(
-            total=epochs * loop.steps,
-            initial=loop.epoch * loop.steps,
-            desc=title,
-            unit="step",
-            disable=not progress,
-            mininterval=0.5,
-        )
+        begun = {"total": epochs * loop.steps, "initial": loop.epoch * loop.steps}
+        bar = tqdm(**begun, desc=title, unit="step", disable=not progress, mininterval=0.5)
         try:
             while loop.epoch < epochs:
+                if before_epoch:
+                    before_epoch(loop.optimizer, epochs - loop.epoch)
                 row = loop.run_epoch(bar, stopped)
                 if checkpoints:
                     checkpoints.save(loop.state(), loop.epoch, finished=loop.epoch == epochs)
@@ -155,36 +138,12 @@ def fit(
                 if on_epoch:
                     on_epoch(row)
                 if stopped():  # in validation or while a checkpoint was written
-                    raise _Stop(f"after epoch {loop.epoch} of {epochs}")
-        except _Stop as stop:
-            hint = " The same call with resume=True continues from there." if checkpoints else ""
-            raise Interrupted(f"{title or 'fit'} was stopped {stop}. {kept()}{hint}") from None
-        except _Diverged as error:
-            raise HfldError(
-                f"{title or 'fit'}: {error}. The network is left as in its best epoch so far. "
-                f"{kept()} Try a new run with a lower learning_rate or precision 32-true, or look "
-                "at the data; to find the operation that gives it, repeat this one with "
-                "torch.autograd.set_detect_anomaly(True) (hfld train: --detect-anomaly)."
-            ) from error
-        except (MemoryError, RuntimeError) as error:
-            if not _is_out_of_memory(error):
-                raise
-            raise HfldError(
-                f"{title or 'fit'}: memory ran out in epoch {loop.epoch + 1}. {kept()} A smaller "
-                "batch_size or a smaller network needs less."
-            ) from error
+                    raise Stopped(f"after epoch {loop.epoch} of {epochs}")
         finally:
             bar.close()
-            loop.keep_best()
+            objective.student.load_state_dict(loop.best_state)
+            objective.student.eval()
     return Fit(pd.DataFrame(loop.rows), loop.best_epoch, loop.seconds)
-
-
-class _Stop(Exception):
-    """The user asked to stop; says where."""
-
-
-class _Diverged(Exception):
-    """Something is not finite; says where, and what was."""
 
 
 class _Loop:
@@ -199,22 +158,22 @@ class _Loop:
         epochs: int,
         seed: int,
         fabric: Fabric,
-        augment: Callable[[Tensor, torch.Generator], Tensor] | None,
-        generators: Mapping[str, torch.Generator],
     ) -> None:
         self.objective, self.recipe, self.epochs, self.fabric = objective, recipe, epochs, fabric
-        self.augment, self.before_epoch = augment, None
         # Moved before the optimiser looks at the parameters, and without a wrapper to peel off.
         fabric.to_device(objective)
         self.steps = max(1, len(train.inputs) // recipe.batch_size)
         self.optimizer = _optimizer(objective, recipe)
-        self.schedule = LambdaLR(self.optimizer, _schedule(recipe, epochs, self.steps))
+        schedule = LambdaLR(self.optimizer, _schedule(recipe, epochs, self.steps))
         self.model, self.wrapped_optimizer = fabric.setup(objective, self.optimizer)
         self.train, self.validation = train.to(fabric.device), validation.to(fabric.device)
         self.order = torch.Generator().manual_seed(derive_seed(seed, "order"))
         self.variety = torch.Generator(fabric.device)
         self.variety.manual_seed(derive_seed(seed, "augmentation"))
-        self.generators = {**generators, "order": self.order, "augmentation": self.variety}
+        self.augment, self.schedule = None, schedule
+        self.generators = {"order": self.order, "augmentation": self.variety}
+        self.parts = {"objective": objective, "optimizer": self.optimizer, "schedule": schedule}
+        self.parts["precision"] = fabric.strategy.precision
         self.epoch, self.rows, self.seconds = 0, [], 0.0
         self.best, self.best_epoch = (-1.0, -math.inf), 0
         self.best_state = copy.deepcopy(objective.student.state_dict())
@@ -223,33 +182,24 @@ class _Loop:
         """Everything that the next epoch depends on, as tensors and JSON values."""
         cuda = self.fabric.device.type == "cuda"
         return {
-            "epoch": self.epoch,
-            "objective": self.objective.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
-            "precision": self.fabric.strategy.precision.state_dict(),
+            **{name: part.state_dict() for name, part in self.parts.items()},
             "generators": {name: g.get_state() for name, g in self.generators.items()},
             "dropout": torch.get_rng_state(),
             "cuda_dropout": torch.cuda.get_rng_state(self.fabric.device) if cuda else None,
-            "rows": self.rows,
-            "seconds": self.seconds,
-            "best": self.best,
-            "best_epoch": self.best_epoch,
             "best_state": self.best_state,
+            **{name: getattr(self, name) for name in _FIGURES},
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take up a state that :meth:`state` gave."""
-        self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
-        self.fabric.strategy.precision.load_state_dict(state["precision"])
+        for name, part in self.parts.items():
+            part.load_state_dict(state[name])
         for name, generator in self.generators.items():
             generator.set_state(state["generators"][name])
         torch.set_rng_state(state["dropout"])
         if self.fabric.device.type == "cuda" and state["cuda_dropout"] is not None:
             torch.cuda.set_rng_state(state["cuda_dropout"], self.fabric.device)
-        for name in ("epoch", "rows", "seconds", "best", "best_epoch"):
+        for name in _FIGURES:
             setattr(self, name, state[name])
         self.best_state = self.fabric.to_device(state["best_state"])
 
@@ -257,25 +207,22 @@ class _Loop:
         """Train for an epoch and validate; the new row of the history."""
         number, began, sums = self.epoch + 1, time.perf_counter(), {}
         self.model.train()
-        if self.before_epoch:
-            self.before_epoch(self.optimizer, self.epochs - self.epoch)
-        count, size = len(self.train.inputs), self.recipe.batch_size
-        shuffled = torch.randperm(count, generator=self.order).to(self.fabric.device)
-        order = shuffled.split(size)[: self.steps]
+        shuffled = torch.randperm(len(self.train.inputs), generator=self.order)
+        order = shuffled.to(self.fabric.device).split(self.recipe.batch_size)[: self.steps]
         for step, (rows, inputs) in enumerate(batches(self.train.inputs, order), 1):
             place = f"at step {step} of {self.steps} of epoch {number}"
             for name, value in self._step(rows, inputs, place).items():
                 sums[name] = sums.get(name, 0) + value.detach()
             bar.update()
             if stopped():
-                raise _Stop(place)
+                raise Stopped(place)
         row = {"epoch": number, **{name: float(v) / self.steps for name, v in sums.items()}}
         row |= {"learning_rate": self.rate, **self._validate()}
         if not math.isfinite(row["validation_loss"]):  # before such weights are taken for the best
             figures = {name: row[name] for name in (*sums, "validation_loss")}
-            raise _Diverged(
-                f"the loss on validation data is not finite after epoch {number} "
-                f"({self._say(figures, self.rate)})"
+            said = self._say(figures, self.rate)
+            raise Diverged(
+                f"the loss on validation data is not finite after epoch {number} ({said})"
             )
         row["seconds"] = time.perf_counter() - began
         row["verdict"] = self.objective.verdict(row)
@@ -287,11 +234,6 @@ class _Loop:
         self.epoch, self.seconds = number, self.seconds + row["seconds"]
         return row
 
-    def keep_best(self) -> None:
-        """Leave the student as in its best epoch, in eval mode."""
-        self.objective.student.load_state_dict(self.best_state)
-        self.objective.student.eval()
-
     def _step(self, rows: Tensor, inputs: Tensor, place: str) -> dict[str, Tensor]:
         if self.augment:
             inputs = self.augment(inputs, self.variety)
@@ -301,7 +243,7 @@ class _Loop:
         if not torch.isfinite(total):
             if torch.is_anomaly_enabled():
                 self._backward(total, place, figures)  # may name the operation
-            raise _Diverged(f"the loss is not finite {place} ({self._say(figures)})")
+            raise Diverged(f"the loss is not finite {place} ({self._say(figures)})")
         self._backward(total, place, figures)
         self.wrapped_optimizer.step()
         self.rate = self.optimizer.param_groups[0]["lr"]
@@ -314,14 +256,13 @@ class _Loop:
         except RuntimeError as error:  # from torch's anomaly detection, where it is switched on
             if "returned nan values" not in str(error):
                 raise
-            raise _Diverged(
-                f"{error} {place} ({self._say(figures)})".replace(". at", " at")
-            ) from error
+            said = f"{error} {place} ({self._say(figures)})".replace(". at", " at")
+            raise Diverged(said) from error
         if self.recipe.precision == "16-mixed":
             return  # the scaler tries too large a scale now and then, and leaves out such steps
         gradients = [p.grad for p in self.objective.parameters() if p.grad is not None]
         if not torch.isfinite(get_total_norm(gradients)):
-            raise _Diverged(f"a gradient is not finite {place} ({self._say(figures)})")
+            raise Diverged(f"a gradient is not finite {place} ({self._say(figures)})")
 
     def _say(self, figures: Mapping[str, Tensor | float], rate: float | None = None) -> str:
         rate = self.optimizer.param_groups[0]["lr"] if rate is None else rate
@@ -329,12 +270,19 @@ class _Loop:
         return ", ".join(f"{n} {v:.4g}" for n, v in values.items()) + f"; learning rate {rate:.3g}"
 
     def _validate(self) -> dict[str, float]:
-        inputs, target = self.validation
-        logits = predict_logits(self.objective.student, inputs, fabric=self.fabric)
-        return {
-            "validation_accuracy": float((logits.argmax(1) == target).float().mean()),
-            "validation_loss": float(F.cross_entropy(logits, target)),
-        }
+        logits = predict_logits(self.objective.student, self.validation.inputs, fabric=self.fabric)
+        return validation_figures(logits, self.validation.target)
+
+
+_FIGURES = ("epoch", "rows", "seconds", "best", "best_epoch")
+
+
+def validation_figures(logits: Tensor, target: Tensor) -> dict[str, float]:
+    """Accuracy and cross-entropy of logits ``(n, classes)``, as a history names them."""
+    return {
+        "validation_accuracy": float((logits.argmax(1) == target).float().mean()),
+        "validation_loss": float(F.cross_entropy(logits, target)),
+    }
 
 
 def predict_logits(
@@ -352,12 +300,11 @@ def predict_logits(
 
 def _postfix(row: dict[str, float], epochs: int) -> str:
     """Epoch, loss terms, validation accuracy, and what is wrong if anything is."""
-    end = list(row).index("total")
-    names = [name for name in list(row)[1:end] if name != CROSS_ENTROPY or end > 2]
+    names = list(row)[1 : list(row).index("total")]
     terms = " ".join(f"{name} {row[name]:.3f}" for name in names)
-    accuracy = row["validation_accuracy"]
     wrong = f" | {row['verdict']}" if row["verdict"] else ""
-    return f"epoch {row['epoch']}/{epochs} | {terms} | validation {accuracy:.1%}{wrong}"
+    accuracy = f"validation {row['validation_accuracy']:.1%}"
+    return f"epoch {row['epoch']}/{epochs} | {terms} | {accuracy}{wrong}"
 
 
 def _optimizer(objective: Objective, recipe: Recipe) -> torch.optim.Optimizer:
@@ -391,8 +338,3 @@ def _schedule(recipe: Recipe, epochs: int, steps: int) -> Callable[[int], float]
         return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, total - warm)))
 
     return one_cycle
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    return known or any(word in str(error) for word in ("DefaultCPUAllocator", "ALLOC_FAILED"))

@@ -7,7 +7,7 @@ trained in one of several ways. Source: the paper that the package teaches (HFLK
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,27 +22,6 @@ OUTPUTS = ("tckd", "nckd", "feature", "cross_entropy")
 
 LIMIT = 6.0
 """Bound on |s| in uncertainty weighting; weights lie between exp(−6) and exp(6) before scaling."""
-
-
-class Setting(NamedTuple):
-    """What a strategy can be made of; each takes what it needs.
-
-    Attributes:
-        weights: given weights by term; their names say which terms there are.
-        channels, positions: C and N of the student's features.
-        student: the network that learns.
-        next_batch: gives the next meta batch (inputs, target); see Recipe.meta_share.
-        learning_rate: η of the recipe.
-        every: steps from one update of the PVPN to the next.
-    """
-
-    weights: Mapping[str, float]
-    channels: int = 0
-    positions: int = 0
-    student: nn.Module | None = None
-    next_batch: Callable[[], tuple[Tensor, Tensor]] | None = None
-    learning_rate: float = 0.0
-    every: int = 1
 
 
 class Weighting(nn.Module):
@@ -68,8 +47,8 @@ class Weighting(nn.Module):
         self.weights: dict[str, Tensor] = {}
 
     @classmethod
-    def of(cls, setting: Setting) -> "Weighting":
-        """The strategy for a setting."""
+    def of(cls, weights: Mapping[str, float], **given: Any) -> "Weighting":
+        """Make the strategy of what :func:`make_weighting` is given; each takes what it needs."""
         raise NotImplementedError
 
     def forward(
@@ -101,11 +80,24 @@ def weighting(name: str) -> Callable[[type[Weighting]], type[Weighting]]:
     return register
 
 
-def make_weighting(name: str, setting: Setting) -> Weighting:
-    """The strategy of this name; an unknown one is an ArgumentError that names the nearest."""
+def make_weighting(name: str, **given: Any) -> Weighting:
+    """The strategy of this name.
+
+    Args:
+        name: registered in WEIGHTINGS.
+        given: ``weights`` by term (their names say which terms there are), ``channels`` and
+            ``positions`` of the student's features, and for "meta" ``student``, ``next_batch``,
+            ``learning_rate`` and ``every``.
+
+    Raises:
+        ArgumentError: if the name is unknown, with the nearest, or something needed is not given.
+    """
     if name not in WEIGHTINGS:
         raise ArgumentError(f"Weighting {name!r} is unknown; {nearest(name, WEIGHTINGS)}.")
-    return WEIGHTINGS[name].of(setting)
+    try:
+        return WEIGHTINGS[name].of(**given)
+    except TypeError as error:
+        raise ArgumentError(f"The weighting {name} needs other arguments ({error}).") from error
 
 
 @weighting("fixed")
@@ -129,9 +121,9 @@ class Fixed(Weighting):
         self.register_buffer("values", values)
 
     @classmethod
-    def of(cls, setting: Setting) -> "Fixed":
-        """The setting's weights."""
-        return cls(setting.weights)
+    def of(cls, weights: Mapping[str, float], **given: Any) -> "Fixed":
+        """The weights themselves."""
+        return cls(weights)
 
     def forward(self, losses: Mapping[str, Tensor], *_read: Tensor | None) -> Tensor:
         """The weighted sum of the named terms, a scalar; the student's output is not used."""
@@ -230,9 +222,11 @@ class Predicted(Weighting):
         nn.init.zeros_(self.pvpn.layers[-1].bias)
 
     @classmethod
-    def of(cls, setting: Setting) -> "Predicted":
-        """A PVPN for the setting's features and terms."""
-        return cls(setting.channels, setting.positions, tuple(setting.weights))
+    def of(
+        cls, weights: Mapping[str, float], channels: int, positions: int, **given: Any
+    ) -> "Predicted":
+        """A PVPN for these features and terms."""
+        return cls(channels, positions, terms=tuple(weights))
 
     def by_term(self, values: Tensor) -> Tensor:
         """Put the PVPN's outputs ``(outputs,)`` into the order of ``terms``."""
@@ -255,22 +249,6 @@ class Predicted(Weighting):
     def _scaled(self, weights: Tensor, active: Tensor) -> Tensor:
         weights = weights * active
         return weights * ((active.sum() if self.total is None else self.total) / weights.sum())
-
-
-@weighting("naive")
-class Naive(Predicted):
-    """The tempting mistake: the PVPN minimises Σ w_i L_i itself, w the batch mean of sigmoids.
-
-    Every L_i is positive, so that all w_i fall from 1/2 to 0, where :func:`collapse` names it.
-    """
-
-    sigmoid = True
-    detach_input = True
-
-    def forward(self, losses: Mapping[str, Tensor], features: Tensor, *_read: Tensor) -> Tensor:
-        """The weighted sum, which trains the student and a PVPN that is not frozen."""
-        outputs = self.pvpn(features.detach() if self.detach_input else features)
-        return self._weighted(self._losses(losses), self.by_term(outputs.sigmoid().mean(0)))
 
 
 @weighting("uncertainty")

@@ -4,20 +4,51 @@ Applied to raw signals, before the view that networks read. A teacher's answers 
 recordings are not its answers to these, so under augmentation it is asked live.
 """
 
-from typing import Any
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import Tensor
 
-from hfld_lite.errors import ArgumentError
+from hfld_lite.errors import ArgumentError, RecipeError
+from hfld_lite.storage.models import Real, choices
 
 FINER = 4
 """Points between samples, times this many, before linear interpolation: the loss at the highest
 frequency is sinc²(1/8), 5 %, instead of 60 %."""
 
 
+NotNegative = Annotated[Real, Field(ge=0)]
+
+
+@choices()
+class Augmentation:
+    """How far recordings are varied while networks learn from them; see :func:`augment`.
+
+    Attributes:
+        noise: lowest and highest ratio of the recording's power to the added noise's, dB; None
+            for no noise.
+        shift: the impact comes earlier or later by this at most, ms.
+        gain: louder or softer by this at most, dB.
+        frequency: all frequencies higher or lower by this share at most, no unit. Keep it within
+            what sound parts differ by, or networks learn to ignore a defect's shift.
+    """
+
+    noise: tuple[Real, Real] | None = (10.0, 40.0)
+    shift: NotNegative = 2.0
+    gain: Annotated[NotNegative, Field(le=60)] = 6.0
+    frequency: Annotated[NotNegative, Field(le=0.2)] = 0.005
+
+    def __post_init__(self) -> None:
+        if self.noise is not None and self.noise[0] > self.noise[1]:
+            raise RecipeError(
+                f"The augmentation's noise is {self.noise}; it must be the lowest and the highest "
+                "ratio in dB, or null for none."
+            )
+
+
 def augment(
-    signals: Tensor, sample_rate: int, augmentation: Any, generator: torch.Generator
+    signals: Tensor, sample_rate: int, augmentation: Augmentation, generator: torch.Generator
 ) -> Tensor:
     """Draw another version of each recording.
 
@@ -59,7 +90,7 @@ def augment(
     return result
 
 
-def check_shift(augmentation: Any, samples: int, sample_rate: int) -> None:
+def check_shift(augmentation: Augmentation, samples: int, sample_rate: int) -> None:
     """Refuse a shift that would move a recording out of its window."""
     longest = samples / sample_rate * 1000 / 4
     if augmentation.shift > longest:

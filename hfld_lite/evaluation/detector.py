@@ -114,11 +114,14 @@ class Detector:
         predicted = self._probabilities(recordings, role).argmax(1)
         return self._compare(predicted, recordings)
 
-    def test(self, recordings: Recordings, costs: bool = True) -> "TestResult":
+    def test(
+        self, recordings: Recordings, rows: np.ndarray | None = None, costs: bool = True
+    ) -> "TestResult":
         """Every network's figures, predictions and costs on the same recordings, in one reading.
 
         Without ``costs``, the columns that :meth:`costs` measures are left out.
         """
+        recordings = recordings if rows is None else recordings.select(rows)
         evaluations, rows = {}, []
         predictions = pd.DataFrame(
             {

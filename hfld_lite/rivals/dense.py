@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from hfld_lite.distillation import Objective, check_classes
 from hfld_lite.errors import ArgumentError
-from hfld_lite.hierarchy import Stage, Trainer, control
+from hfld_lite.hierarchy import CONTROLS, Stage, Trainer
 from hfld_lite.rivals.losses import densely_guided_kd_loss
 from hfld_lite.teachers import Batch, LiveTeacher, TeacherTargets
 
@@ -55,9 +55,11 @@ class DenselyGuided(Objective):
         return self.targets
 
 
-@control("dense")
 def guide_densely(trainer: Trainer, role: str) -> Stage:
     """Train the student's network from labels and from the logits of all larger ones."""
     teachers = list(trainer.recipe.chain)[:-1]
     build = partial(DenselyGuided, temperature=trainer.recipe.temperature)
     return trainer.distil_by(role, teachers, build)
+
+
+CONTROLS["dense"] = guide_densely

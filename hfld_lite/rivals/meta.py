@@ -5,6 +5,7 @@ Source: Ren et al., "Learning to reweight examples for robust deep learning", 20
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +14,7 @@ from torch.autograd import forward_ad
 from torch.func import functional_call
 
 from hfld_lite.errors import ArgumentError
-from hfld_lite.weighting import TERMS, Predicted, Setting, active_terms, weighting
+from hfld_lite.weighting import TERMS, Predicted, active_terms, weighting
 
 
 @weighting("meta")
@@ -64,17 +65,9 @@ class Meta(Predicted):
         self.every, self.step, self.rate = every, 0, float(every)
 
     @classmethod
-    def of(cls, setting: Setting) -> "Meta":
-        """A PVPN for the setting's features and terms, and its meta batches."""
-        return cls(
-            setting.channels,
-            setting.positions,
-            setting.student,
-            setting.next_batch,
-            setting.learning_rate,
-            setting.every,
-            tuple(setting.weights),
-        )
+    def of(cls, weights: Mapping[str, float], **given: Any) -> "Meta":
+        """A PVPN for these features and terms, and its meta batches."""
+        return cls(**given, terms=tuple(weights))
 
     def forward(
         self,

@@ -8,7 +8,7 @@ the teacher and into the embedding as well, where nobody used them.
 
 import copy
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
@@ -18,12 +18,12 @@ from torch import Tensor, nn
 from hfld_lite.data.splits import Split
 from hfld_lite.distillation import Objective, check_classes
 from hfld_lite.errors import ArgumentError
-from hfld_lite.hierarchy import Trainer, behaviour
+from hfld_lite.hierarchy import TRAINERS, Trainer
 from hfld_lite.losses import at_least_float32, check_heads, check_logits
 from hfld_lite.networks import conv_bn
 from hfld_lite.recipes import PRESETS, Recipe, network_of
 from hfld_lite.teachers import Batch
-from hfld_lite.weighting import PVPN, Naive, Setting, Weighting, weighting
+from hfld_lite.weighting import PVPN, Predicted, Weighting, weighting
 
 
 def published_separated_logit_loss(
@@ -201,6 +201,22 @@ def _check_matched(student: Tensor, teacher: Tensor, heads: int) -> None:
     check_heads(heads, student.shape[1])
 
 
+@weighting("naive")
+class Naive(Predicted):
+    """The tempting mistake: the PVPN minimises Σ w_i L_i itself, w the batch mean of sigmoids.
+
+    Every L_i is positive, so that all w_i fall from 1/2 to 0, where :func:`collapse` names it.
+    """
+
+    sigmoid = True
+    detach_input = True
+
+    def forward(self, losses: Mapping[str, Tensor], features: Tensor, *_read: Tensor) -> Tensor:
+        """The weighted sum, which trains the student and a PVPN that is not frozen."""
+        outputs = self.pvpn(features.detach() if self.detach_input else features)
+        return self._weighted(self._losses(losses), self.by_term(outputs.sigmoid().mean(0)))
+
+
 @weighting("published")
 class Published(Naive):
     """The released behaviour: the naive weights, but of a PVPN that is random and frozen.
@@ -218,11 +234,6 @@ class Published(Naive):
         self.pvpn.layers[-1].reset_parameters()
         self.pvpn.requires_grad_(False)
         self.detach_input = detach_input
-
-    @classmethod
-    def of(cls, setting: Setting) -> "Published":
-        """A PVPN for the setting's features and terms."""
-        return cls(setting.channels, setting.positions, terms=tuple(setting.weights))
 
 
 class ImagePVPN(PVPN):
@@ -318,7 +329,6 @@ class PublishedDistiller(Objective):
         return {f"weight_{name}": value for name, value in self.weigh.weights.items()}
 
 
-@behaviour("published")
 class PublishedTrainer(Trainer):
     """Trains as the released code does, mistakes included; chosen by ``Recipe.behaviour``.
 
@@ -341,7 +351,7 @@ class PublishedTrainer(Trainer):
     def _dropout(self, role: str) -> float | None:
         return network_of(self.recipe, role).dropout
 
-    def _objective(
+    def _distiller(
         self, role: str, teacher: str, recipe: Recipe, _generators: dict[str, torch.Generator]
     ) -> PublishedDistiller:
         student, shape = self.network(role)
@@ -359,6 +369,7 @@ class PublishedTrainer(Trainer):
             optimizer.state.clear()
 
 
+TRAINERS["published"] = PublishedTrainer
 PRESETS["published"] = PRESETS["paper"].replace(
     name="published", behaviour="published", weighting="published"
 )

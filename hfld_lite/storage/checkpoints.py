@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from hfld_lite.errors import HfldError, RecipeError
 from hfld_lite.storage.files import digest, write_whole
+from hfld_lite.version import __version__
 
 FORMAT = 1
 """Version of the checkpoints' format."""
@@ -37,8 +39,9 @@ class Checkpoints:
     Args:
         folder: made if it is not there.
         facts: what a training must have in common with the one that it continues, JSON values.
-        made_with: what it should have in common with it, for the same bits; else a warning.
-        resume: continue what is there, or begin where nothing is.
+        device: that it runs on. For the same bits, device, threads and versions should be those
+            that the training began with; else there is a warning.
+        resume: continue the training in the folder, if there is one.
 
     Raises:
         RecipeError: if the folder cannot be written, holds a training although ``resume`` is
@@ -50,9 +53,15 @@ class Checkpoints:
         self,
         folder: str | Path,
         facts: Mapping[str, Any],
-        made_with: Mapping[str, Any],
+        device: str = "cpu",
         resume: bool = False,
     ) -> None:
+        made_with = {
+            "hfld_lite": __version__,
+            "torch": torch.__version__,
+            "device": device,
+            "threads": torch.get_num_threads(),
+        }
         self.folder, path = Path(folder), Path(folder) / FACTS
         self._unfit: set[Path] = set()
         facts = {"format": FORMAT, **facts}
@@ -118,6 +127,10 @@ class Checkpoints:
             for old in others.difference(until[-KEPT:]):
                 old.unlink(missing_ok=True)
 
+    def stage(self, name: str, made_of: Mapping[str, str]) -> "StageCheckpoints":
+        """The checkpoints of one stage, which depends on ``made_of`` besides the facts."""
+        return StageCheckpoints(self, name, made_of)
+
     def kept(self) -> str:
         """A sentence that says which good checkpoint is the newest, and where."""
         good = set(self.folder.glob("*.safetensors")) - self._unfit
@@ -157,6 +170,11 @@ class StageCheckpoints:
             )
             return None
         return state
+
+    def finished(self, epochs: int) -> dict[str, Any] | None:
+        """The state after the last epoch, if the stage was trained to its end."""
+        state = self.load()
+        return state if state is not None and state["epoch"] >= epochs else None
 
     def save(self, state: Mapping[str, Any], epoch: int, finished: bool) -> None:
         """Keep the state after an epoch; see :meth:`Checkpoints.save`."""

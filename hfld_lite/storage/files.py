@@ -12,16 +12,13 @@ import math
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor
-
-from hfld_lite.errors import nearest
 
 JSON_BYTES = 1 << 23
 """The longest JSON file that is read, 8 MiB: its values take up to 30 times that in memory."""
@@ -141,40 +138,3 @@ def _float(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text} is no finite number")
     return value
-
-
-_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
-
-
-def explain(error: ValidationError, names: Sequence[str] = ()) -> str:
-    """Pydantic's first finding in our words: "heads is 0; it must be 1 or more".
-
-    An unknown entry comes before all others, with the nearest of the ``names`` that there are.
-    """
-    found = min(error.errors(), key=lambda one: one["type"] not in _UNKNOWN)
-    where = ".".join(str(part) for part in found["loc"]) or "value"
-    kind, context, value = found["type"], found.get("ctx", {}), repr(found["input"])
-    value = value if len(value) < 80 else value[:79] + "…"
-    if kind in ("missing", "missing_argument"):
-        return f"{where} is missing"
-    if kind in _UNKNOWN:
-        return f"{where} is unknown" + (f"; {nearest(found['loc'][-1], names)}" if names else "")
-    rules = {
-        "greater_than": "above {gt}",
-        "greater_than_equal": "{ge} or more",
-        "less_than": "below {lt}",
-        "less_than_equal": "{le} or less",
-        "literal_error": "{expected}",
-        "too_long": "of {max_length} entries or fewer",
-        "too_short": "of {min_length} entries or more",
-        "string_too_long": "of {max_length} characters or fewer",
-        "finite_number": "a finite number",
-        **dict.fromkeys(("int_type", "int_from_float"), "a whole number"),
-        **dict.fromkeys(("float_type", "float_parsing"), "a number"),
-        **dict.fromkeys(("string_type",), "a text"),
-        **dict.fromkeys(("bool_type",), "true or false"),
-        **dict.fromkeys(("tuple_type", "list_type"), "a list"),
-        **dict.fromkeys(("dict_type", "dataclass_type", "model_type"), "an object"),
-    }
-    said = rules.get(kind, "").format(**context) or found["msg"].removeprefix("Value error, ")
-    return f"{where} is {value}; it must be {said}"
