@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 import typer
 from _study import TILES_PER_CLASS, cells, tiles, write_table
+from hfld_lite.trainer import Stage, Trainer
 from safetensors.torch import load_file, save_file
 from typer import Option
 
@@ -32,7 +33,6 @@ from hfld_lite.errors import HfldError
 from hfld_lite.evaluation.metrics import evaluate
 from hfld_lite.networks import count_parameters, resnet1d
 from hfld_lite.recipes import Network, Recipe
-from hfld_lite.trainer import Stage, Trainer
 from hfld_lite.training import Fit
 
 DEPTHS, WIDTHS, BINS = (10, 18), (1 / 16, 1 / 8, 1 / 4), (875, 1750, 3500)
@@ -258,7 +258,7 @@ def main(
 ) -> None:
     """Run what is missing, and write the tables."""
     work.mkdir(parents=True, exist_ok=True)
-    repeats = [repeat.seed for repeat in Recipe().repeats(seeds)]
+    repeats = list(range(seeds))
     places = list(itertools.product(BINS, repeats))
     teachers = cells(partial(teach, work), [("teachers", *place) for place in places], work, jobs)
     todo = [(*place, *student) for student in students() for place in places]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hfld_lite.errors import ArgumentError, nearest
+from hfld_lite.errors import ArgumentError, nearest, registering
 from hfld_lite.losses import check_heads, one_to_all_matching, separated_logit_loss
 from hfld_lite.networks import Output
 from hfld_lite.teachers import Batch, LiveTeacher, TeacherTargets
@@ -38,30 +38,22 @@ TERMS: dict[str, Term] = {}
 def term(*names: str, projected: bool = False) -> Callable:
     """Register ``loss(student: Output, teacher: Output, target, **options)`` as a term.
 
-    It returns a scalar, or as many as there are names. Options that it may take by keyword, with
-    defaults: ``temperature`` and ``heads`` are the recipe's. The teacher's features are
-    standardised per channel.
-
-    Args:
-        names: of the terms, such as ``"kd"``.
-        projected: the student's features are projected to the teacher's channels before.
+    It returns a scalar, or as many as there are names. Its further parameters are options with
+    defaults; ``temperature`` and ``heads`` are the recipe's. The teacher's features come
+    standardised per channel, and if ``projected``, the student's projected to the same channels.
 
     Raises:
         ArgumentError: if a name is registered already, or no name is given.
     """
 
     def register(loss: Callable) -> Callable:
-        if taken := [name for name in names if name in TERMS or name == CROSS_ENTROPY]:
-            raise ArgumentError(
-                f"The term {taken[0]!r} is registered already; choose another name."
-            )
         options = frozenset(list(inspect.signature(loss).parameters)[3:])
-        made = Term(names, loss, projected, options)
-        TERMS.update(dict.fromkeys(names, made))
+        for name in names:
+            registering(TERMS, "term")(name)(Term(names, loss, projected, options))
         return loss
 
-    if not names or not all(isinstance(name, str) for name in names):
-        raise ArgumentError('term needs a name: @term("my_loss").')
+    if not names or not all(isinstance(name, str) and name != CROSS_ENTROPY for name in names):
+        raise ArgumentError('term needs a name of your own: @term("my_loss").')
     return register
 
 
@@ -84,10 +76,9 @@ def _separated_logits(
 class Objective(nn.Module):
     """What is minimised to train ``student``, one class for each method.
 
-    ``objective(batch)`` gives the scalar to minimise and the unweighted terms of the loss by name,
-    as scalars; ``objective.monitor()`` other figures to keep, averaged over an epoch;
-    ``objective.verdict(row)`` a sentence where an epoch's figures show that something is wrong,
-    else "". What is trained is a registered submodule.
+    ``objective(batch)`` gives the scalar to minimise and the unweighted terms of the loss by name;
+    ``monitor()`` other figures to keep, averaged over an epoch; ``verdict(row)`` a sentence where
+    an epoch's figures show that something is wrong. What is trained is a registered submodule.
     """
 
     def __init__(self, student: nn.Module) -> None:
@@ -107,11 +98,9 @@ class Objective(nn.Module):
         return ()
 
     def check(self, count: int, augmented: bool) -> None:
-        """Refuse a training set of ``count`` rows, augmented or not, that this cannot learn from.
+        """Refuse, by an ArgumentError, cached answers to another number of rows.
 
-        Raises:
-            ArgumentError: if a teacher's cached answers are of another number of rows, or the
-                inputs are augmented, of which a cache knows nothing.
+        Or to inputs before they were augmented, of which a cache knows nothing.
         """
         for targets in self.answers_from():
             if not isinstance(targets, TeacherTargets):

@@ -91,6 +91,17 @@ def first_interrupt_waits() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
+def registering(registry: dict[str, Any], kind: str) -> Callable[[str], Callable]:
+    """A decorator that keeps what it decorates in a registry, by a name that is not taken."""
+
+    def named(name: str) -> Callable:
+        if name in registry:
+            raise ArgumentError(f"The {kind} {name!r} is registered already; choose another name.")
+        return lambda thing: registry.setdefault(name, thing)
+
+    return named
+
+
 @contextmanager
 def training_errors(title: str, checkpoints: Any = None) -> Iterator[Callable[[], bool]]:
     """Turn what ends a training early into one sentence that says what is kept.

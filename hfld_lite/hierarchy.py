@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-import json
 import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -89,63 +88,74 @@ class Chain:
         return pd.concat(rows, ignore_index=True)
 
 
+@dataclass
 class Trainer:
     """Trains the stages of a run, one call each; :func:`distill_chain` makes the usual calls.
 
-    The inputs are made once; the teachers' answers are kept for all that learn from them.
     Everything that can be wrong with the wiring shows when this is built, not hours later.
-    The arguments are those of :func:`distill_chain`; ``parts`` becomes the split, and ``stages``
-    what was trained so far, by role or by the name given.
+
+    Args:
+        data: Recordings, or a map-style dataset of ``(x, y)`` or ``(x, y, group)``, x of any
+            shape; of three classes or more if separated logits are to mean something.
+        recipe: every choice.
+        parts: the split; by default, drawn by group with the recipe's shares and seed.
+        progress: a progress bar for each stage.
+        on_epoch: called with a role and a new row of its history.
+        folder: for a checkpoint after each epoch; without it nothing is kept until the end.
+        resume: continue the training in the folder, or begin it. On the same machine with as many
+            threads the weights are then bit-identical to those of an undisturbed training.
+        networks: modules of your own by role, in place of the recipe's: what returns
+            ``Output(features, logits)``, or `adapt` around what returns logits. They are copied.
+        trained: roles among these that are taken as they are, not trained.
+        in_memory: keep the inputs in memory, or read them step by step through a DataLoader, with
+            the same bits; by default, in memory if they take less than a quarter of it.
+        workers: processes that read ahead where inputs are not in memory.
+
+    Attributes:
+        stages: what was trained so far, by role or by the name given.
     """
 
-    def __init__(
-        self,
-        data: Data,
-        recipe: Recipe,
-        parts: Split | None = None,
-        progress: bool = True,
-        on_epoch: Callable[[str, dict[str, float]], None] | None = None,
-        folder: str | Path | None = None,
-        resume: bool = False,
-        networks: Mapping[str, nn.Module] | None = None,
-        trained: Collection[str] = (),
-        in_memory: bool | None = None,
-        workers: int = 0,
-    ) -> None:
-        if resume and folder is None:
+    data: Data
+    recipe: Recipe
+    parts: Split | None = None
+    progress: bool = True
+    on_epoch: Callable[[str, dict[str, float]], None] | None = None
+    folder: str | Path | None = None
+    resume: bool = False
+    networks: Mapping[str, nn.Module] = field(default_factory=dict)
+    trained: Collection[str] = ()
+    in_memory: bool | None = None
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        recipe, roles = self.recipe, self.recipe.chain
+        if self.resume and self.folder is None:
             raise ArgumentError("resume needs the folder of the training that it continues.")
-        self.recipe, self.progress, self.on_epoch = recipe, progress, on_epoch
-        self.given, self.trained = dict(networks or {}), frozenset(trained)
-        for name, roles, known in (
-            ("networks", self.given, recipe.chain),
-            ("trained", self.trained, self.given),
-        ):
-            if wrong := [role for role in roles if role not in known]:
-                hint = nearest(wrong[0], known) if known else "give its network in networks"
-                raise ArgumentError(f"{name} has the role {wrong[0]!r}; {hint}.")
-        self.examples = examples = Examples.of(
-            data, recipe, in_memory=in_memory, workers=workers, progress=progress
+        for given, known in ((self.networks, roles), (self.trained, self.networks)):
+            if wrong := [role for role in given if role not in known]:
+                hint = nearest(wrong[0], known) if known else "name it in networks"
+                raise ArgumentError(f"There is no network for the role {wrong[0]!r}; {hint}.")
+        examples = self.examples = Examples.of(
+            self.data, recipe, self.in_memory, self.workers, self.progress
         )
-        if parts is None:
-            shares = {"validation": recipe.validation, "test": recipe.test}
-            parts = split(examples, **shares, seed=recipe.seed)
+        shares = {"validation": recipe.validation, "test": recipe.test, "seed": recipe.seed}
+        parts = split(examples, **shares) if self.parts is None else self.parts
         self.parts, chosen_on = self._divide(check_split(parts, examples))
         self.fabric = make_fabric(recipe)
-        self._check_networks()
+        self._check_heads()
         rows, meta_rows = examples.cut(self.parts.train, recipe.meta_share, recipe.seed)
         self.train, self.validation, self.meta = (
             examples.samples(part).to(self.fabric.device) for part in (rows, chosen_on, meta_rows)
         )
-        self._signals = None
-        if recipe.augmentation is not None:
-            self._signals = examples.signals(rows).to(self.fabric.device)
+        varied = recipe.augmentation is not None
+        self._signals = examples.signals(rows).to(self.fabric.device) if varied else None
         self._checkpoints = None
-        if folder is not None:
-            text = json.dumps(self.parts.to_dict(), sort_keys=True)
-            facts = {"recipe": recipe.choices(), **examples.facts(), "split": digest(text, {})}
-            facts["networks"] = {role: _weights(network) for role, network in self.given.items()}
+        if self.folder is not None:
+            own = {role: _weights(network) for role, network in self.networks.items()}
+            facts = {"recipe": recipe.choices(), **examples.facts(self.parts), "networks": own}
             facts["trained"] = sorted(self.trained)
-            self._checkpoints = Checkpoints(folder, facts, self.fabric.device.type, resume)
+            device = self.fabric.device.type
+            self._checkpoints = Checkpoints(self.folder, facts, device, self.resume)
         self.stages: dict[str, Stage] = {}
         self._targets: dict[str, Targets] = {}
 
@@ -160,12 +170,12 @@ class Trainer:
         row = {"epoch": 0, **figures(logits, target), "seconds": 0.0, "verdict": ""}
         known, chance = row["validation_accuracy"], float(target.bincount().max() / len(target))
         if known <= chance:
-            warnings.warn(
-                f"The {role.replace('_', ' ')} that was given has {known:.1%} on validation data, "
-                f"and always naming the commonest class has {chance:.1%}. Check that it knows "
-                "these classes in this order, and reads these inputs.",
-                stacklevel=3,
+            said = f"The {role.replace('_', ' ')} that was given is right in {known:.1%} of the "
+            said += (
+                f"validation data, and always naming the commonest class in {chance:.1%}. Check "
             )
+            said += "that it knows these classes in this order, and reads these inputs."
+            warnings.warn(said, stacklevel=3)
         self.stages[role] = Stage(role, network, "given", Fit(pd.DataFrame([row]), 0, 0.0))
         return self.stages[role]
 
@@ -177,14 +187,10 @@ class Trainer:
         name: str | None = None,
         epochs: int | None = None,
     ) -> Stage:
-        """Train a role's network from labels and from a trained stage.
+        """Train a role's network from labels and from a stage that was trained before.
 
-        Args:
-            role: whose network, initial weights and batches.
-            teacher: the name of a stage that was trained before.
-            recipe: another one with the same networks and data, to try other weights, say.
-            name: of the new stage, by default the role.
-            epochs: by default the network's in the recipe.
+        To try other weights, give another ``recipe`` with the same networks and data, another
+        ``name`` for the stage, or another number of ``epochs``.
         """
         recipe = recipe or self.recipe
         build = lambda generators: self._distiller(role, teacher, recipe, generators)  # noqa: E731
@@ -218,13 +224,11 @@ class Trainer:
         if known is None:
             with self.fabric.autocast():
                 found = teacher_targets(network, self.train.inputs)
-            said = f"kept the answers of the {stage.replace('_', ' ')}: {found.nbytes / 1e6:.1f} MB"
-            if self._signals is not None:
-                found = LiveTeacher(network, found)
-                said = f"recordings vary, so the {stage.replace('_', ' ')} answers at every step"
+            live = self._signals is not None
+            self._targets[stage] = LiveTeacher(network, found) if live else found
             if self.progress:
-                print(said)
-            self._targets[stage] = found
+                how = "asked at every step" if live else f"kept, {found.nbytes / 1e6:.1f} MB"
+                print(f"answers of the {stage.replace('_', ' ')}: {how}")
         return self._targets[stage]
 
     def network(self, role: str) -> tuple[nn.Module, Shape]:
@@ -233,8 +237,8 @@ class Trainer:
         A network that was given is copied; controls begin as the student does.
         """
         owner = _same(role)
-        if owner in self.given:
-            network = copy.deepcopy(self.given[owner])
+        if owner in self.networks:
+            network = copy.deepcopy(self.networks[owner])
         else:
             spec, classes = network_of(self.recipe, owner), len(self.examples.class_names)
             with self.seeded(owner, "weights"):
@@ -251,7 +255,8 @@ class Trainer:
         """What was trained, on the CPU."""
         for stage in self.stages.values():
             stage.network.cpu()
-        return Chain(self.recipe, self.stages, self.parts, self.examples, frozenset(self.given))
+        given = frozenset(self.networks)
+        return Chain(self.recipe, self.stages, self.parts, self.examples, given)
 
     # The four methods that the released code has otherwise: see rivals.released.PublishedTrainer.
 
@@ -276,16 +281,8 @@ class Trainer:
         generators["meta batches"] = order
         # Seeds of their own, so that the projector begins alike whatever the strategy.
         with self.seeded(role, "weighting"):
-            weigh = make_weighting(
-                recipe.weighting,
-                weights=recipe.weights,
-                channels=shape.channels,
-                positions=shape.positions,
-                student=student,
-                next_batch=self.meta.stream(recipe.batch_size, order),
-                learning_rate=recipe.learning_rate,
-                every=recipe.meta_every,
-            )
+            draw = self.meta.stream(recipe.batch_size, order)
+            weigh = make_weighting(recipe, shape, student, draw)
         targets, options = self.targets(teacher), (recipe.temperature, recipe.heads)
         with self.seeded(role, "projector"):
             return Distiller(student, targets, weigh, *options, channels=shape.channels)
@@ -299,50 +296,37 @@ class Trainer:
         recipe: Recipe | None = None,
         epochs: int | None = None,
     ) -> Stage:
-        """Train a stage, or take it from a checkpoint without asking its teachers again.
-
-        ``objective`` builds what is minimised, and adds the generators that it draws from.
-        """
+        """Train a stage; ``objective`` builds what is minimised, and adds its generators."""
         recipe, on_epoch = recipe or self.recipe, self.on_epoch
         epochs = epochs or network_of(self.recipe, role).epochs
         source = " and ".join(["labels", ", ".join(teachers)]) if teachers else "labels"
-        checkpoints = state = None
+        checkpoints, generators = None, {}
         if self._checkpoints is not None:
             made_of = {"recipe": recipe.digest(), "number of epochs": str(epochs)}
             made_of |= {teacher: _weights(self.stages[teacher].network) for teacher in teachers}
             checkpoints = self._checkpoints.stage(name, made_of)
-            state = checkpoints.finished(epochs)
-        if state is not None:
-            network, result = self.network(role)[0], Fit(pd.DataFrame(state["rows"]), 0, 0.0)
-            network.load_state_dict(state["best_state"])
-            result = Fit(result.history, state["best_epoch"], state["seconds"])
-        else:
-            generators: dict[str, torch.Generator] = {}
-            built, varied = objective(generators), self._signals is not None
-            network, result = (
-                built.student,
-                fit(
-                    built,
-                    self._signals if varied else self.train,
-                    self.validation,
-                    recipe,
-                    epochs,
-                    seed=derive_seed(self.recipe.seed, f"{_same(role)} order"),
-                    title=f"{name} ← {source}".replace("_", " "),
-                    progress=self.progress,
-                    fabric=self.fabric,
-                    on_epoch=(lambda row: on_epoch(name, row)) if on_epoch else None,
-                    before_epoch=self._before_epoch,
-                    augment=self.examples.varied if varied else None,
-                    generators=generators,
-                    checkpoints=checkpoints,
-                ),
-            )
-        self.stages[name] = Stage(name, network.eval(), source, result)
+        built, varied = objective(generators), self._signals is not None
+        result = fit(
+            built,
+            self._signals if varied else self.train,
+            self.validation,
+            recipe,
+            epochs,
+            seed=derive_seed(self.recipe.seed, f"{_same(role)} order"),
+            title=f"{name} ← {source}".replace("_", " "),
+            progress=self.progress,
+            fabric=self.fabric,
+            on_epoch=(lambda row: on_epoch(name, row)) if on_epoch else None,
+            before_epoch=self._before_epoch,
+            augment=self.examples.varied if varied else None,
+            generators=generators,
+            checkpoints=checkpoints,
+        )
+        self.stages[name] = Stage(name, built.student, source, result)
         return self.stages[name]
 
-    def _check_networks(self) -> None:
-        """Refuse networks that would fail in a later stage."""
+    def _check_heads(self) -> None:
+        """Refuse heads that would fail in a later stage, and networks that do not fit."""
         for role in self.recipe.chain:
             channels = self.network(role)[1].channels
             if role != "student" and "feature" in self.recipe.weights:
@@ -367,15 +351,8 @@ def distill_chain(
     recipe: Recipe,
     parts: Split | None = None,
     *,
-    networks: Mapping[str, nn.Module] | None = None,
-    trained: Collection[str] = (),
     controls: Sequence[str] = ("alone",),
-    progress: bool = True,
-    on_epoch: Callable[[str, dict[str, float]], None] | None = None,
-    folder: str | Path | None = None,
-    resume: bool = False,
-    in_memory: bool | None = None,
-    workers: int = 0,
+    **options: Any,
 ) -> Chain:
     """Train teacher → secondary teachers → student, and the student in other ways as controls.
 
@@ -385,38 +362,21 @@ def distill_chain(
     steps. Validation chooses each network's epoch; the test part is not touched.
 
     Args:
-        data: Recordings, or a map-style dataset of ``(x, y)`` or ``(x, y, group)``, x of any
-            shape; of three classes or more if separated logits are to mean something.
-        recipe: every choice.
-        parts: by default, drawn by group with the recipe's shares and seed.
-        networks: modules of your own by role, in place of the recipe's: what returns
-            ``Output(features, logits)``, or `adapt` around what returns logits. They are copied.
-        trained: roles among these that are taken as they are, not trained.
+        data, recipe, parts: see :class:`Trainer`.
         controls: names in CONTROLS: "alone" (from labels alone), "direct" (from the teacher,
             without secondary ones), "dense" (from the logits of all larger networks).
-        progress: a progress bar for each stage.
-        on_epoch: called with a role and a new row of its history.
-        folder: for a checkpoint after each epoch; without it nothing is kept until the end.
-        resume: continue the training in the folder, or begin it. On the same machine with as many
-            threads the weights are then bit-identical to those of an undisturbed training.
-        in_memory: keep the inputs in memory, or read them step by step through a DataLoader, with
-            the same bits; by default, in memory if they take less than a quarter of it.
-        workers: processes that read ahead where inputs are not in memory.
+        options: ``networks``, ``trained``, ``progress``, ``on_epoch``, ``folder``, ``resume``,
+            ``in_memory`` and ``workers``: see :class:`Trainer`.
 
     Raises:
-        DataError: if the data cannot be split, or an item is not as it must be.
-        ArgumentError: if a network does not fit the data, or an argument is unknown.
-        RecipeError: if the heads do not divide a teacher's channels.
-        HfldError: if a loss is not finite, memory runs out, or a checkpoint cannot be written.
+        HfldError: if data, networks or recipe do not fit each other (before training starts), a
+            loss is not finite, memory runs out, or a checkpoint cannot be written.
         Interrupted: if the user stopped it; the text says what is kept.
     """
     for name in controls:
         if name not in CONTROLS:
             raise ArgumentError(f"Control {name!r} is unknown; {nearest(name, CONTROLS)}.")
-    trainer = TRAINERS[recipe.behaviour](
-        data, recipe, parts, progress, on_epoch, folder, resume, networks, trained, in_memory,
-        workers,
-    )  # fmt: skip
+    trainer = TRAINERS[recipe.behaviour](data, recipe, parts, **options)
     for teacher, role in pairwise([None, *recipe.chain]):
         if role in trainer.trained:
             trainer.take(role)

@@ -46,9 +46,8 @@ def separated_logit_loss(
         (TCKD, NCKD), each a scalar, or ``(batch,)`` with ``reduction="none"``.
 
     Raises:
-        ArgumentError: for shapes that do not fit, a target outside the classes (checked where it
-            costs no waiting for a GPU), a temperature that is not positive or an unknown
-            reduction.
+        ArgumentError: for shapes that do not fit, a target outside the classes, a temperature that
+            is not positive or an unknown reduction.
     """
     check_logits(student_logits, teacher_logits, target, temperature)
     classes = student_logits.shape[1]

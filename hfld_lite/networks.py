@@ -79,21 +79,14 @@ class Block(nn.Module):
     def __init__(self, inputs: int, channels: int, stride: int, bottleneck: bool) -> None:
         super().__init__()
         outputs = channels * 4 if bottleneck else channels
+        sizes = [(channels, 3, stride), (outputs, 3, 1)]
         if bottleneck:
-            layers = [
-                conv_bn(inputs, channels, 1),
-                nn.ReLU(),
-                conv_bn(channels, channels, 3, stride),
-                nn.ReLU(),
-                conv_bn(channels, outputs, 1),
-            ]
-        else:
-            layers = [
-                conv_bn(inputs, channels, 3, stride),
-                nn.ReLU(),
-                conv_bn(channels, outputs, 3),
-            ]
-        self.body = nn.Sequential(*layers)
+            sizes = [(channels, 1, 1), (channels, 3, stride), (outputs, 1, 1)]
+        befores = [inputs, *(size[0] for size in sizes)]
+        layers = [conv_bn(before, *size) for before, size in zip(befores, sizes, strict=False)]
+        self.body = nn.Sequential(layers[0])
+        for layer in layers[1:]:
+            self.body.extend([nn.ReLU(), layer])
         same = stride == 1 and inputs == outputs
         self.shortcut = nn.Identity() if same else conv_bn(inputs, outputs, 1, stride)
 
@@ -103,12 +96,45 @@ class Block(nn.Module):
 
 
 class ResNet1d(nn.Module):
-    """A 1-D ResNet; build it with :func:`resnet1d`, which explains the arguments."""
+    """A 1-D ResNet for recordings of one channel, ``resnet1d(depth, num_classes, …)``.
+
+    Args:
+        depth: 10, 18, 34 (basic blocks), 50, 101 or 152 (bottlenecks).
+        num_classes: number of classes, two or more.
+        width: factor on every channel count, from 1/16 to 2 (1 is the published network). At
+            depth 10 the stages have 64, 192, 384, 512 channels times ``width``, else
+            64, 128, 256, 512 (times 4 after a bottleneck).
+        head: ``"published"``, Linear → 2048 → 512 → 128 → classes whatever the width, or
+            ``"small"``, one Linear from the flattened features to the classes.
+        dropout: probability in the head, before its last and between its layers. By default 0.5
+            with the published head, as published, and 0 with the small one. Use 0 in a student
+            that is distilled: with dropout it cannot regress the teacher's logits.
+
+    Raises:
+        ArgumentError: if an argument is outside these values.
+    """
 
     def __init__(
-        self, depth: int, num_classes: int, width: float, head: str, dropout: float
+        self,
+        depth: int,
+        num_classes: int,
+        width: float = 1.0,
+        head: str = "published",
+        dropout: float | None = None,
     ) -> None:
         super().__init__()
+        if depth not in STAGE_BLOCKS:
+            raise ArgumentError(f"depth is {depth!r}; choose one of {sorted(STAGE_BLOCKS)}.")
+        if not isinstance(num_classes, int) or num_classes < 2:
+            raise ArgumentError(f"num_classes is {num_classes!r}; at least 2 are needed.")
+        if not 1 / 16 <= width <= 2:
+            raise ArgumentError(f"width is {width!r}; choose a number from 1/16 to 2.")
+        if head not in HEADS:
+            raise ArgumentError(f"head is {head!r}; choose one of {', '.join(HEADS)}.")
+        if dropout is None:
+            dropout = 0.5 if head == "published" else 0.0
+        if not 0 <= dropout < 1:
+            raise ArgumentError(f"dropout is {dropout!r}; choose a probability from 0 to below 1.")
         bottleneck = depth >= 50
         stages = STUDENT_STAGE_CHANNELS if depth == 10 else STAGE_CHANNELS
         channels = [round(c * width) for c in stages]
@@ -162,46 +188,7 @@ def _head(kind: str, inputs: int, num_classes: int, dropout: float) -> nn.Sequen
     return nn.Sequential(*layers, nn.Linear(sizes[-1], num_classes))
 
 
-def resnet1d(
-    depth: int,
-    num_classes: int,
-    width: float = 1.0,
-    head: str = "published",
-    dropout: float | None = None,
-) -> ResNet1d:
-    """Build a 1-D ResNet for recordings of one channel.
-
-    Args:
-        depth: 10, 18, 34 (basic blocks), 50, 101 or 152 (bottlenecks).
-        num_classes: number of classes, two or more.
-        width: factor on every channel count, from 1/16 to 2 (1 is the published network). At
-            depth 10 the stages have 64, 192, 384, 512 channels times ``width``, else
-            64, 128, 256, 512 (times 4 after a bottleneck).
-        head: ``"published"``, Linear → 2048 → 512 → 128 → classes whatever the width, or
-            ``"small"``, one Linear from the flattened features to the classes.
-        dropout: probability in the head, before its last and between its layers. By default 0.5
-            with the published head, as published, and 0 with the small one. Use 0 in a student
-            that is distilled: with dropout it cannot regress the teacher's logits.
-
-    Returns:
-        A network that maps ``(batch, length)``, length at least 257, to an :class:`Output`.
-
-    Raises:
-        ArgumentError: if an argument is outside these values.
-    """
-    if depth not in STAGE_BLOCKS:
-        raise ArgumentError(f"depth is {depth!r}; choose one of {sorted(STAGE_BLOCKS)}.")
-    if not isinstance(num_classes, int) or num_classes < 2:
-        raise ArgumentError(f"num_classes is {num_classes!r}; at least 2 are needed.")
-    if not 1 / 16 <= width <= 2:
-        raise ArgumentError(f"width is {width!r}; choose a number from 1/16 to 2.")
-    if head not in HEADS:
-        raise ArgumentError(f"head is {head!r}; choose one of {', '.join(HEADS)}.")
-    if dropout is None:
-        dropout = 0.5 if head == "published" else 0.0
-    if not 0 <= dropout < 1:
-        raise ArgumentError(f"dropout is {dropout!r}; choose a probability from 0 to below 1.")
-    return ResNet1d(depth, num_classes, width, head, dropout)
+resnet1d = ResNet1d
 
 
 def count_parameters(network: nn.Module) -> int:

@@ -1,18 +1,14 @@
 """A recipe: every choice of a training run in one frozen value, saved as JSON beside the run."""
 
-import json
-from dataclasses import asdict, field, fields, is_dataclass, replace
-from hashlib import sha256
-from pathlib import Path
-from typing import Annotated, Any, Literal
+from dataclasses import field
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from hfld_lite.data.augmentation import Augmentation
 from hfld_lite.distillation import CROSS_ENTROPY, TERMS
-from hfld_lite.errors import ArgumentError, HfldError, RecipeError, nearest
-from hfld_lite.storage.files import read_json, write_whole
-from hfld_lite.storage.models import Real, Text, Whole, choices, validated
+from hfld_lite.errors import HfldError, RecipeError, nearest
+from hfld_lite.storage.models import Real, Saved, Text, Whole, choices
 from hfld_lite.weighting import WEIGHTINGS
 
 HFLKD = "hflkd"
@@ -46,7 +42,7 @@ class Network:
 
 
 @choices(network=Network, augmentation=Augmentation)
-class Recipe:
+class Recipe(Saved):
     """Every choice of a run of the chain teacher → secondary teacher → student.
 
     Attributes:
@@ -147,21 +143,6 @@ class Recipe:
                     f"trains for {network.epochs}, so each drop must be smaller than that."
                 )
 
-    def replace(self, **changes: Any) -> "Recipe":
-        """A copy with some attributes changed; an unknown one is a RecipeError."""
-        return replace(self, **changes)
-
-    def repeats(self, count: int) -> tuple["Recipe", ...]:
-        """Recipes of repeated runs, with a seed each: seed, seed + 1, …
-
-        With the behaviour ``"published"`` all have one seed, as there: their deviation then says
-        nothing. A count that is no whole number above 0 is an ArgumentError.
-        """
-        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-            raise ArgumentError(f"count is {count!r}; it must be a whole number, 1 or more.")
-        step = 0 if self.behaviour == "published" else 1
-        return tuple(self.replace(seed=self.seed + step * i) for i in range(count))
-
     @property
     def chain(self) -> dict[str, Network]:
         """The networks by role, in the order of training.
@@ -177,59 +158,9 @@ class Recipe:
     @property
     def weights(self) -> dict[str, float]:
         """The weights of the method's terms, by the term's name."""
-        own = {self.method: 1.0, CROSS_ENTROPY: self.beta}
-        if self.method == HFLKD:
-            own = {
-                "feature": self.alpha,
-                "tckd": self.mu,
-                "nckd": self.nu,
-                CROSS_ENTROPY: self.beta,
-            }
-        return own | self.terms
-
-    def to_json(self) -> str:
-        """The recipe as indented JSON."""
-        return json.dumps(asdict(self), indent=2)
-
-    def choices(self) -> dict[str, Any]:
-        """What differs from the defaults: attributes that a later version adds are not in it."""
-        return _chosen(self)
-
-    def digest(self) -> str:
-        """SHA-256 of :meth:`choices`, the same in later versions."""
-        return sha256(json.dumps(self.choices(), sort_keys=True).encode()).hexdigest()
-
-    def save(self, path: str | Path) -> None:
-        """Write the recipe as a JSON file."""
-        write_whole(Path(path), self.to_json() + "\n")
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Recipe":
-        """Read a recipe that :meth:`save` wrote or a person edited.
-
-        Raises:
-            RecipeError: if the file cannot be read, is no JSON object, or holds an unknown key or
-                an impossible value; the message names it.
-        """
-        try:
-            values = read_json(Path(path))
-            if not isinstance(values, dict):
-                raise ValueError(f"it holds a {type(values).__name__}, not a JSON object")
-            return validated(cls, values)
-        except (OSError, ValueError) as error:
-            raise RecipeError(f"{path}: the recipe cannot be read ({error}).") from error
-        except RecipeError as error:
-            raise RecipeError(f"{path}: {error}") from error
-
-
-def _chosen(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return [_chosen(item) for item in value]
-    if not is_dataclass(value):
-        return value
-    mine = {f.name: getattr(value, f.name) for f in fields(value)}
-    usual = {f.name: f.default for f in fields(value)} | {"terms": {}}
-    return {name: _chosen(item) for name, item in mine.items() if item != usual[name]}
+        hflkd = {"feature": self.alpha, "tckd": self.mu, "nckd": self.nu}
+        own = hflkd if self.method == HFLKD else {self.method: 1.0}
+        return own | {CROSS_ENTROPY: self.beta} | self.terms
 
 
 PRESETS: dict[str, Recipe] = {}

@@ -5,14 +5,14 @@ trained in one of several ways. Source: the paper that the package teaches (HFLK
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from hfld_lite.errors import ArgumentError, nearest
+from hfld_lite.errors import ArgumentError, nearest, registering
 
 TERMS = ("feature", "tckd", "nckd", "cross_entropy")
 """The terms of HFLKD's loss by name; their weights are α, μ, ν, β."""
@@ -47,8 +47,8 @@ class Weighting(nn.Module):
         self.weights: dict[str, Tensor] = {}
 
     @classmethod
-    def of(cls, weights: Mapping[str, float], **given: Any) -> "Weighting":
-        """Make the strategy of what :func:`make_weighting` is given; each takes what it needs."""
+    def of(cls, recipe: Any, shape: Any, student: nn.Module, next_batch: Any) -> "Weighting":
+        """The strategy, made of what it needs of :func:`make_weighting`'s arguments."""
         raise NotImplementedError
 
     def forward(
@@ -66,49 +66,26 @@ WEIGHTINGS: dict[str, type[Weighting]] = {}
 """The strategies by the names that recipes use."""
 
 
-def weighting(name: str) -> Callable[[type[Weighting]], type[Weighting]]:
-    """Register a strategy by name; a name that is taken is an ArgumentError."""
-
-    def register(kind: type[Weighting]) -> type[Weighting]:
-        if name in WEIGHTINGS:
-            raise ArgumentError(
-                f"The weighting {name!r} is registered already; choose another name."
-            )
-        WEIGHTINGS[name] = kind
-        return kind
-
-    return register
+weighting = registering(WEIGHTINGS, "weighting")
+"""Decorator that registers a strategy: ``@weighting("name")``."""
 
 
-def make_weighting(name: str, **given: Any) -> Weighting:
-    """The strategy of this name.
+def make_weighting(recipe: Any, shape: Any, student: nn.Module, next_batch: Any) -> Weighting:
+    """The strategy of a recipe, for a student whose features have a shape (channels, positions).
 
-    Args:
-        name: registered in WEIGHTINGS.
-        given: ``weights`` by term (their names say which terms there are), ``channels`` and
-            ``positions`` of the student's features, and for "meta" ``student``, ``next_batch``,
-            ``learning_rate`` and ``every``.
-
-    Raises:
-        ArgumentError: if the name is unknown, with the nearest, or something needed is not given.
+    ``next_batch`` gives the next meta batch (inputs, target). An unknown name is an ArgumentError.
     """
-    if name not in WEIGHTINGS:
-        raise ArgumentError(f"Weighting {name!r} is unknown; {nearest(name, WEIGHTINGS)}.")
-    try:
-        return WEIGHTINGS[name].of(**given)
-    except TypeError as error:
-        raise ArgumentError(f"The weighting {name} needs other arguments ({error}).") from error
+    if recipe.weighting not in WEIGHTINGS:
+        hint = nearest(recipe.weighting, WEIGHTINGS)
+        raise ArgumentError(f"Weighting {recipe.weighting!r} is unknown; {hint}.")
+    return WEIGHTINGS[recipe.weighting].of(recipe, shape, student, next_batch)
 
 
 @weighting("fixed")
 class Fixed(Weighting):
-    """Given weights, the same at every step: L = Σ_i w_i L_i.
+    """Given weights by term, the same at every step: L = Σ_i w_i L_i.
 
-    Args:
-        weights: a weight, 0 or more, for each term by name; at least one above 0.
-
-    Raises:
-        ArgumentError: if a weight is negative or not finite, or all are 0.
+    A weight that is negative or not finite is an ArgumentError, as are weights that are all 0.
     """
 
     def __init__(self, weights: Mapping[str, float]) -> None:
@@ -121,9 +98,9 @@ class Fixed(Weighting):
         self.register_buffer("values", values)
 
     @classmethod
-    def of(cls, weights: Mapping[str, float], **given: Any) -> "Fixed":
-        """The weights themselves."""
-        return cls(weights)
+    def of(cls, recipe: Any, *_given: Any) -> "Fixed":
+        """The recipe's weights."""
+        return cls(recipe.weights)
 
     def forward(self, losses: Mapping[str, Tensor], *_read: Tensor | None) -> Tensor:
         """The weighted sum of the named terms, a scalar; the student's output is not used."""
@@ -222,11 +199,9 @@ class Predicted(Weighting):
         nn.init.zeros_(self.pvpn.layers[-1].bias)
 
     @classmethod
-    def of(
-        cls, weights: Mapping[str, float], channels: int, positions: int, **given: Any
-    ) -> "Predicted":
+    def of(cls, recipe: Any, shape: Any, *_given: Any) -> "Predicted":
         """A PVPN for these features and terms."""
-        return cls(channels, positions, terms=tuple(weights))
+        return cls(shape.channels, shape.positions, terms=tuple(recipe.weights))
 
     def by_term(self, values: Tensor) -> Tensor:
         """Put the PVPN's outputs ``(outputs,)`` into the order of ``terms``."""
@@ -288,11 +263,8 @@ def collapse(
 ) -> str:
     """Name the collapse of the weights in a sentence, or return "" where there is none.
 
-    Args:
-        weights: by term; exactly 0 means dropped or switched off, not collapsed.
-        low: a share of the sum below which a term is starved.
-        sigmoid: the weights are sigmoids, see :class:`Weighting`: look for saturation as well.
-        saturated: how near to 0 or 1 a sigmoid is saturated.
+    A term is starved below the share ``low`` of all weight (exactly 0 means switched off), and a
+    ``sigmoid`` is ``saturated`` as near as that to 0 or 1.
     """
     used = {name: float(w) for name, w in weights.items() if w != 0}
     total = sum(used.values())

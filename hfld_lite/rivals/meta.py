@@ -65,9 +65,10 @@ class Meta(Predicted):
         self.every, self.step, self.rate = every, 0, float(every)
 
     @classmethod
-    def of(cls, weights: Mapping[str, float], **given: Any) -> "Meta":
+    def of(cls, recipe: Any, shape: Any, student: nn.Module, next_batch: Any) -> "Meta":
         """A PVPN for these features and terms, and its meta batches."""
-        return cls(**given, terms=tuple(weights))
+        rate, every, terms = recipe.learning_rate, recipe.meta_every, tuple(recipe.weights)
+        return cls(shape.channels, shape.positions, student, next_batch, rate, every, terms)
 
     def forward(
         self,

@@ -373,3 +373,19 @@ TRAINERS["published"] = PublishedTrainer
 PRESETS["published"] = PRESETS["paper"].replace(
     name="published", behaviour="published", weighting="published"
 )
+
+
+def repeats(recipe: Recipe, count: int) -> tuple[Recipe, ...]:
+    """Recipes of repeated runs, whose results' mean and deviation are reported.
+
+    The seeds are seed, seed + 1, …: each run has its own split, initial weights and order. With the
+    behaviour ``"published"`` all have this recipe's seed, as there: runs are then the same bit for
+    bit, or differ by the machine's rounding, and their deviation says nothing.
+
+    Raises:
+        ArgumentError: if count is no whole number of 1 or more.
+    """
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        raise ArgumentError(f"count is {count!r}; it must be a whole number, 1 or more.")
+    step = 0 if recipe.behaviour == "published" else 1
+    return tuple(recipe.replace(seed=recipe.seed + step * i) for i in range(count))

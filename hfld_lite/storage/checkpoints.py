@@ -171,11 +171,6 @@ class StageCheckpoints:
             return None
         return state
 
-    def finished(self, epochs: int) -> dict[str, Any] | None:
-        """The state after the last epoch, if the stage was trained to its end."""
-        state = self.load()
-        return state if state is not None and state["epoch"] >= epochs else None
-
     def save(self, state: Mapping[str, Any], epoch: int, finished: bool) -> None:
         """Keep the state after an epoch; see :meth:`Checkpoints.save`."""
         state = {**state, "made_of": dict(self.made_of)}

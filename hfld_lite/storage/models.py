@@ -1,14 +1,18 @@
 """Values that come from files, checked by pydantic; its findings become our sentences."""
 
+import json
 from collections.abc import Callable, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from functools import wraps
-from typing import Annotated, Any
+from hashlib import sha256
+from pathlib import Path
+from typing import Annotated, Any, Self
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from hfld_lite.errors import RecipeError, nearest
+from hfld_lite.storage.files import read_json, write_whole
 
 LARGEST = 2**53
 """The largest whole number that a float, and so JSON everywhere, holds exactly."""
@@ -51,6 +55,62 @@ def validated(kind: type, values: object) -> Any:
         return TypeAdapter(kind).validate_python(values)
     except ValidationError as error:
         raise RecipeError(_sentence(kind, error)) from error
+
+
+class Saved:
+    """What a class of :func:`choices` gains: copies with changes, JSON and a digest."""
+
+    def replace(self, **changes: Any) -> Self:
+        """A copy with some attributes changed; an unknown one is a RecipeError."""
+        return replace(self, **changes)
+
+    def to_json(self) -> str:
+        """All attributes as indented JSON."""
+        return json.dumps(asdict(self), indent=2)
+
+    def choices(self) -> dict[str, Any]:
+        """What differs from the defaults: attributes that a later version adds are not in it."""
+        return _chosen(self)
+
+    def digest(self) -> str:
+        """SHA-256 of :meth:`choices`, the same in later versions."""
+        return sha256(json.dumps(self.choices(), sort_keys=True).encode()).hexdigest()
+
+    def save(self, path: str | Path) -> None:
+        """Write a JSON file."""
+        write_whole(Path(path), self.to_json() + "\n")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a file that :meth:`save` wrote or a person edited.
+
+        Raises:
+            RecipeError: if the file cannot be read, is no JSON object, or holds an unknown key or
+                an impossible value; the message names it.
+        """
+        try:
+            values = read_json(Path(path))
+            if not isinstance(values, dict):
+                raise ValueError(f"it holds a {type(values).__name__}, not a JSON object")
+            return validated(cls, values)
+        except (OSError, ValueError) as error:
+            said = f"{path}: the {cls.__name__.lower()} cannot be read ({error})."
+            raise RecipeError(said) from error
+        except RecipeError as error:
+            raise RecipeError(f"{path}: {error}") from error
+
+
+def _chosen(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_chosen(item) for item in value]
+    if not is_dataclass(value):
+        return value
+    found = {}
+    for f in fields(value):
+        usual = f.default if f.default_factory is MISSING else f.default_factory()
+        if (item := getattr(value, f.name)) != usual:
+            found[f.name] = _chosen(item)
+    return found
 
 
 def _sentence(kind: type, error: ValidationError) -> str:
