@@ -8,12 +8,14 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
-from hfld_lite.distillation import DenselyGuided, Distiller, RivalDistiller
+from hfld_lite.distillation import Distiller, term
+from hfld_lite.hierarchy import Stage, Trainer
 from hfld_lite.losses import one_to_all_matching
+from hfld_lite.networks import Output
 from hfld_lite.recipes import ALONE
-from hfld_lite.rivals.losses import fitnet_loss
-from hfld_lite.trainer import Stage, Trainer
+from hfld_lite.rivals.dense import DenselyGuided
 
 SECONDARY, ASSISTANT = "secondary_teacher", "assistant_teacher"
 ASSISTED = {"weight": 1.0, "temperature": 4.0}
@@ -61,7 +63,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "without cross-entropy": {"beta": 0.0},
     "without hierarchy": {"teacher": "teacher"},
     **{f"weights {name}": {"weighting": name} for name in STRATEGIES},
-    "one-to-one": {"match": fitnet_loss},
+    "one-to-one": {"match": "fitnet"},
     "heads 1": {"heads": 1},
     "without 1/sqrt(d)": {"match": "unscaled"},
     **{f"temperature {t:g}": {"temperature": float(t)} for t in (1, 2, 5, 10, 20)},
@@ -100,8 +102,16 @@ def assist(trainer: Trainer) -> Stage:
     return trainer.distil_by(SECONDARY, ("teacher",), build, ASSISTANT)
 
 
-def _rival(method: str, options: dict[str, Any], student: Any, targets: Any) -> RivalDistiller:
-    return RivalDistiller(student, targets[0], method, **options)
+def _rival(method: str, options: dict[str, Any], student: Any, targets: Any) -> Distiller:
+    options = dict(options)
+    weights = {"cross_entropy": 1.0, method: options.pop("weight")}
+    return Distiller(student, targets[0], weights, **options)
+
+
+@term("unscaled", projected=True)
+def _unscaled(student: Output, teacher: Output, target: Tensor, heads: int = 8) -> Tensor:
+    """One-to-all matching whose attention is not divided by √d."""
+    return one_to_all_matching(student.features, teacher.features, heads, scale=False)
 
 
 def _hflkd(trainer: Trainer, name: str, options: dict[str, Any]) -> Stage:
@@ -111,12 +121,9 @@ def _hflkd(trainer: Trainer, name: str, options: dict[str, Any]) -> Stage:
     recipe = trainer.recipe.replace(**options)
     if match is None:
         return trainer.distil("student", teacher, recipe, name)
-    if match == "unscaled":
-        match = partial(one_to_all_matching, heads=recipe.heads, scale=False)
+    weights = {match if term == "feature" else term: w for term, w in recipe.weights.items()}
 
     def build(student: Any, targets: Any) -> Distiller:
-        return Distiller(
-            student, targets[0], recipe.weights, recipe.temperature, recipe.heads, match
-        )
+        return Distiller(student, targets[0], weights, recipe.temperature, recipe.heads)
 
     return trainer.distil_by("student", (teacher,), build, name)

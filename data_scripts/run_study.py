@@ -45,8 +45,8 @@ from typer import Option
 from hfld_lite.data.views import network_inputs
 from hfld_lite.evaluation.metrics import calibration_error, evaluate
 from hfld_lite.evaluation.trust import suspicion
+from hfld_lite.hierarchy import Stage, Trainer
 from hfld_lite.networks import resnet1d
-from hfld_lite.trainer import Stage, Trainer
 from hfld_lite.training import Fit, predict_logits
 
 HEADLINE = ("alone", "hierarchy")
@@ -101,7 +101,7 @@ class Study:
     def made_with(self) -> str:
         """A digest of all that the cells depend on, but for the library itself."""
         facts = [*self.scale[:2], TILE_SEED, TEST_BLOCKS_SEED, META_SHARE, repr(GRIDS)]
-        facts += [recipe.to_json() for recipe in self.recipes]
+        facts += [recipe.digest() for recipe in self.recipes]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
 
     def case(self, data: str, seed: int) -> Case:

@@ -19,7 +19,6 @@ import pandas as pd
 import torch
 import typer
 from _study import TILES_PER_CLASS, cells, tiles, write_table
-from hfld_lite.trainer import Stage, Trainer
 from safetensors.torch import load_file, save_file
 from typer import Option
 
@@ -31,6 +30,7 @@ from hfld_lite.edge.analysis import count_macs, latency, stored_bytes
 from hfld_lite.edge.export import INPUT, quantise, session, to_onnx
 from hfld_lite.errors import HfldError
 from hfld_lite.evaluation.metrics import evaluate
+from hfld_lite.hierarchy import Stage, Trainer
 from hfld_lite.networks import count_parameters, resnet1d
 from hfld_lite.recipes import Network, Recipe
 from hfld_lite.training import Fit

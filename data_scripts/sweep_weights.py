@@ -12,8 +12,9 @@ from typing import Annotated
 import pandas as pd
 import typer
 from _study import TILES_PER_CLASS, cells, tiles, write_table
-from hfld_lite.trainer import Trainer
 from typer import Option
+
+from hfld_lite.hierarchy import Trainer
 
 VALUES = (0.0, 0.3, 1.0)
 

@@ -213,11 +213,16 @@ class Distiller(Objective):
         return {f"weight_{name}": value for name, value in self.weigh.weights.items()}
 
     def verdict(self, row: Mapping[str, float]) -> str:
-        """Name a collapse of weights that are learned; given ones may be as one-sided as wished."""
-        if isinstance(self.weigh, Fixed):
-            return ""
+        """Name terms that taught nothing, and a collapse of weights that are learned."""
         weights = {name: row[f"weight_{name}"] for name in self.weigh.terms}
-        return collapse(weights, sigmoid=self.weigh.sigmoid)
+        idle = [name for name, w in weights.items() if w and not row.get(name, 1.0) > 0]
+        if self.targets.classes == 2:  # NCKD is zero then by definition
+            idle = [name for name in idle if name != "nckd"]
+        if idle and isinstance(self.weigh, Fixed):
+            return f"The term {idle[0]} was zero although it has a weight: it taught nothing."
+        # Given weights may be as one-sided as wished.
+        fixed = isinstance(self.weigh, Fixed)
+        return "" if fixed else collapse(weights, sigmoid=self.weigh.sigmoid)
 
 
 def check_classes(student: nn.Module, teacher: TeacherTargets | LiveTeacher | nn.Module) -> None:

@@ -25,7 +25,7 @@ from hfld_lite.distillation import Distiller, Objective, Supervised
 from hfld_lite.errors import ArgumentError, RecipeError, nearest
 from hfld_lite.losses import check_heads
 from hfld_lite.networks import resnet1d
-from hfld_lite.recipes import Recipe, network_of
+from hfld_lite.recipes import ALONE, Recipe, network_of
 from hfld_lite.storage.checkpoints import Checkpoints
 from hfld_lite.storage.files import digest
 from hfld_lite.teachers import LiveTeacher, TeacherTargets, teacher_targets
@@ -170,11 +170,9 @@ class Trainer:
         row = {"epoch": 0, **figures(logits, target), "seconds": 0.0, "verdict": ""}
         known, chance = row["validation_accuracy"], float(target.bincount().max() / len(target))
         if known <= chance:
-            said = f"The {role.replace('_', ' ')} that was given is right in {known:.1%} of the "
-            said += (
-                f"validation data, and always naming the commonest class in {chance:.1%}. Check "
-            )
-            said += "that it knows these classes in this order, and reads these inputs."
+            said = f"The given {role.replace('_', ' ')} is right in {known:.1%} of the validation "
+            said += f"data, and naming the commonest class always in {chance:.1%}. Check that it "
+            said += "knows these classes in this order, and reads these inputs."
             warnings.warn(said, stacklevel=3)
         self.stages[role] = Stage(role, network, "given", Fit(pd.DataFrame([row]), 0, 0.0))
         return self.stages[role]
@@ -255,6 +253,8 @@ class Trainer:
         """What was trained, on the CPU."""
         for stage in self.stages.values():
             stage.network.cpu()
+        for role in self.trained:
+            note_weak_teacher(role, self.stages)
         given = frozenset(self.networks)
         return Chain(self.recipe, self.stages, self.parts, self.examples, given)
 
@@ -334,6 +334,15 @@ class Trainer:
                     check_heads(self.recipe.heads, channels, role.replace("_", " "))
                 except ArgumentError as error:
                     raise RecipeError(f"The recipe's {error}") from error
+
+
+def note_weak_teacher(role: str, stages: Mapping[str, Stage]) -> None:
+    """Warn if a network knows less, by validation accuracy, than the student alone."""
+    best = {r: stage.fit.history["validation_accuracy"].max() for r, stage in stages.items()}
+    if best[role] < best.get(ALONE, 0.0):
+        said = f"The given {role.replace('_', ' ')} knows less on validation data than the student "
+        said += f"alone ({best[role]:.1%} and {best[ALONE]:.1%}), so it may hold students back."
+        warnings.warn(said, stacklevel=4)
 
 
 TRAINERS: dict[str, type[Trainer]] = {"sound": Trainer}

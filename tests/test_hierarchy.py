@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-import hfld_lite.trainer as trainer_module
+import hfld_lite.hierarchy as trainer_module
 from hfld_lite import (
+    ArgumentError,
     DataError,
     HfldError,
     Network,
@@ -20,8 +21,7 @@ from hfld_lite import (
 from hfld_lite.data.simulator.tiles import Bench
 from hfld_lite.networks import count_parameters, resnet1d
 from hfld_lite.recipes import ALONE
-from hfld_lite.trainer import _check_terms
-from hfld_lite.training import Fit, predict_logits
+from hfld_lite.training import predict_logits
 from hfld_lite.weighting import TERMS
 
 ROLES = ["teacher", "secondary_teacher", "student", ALONE]
@@ -135,14 +135,17 @@ def test_recordings_shorter_than_the_recipe_asks_for(tiny_recordings, tiny_recip
         distill_chain(tiny_recordings, tiny_recipe.replace(samples=9000), progress=False)
 
 
-def test_a_term_that_does_nothing_is_refused_except_nckd_of_two_classes(tiny_chain):
-    stage = tiny_chain.stages["student"]
-    idle = stage.fit.history.assign(nckd=0.0)
-    stage = type(stage)("student", stage.network, "x", Fit(idle, 1, 0.0))
-    with pytest.raises(HfldError, match="nckd of the student was zero"):
-        _check_terms(stage, Recipe(), classes=6)
-    _check_terms(stage, Recipe(), classes=2)
-    _check_terms(stage, Recipe(nu=0.0), classes=6)
+def test_a_term_that_was_zero_is_named_and_ends_no_training(tiny_recordings, tiny_recipe):
+    trainer = trainer_module.Trainer(tiny_recordings, tiny_recipe, progress=False)
+    trainer.supervise("teacher")
+    objective = trainer._distiller("student", "teacher", tiny_recipe, {})
+    row = {f"weight_{name}": 1.0 for name in TERMS} | dict.fromkeys(TERMS, 0.5)
+    assert objective.verdict(row) == ""
+    said = "The term nckd was zero although it has a weight: it taught nothing."
+    assert objective.verdict(row | {"nckd": 0.0}) == said
+    assert objective.verdict(row | {"nckd": 0.0, "weight_nckd": 0.0}) == ""
+    objective.targets = objective.targets._replace(logits=objective.targets.logits[:, :2])
+    assert objective.verdict(row | {"nckd": 0.0}) == "", "NCKD of two classes is zero"
 
 
 def test_wiring_faults_show_before_any_training(tiny_recordings, tiny_recipe, monkeypatch):
@@ -150,7 +153,7 @@ def test_wiring_faults_show_before_any_training(tiny_recordings, tiny_recipe, mo
     with pytest.raises(RecipeError, match="heads is 7, which does not divide the 64 channels"):
         distill_chain(tiny_recordings, tiny_recipe.replace(heads=7), progress=False)
     short = tiny_recipe.replace(samples=400, bins=None)
-    with pytest.raises(DataError, match=r"would read 200 values .* expected 257 or more"):
+    with pytest.raises(ArgumentError, match=r"a length of at least 257.*found shape \(2, 200\)"):
         distill_chain(tiny_recordings, short, progress=False)
 
 
@@ -227,9 +230,7 @@ def test_meta_share_leaves_the_training_part_by_tile(tiny_recordings, tiny_recip
     assert len(cut.meta.inputs) > 0
     assert len(cut.train.inputs) + len(cut.meta.inputs) == len(whole.train.inputs)
     assert torch.equal(cut.validation.inputs, whole.validation.inputs)
-    rows, meta = trainer_module._meta_part(
-        tiny_recordings, whole.parts.train, tiny_recipe.replace(meta_share=0.2)
-    )
+    rows, meta = whole.examples.cut(whole.parts.train, 0.2, tiny_recipe.seed)
     assert not set(tiny_recordings.groups[rows]) & set(tiny_recordings.groups[meta])
     assert set(np.concatenate([rows, meta])) == set(whole.parts.train)
 
@@ -268,7 +269,7 @@ def test_dense_guidance_and_direct_are_controls(tiny_recordings, tiny_recipe):
     assert chain.stages["student_direct"].learned_from == "labels and teacher"
     assert chain.stages["student_dense"].learned_from == "labels and teacher, secondary_teacher"
     assert (chain.stages["student_dense"].fit.history["dense"] > 0).all()
-    with pytest.raises(HfldError, match="'alnoe' is unknown; choose of alone, direct, dense"):
+    with pytest.raises(HfldError, match="'alnoe' is unknown; the nearest name is alone"):
         distill_chain(tiny_recordings, tiny_recipe, controls=("alnoe",))
 
 

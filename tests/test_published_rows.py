@@ -3,6 +3,7 @@
 import os
 import warnings
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +12,6 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 import hfld_lite.losses as losses
-import hfld_lite.trainer as trainer_module
 from hfld_lite import (
     DataError,
     Network,
@@ -23,25 +23,30 @@ from hfld_lite import (
     spectrum,
     split,
     time_view,
-    training,
 )
 from hfld_lite.app.report import write_report
 from hfld_lite.app.runs import load_run, new_run, save_run
+from hfld_lite.data.augmentation import Augmentation
 from hfld_lite.data.views import network_inputs
-from hfld_lite.distillation import Batch, Distiller, PublishedDistiller, teacher_targets
+from hfld_lite.distillation import Distiller
+from hfld_lite.hierarchy import TRAINERS, Trainer
 from hfld_lite.losses import one_to_all_matching
 from hfld_lite.networks import resnet1d
-from hfld_lite.recipes import Augmentation
 from hfld_lite.rivals.released import (
+    Naive,
+    Published,
+    PublishedDistiller,
+    PublishedTrainer,
     published_image_matching,
     published_matching,
     published_min_max,
     published_weight_decay,
+    repeats,
 )
 from hfld_lite.storage.checkpoints import DamagedError, read_state
-from hfld_lite.trainer import Trainer
+from hfld_lite.teachers import Batch, teacher_targets
 from hfld_lite.training import predict_logits
-from hfld_lite.weighting import Naive, Published, Uncertainty
+from hfld_lite.weighting import Uncertainty
 
 EQUAL = {"feature": 1.0, "tckd": 1.0, "nckd": 1.0, "cross_entropy": 1.0}
 
@@ -70,21 +75,21 @@ def test_the_preset_is_paper_with_one_switch():
     assert Recipe().behaviour == preset("paper").behaviour == "sound"
     with pytest.raises(RecipeError, match="behaviour is 'odd'; it must be"):
         Recipe(behaviour="odd")
-    with pytest.raises(RecipeError, match="weighting is 'fixed'; it must be"):
+    with pytest.raises(RecipeError, match="weighting is 'fixed'; its behaviour is 'published'"):
         Recipe(behaviour="published")
 
 
 def test_row_two_classes_nckd_is_zero_in_both(monkeypatch):
     monkeypatch.setattr(losses, "_warned", set())  # it warns once in a process
     teacher, student, batch = pair(2)
-    gone = published(teacher, student).train()(batch)["nckd"]
+    gone = published(teacher, student).train()(batch)[1]["nckd"]
     assert gone.item() == pytest.approx(0, abs=1e-6)
     with pytest.warns(UserWarning, match="With two classes NCKD is zero by definition"):
-        gone = sound(teacher, student, batch).train()(batch)["nckd"]
+        gone = sound(teacher, student, batch).train()(batch)[1]["nckd"]
     assert gone.item() == pytest.approx(0, abs=1e-6)
     teacher, student, batch = pair(6)
     for objective in (published(teacher, student), sound(teacher, student, batch)):
-        assert objective.train()(batch)["nckd"] > 1e-6
+        assert objective.train()(batch)[1]["nckd"] > 1e-6
 
 
 def test_row_logit_loss_is_divided_by_the_batch_twice():
@@ -96,7 +101,7 @@ def test_row_logit_loss_is_divided_by_the_batch_twice():
 
     def ratio(objective):
         objective.train()
-        return objective(twin)["tckd"] / objective(batch)["tckd"]
+        return objective(twin)[1]["tckd"] / objective(batch)[1]["tckd"]
 
     # Doubled data is the same mean, but a second division by the batch halves it.
     assert ratio(published(teacher, student)).item() == pytest.approx(0.5, rel=1e-3)
@@ -111,7 +116,7 @@ def test_row_large_gaps_between_logits_give_gradients_that_are_not_finite():
 
     def finite(objective):
         student.zero_grad()
-        terms = objective.train()(batch)
+        _, terms = objective.train()(batch)
         (terms["tckd"] + terms["nckd"]).backward()
         return all(p.grad.isfinite().all() for p in student.parameters() if p.grad is not None)
 
@@ -154,7 +159,7 @@ def test_row_naive_weights_collapse_and_are_named():
         optimizer = torch.optim.Adam(objective.parameters(), 1e-2)
         for _ in range(30):
             optimizer.zero_grad()
-            objective.total(objective(batch)).backward()
+            objective(batch)[0].backward()
             optimizer.step()
         row = {name: value.item() for name, value in objective.monitor().items()}
         return list(row.values()), objective.verdict(row)
@@ -170,11 +175,11 @@ def test_row_teacher_runs_live():
     teacher, student, batch = pair()
     before = {k: v.clone() for k, v in teacher.state_dict().items()}
     objective = sound(teacher, student, batch).train()
-    objective.total(objective(batch)).backward()
+    objective(batch)[0].backward()
     assert all(torch.equal(v, before[k]) for k, v in teacher.state_dict().items())
     assert all(p.grad is None for p in teacher.parameters())
     objective = published(teacher.eval(), student).train()
-    objective.total(objective(batch)).backward()
+    objective(batch)[0].backward()
     assert teacher.training
     assert any(p.grad is not None and p.grad.any() for p in teacher.parameters())
     parameters = dict(teacher.named_parameters())
@@ -201,13 +206,13 @@ def tiny(behaviour):
 
 def test_rows_test_part_chooses_and_student_drops_out(tiny_recordings):
     with pytest.warns(UserWarning, match="test part chooses the best epoch"):
-        trainer = Trainer(tiny_recordings, tiny("published"), progress=False)
+        trainer = PublishedTrainer(tiny_recordings, tiny("published"), progress=False)
     default = Trainer(tiny_recordings, tiny("sound"), progress=False)
     labels = torch.from_numpy(tiny_recordings.labels.copy())
     assert torch.equal(trainer.validation.target.cpu(), labels[trainer.parts.test])
     assert torch.equal(default.validation.target.cpu(), labels[default.parts.validation])
-    for recipe, some in ((tiny("published"), True), (tiny("sound"), False)):
-        student = trainer_module._build(recipe, "student", 6)
+    for made, some in ((trainer, True), (default, False)):
+        student, _ = made.network("student")
         rates = [m.p for m in student.modules() if isinstance(m, torch.nn.Dropout)]
         assert any(rates) is some
     teacher = trainer.supervise("teacher").network
@@ -230,16 +235,22 @@ def test_row_new_optimiser_at_each_drop(behaviour, tiny_recordings, monkeypatch)
     monkeypatch.setattr(torch.optim.SGD, "step", spy)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        Trainer(tiny_recordings, tiny(behaviour), progress=False).supervise("teacher")
+        TRAINERS[behaviour](tiny_recordings, tiny(behaviour), progress=False).supervise("teacher")
     half = len(held) // 2  # the drop is one epoch before the end, and there are two epochs
     assert (held[0], held[half]) == (False, behaviour == "sound")
     assert all(held[1:half] + held[half + 1 :])
 
 
 def test_row_drops_as_published_are_the_last_40_and_20_epochs():
-    renewed = [training._is_renewed(preset("published"), left) for left in (41, 40, 39, 20)]
-    assert renewed == [False, True, False, True]
-    assert not training._is_renewed(preset("paper"), 40)
+    renewed = []
+    for kind, recipe in ((PublishedTrainer, preset("published")), (Trainer, preset("paper"))):
+        trainer = object.__new__(kind)
+        trainer.recipe = recipe
+        for left in (41, 40, 39, 20):
+            optimizer = SimpleNamespace(state={"momentum": 1})
+            trainer._before_epoch(optimizer, left)
+            renewed.append(not optimizer.state)
+    assert renewed == [False, True, False, True, False, False, False, False]
 
 
 def test_rows_attention_roles_and_scale():
@@ -267,7 +278,7 @@ def test_row_images_pooled_first_are_matched_by_plain_mse():
 def quiet(recordings, recipe, parts=None):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The recipe's behaviour is published")
-        return Trainer(recordings, recipe, parts, progress=False)
+        return TRAINERS[recipe.behaviour](recordings, recipe, parts, progress=False)
 
 
 @pytest.mark.parametrize("varied", [None, Augmentation()])
@@ -327,7 +338,7 @@ def test_row_every_fifth_row_of_each_file(tiny_recordings):
 
 def test_row_same_seed_in_all_repeats(tiny_recordings):
     for behaviour, alike in (("published", True), ("sound", False)):
-        first, second = (quiet(tiny_recordings, recipe) for recipe in tiny(behaviour).repeats(2))
+        first, second = (quiet(tiny_recordings, recipe) for recipe in repeats(tiny(behaviour), 2))
         assert np.array_equal(first.parts.test, second.parts.test) is alike
         assert same(*(trainer.supervise("teacher").network for trainer in (first, second))) is alike
 
@@ -359,12 +370,10 @@ def test_row_the_next_stages_teacher_is_chosen_on(behaviour, part, tiny_recordin
     assert [name for name in found if found[name] == pytest.approx(chosen_by, rel=1e-4)] == [part]
     # These very weights teach the student.
     if behaviour == "published":
-        live, _ = trainer._published_distiller("student", "teacher", recipe, {}).outside
+        live, _ = trainer._distiller("student", "teacher", recipe, {})._outside
         assert same(live, stage.network)
     else:
-        trainer.targets("teacher").check(
-            trainer.train.inputs, stage.network, tiny_recordings.origins[trainer.parts.train]
-        )
+        trainer.targets("teacher").check(trainer.train.inputs, stage.network)
 
 
 def test_row_a_sound_chain_is_reproducible(tiny_recordings):

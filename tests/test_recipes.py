@@ -5,9 +5,9 @@ from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
 
-from hfld_lite import recipes, weighting
 from hfld_lite.errors import ArgumentError, RecipeError
 from hfld_lite.recipes import PRECISIONS, PRESETS, Network, Recipe, preset
+from hfld_lite.rivals.released import repeats
 
 CHANGED = Recipe(
     name="mine",
@@ -84,9 +84,9 @@ def test_drops_must_fall_within_every_networks_epochs():
 
 
 def test_repeats_have_a_seed_each_but_for_the_published_ones():
-    assert CHANGED.repeats(3) == tuple(CHANGED.replace(seed=seed) for seed in (11, 12, 13))
-    assert CHANGED.repeats(1) == (CHANGED,)
-    assert preset("published").replace(seed=2).repeats(5) == (
+    assert repeats(CHANGED, 3) == tuple(CHANGED.replace(seed=seed) for seed in (11, 12, 13))
+    assert repeats(CHANGED, 1) == (CHANGED,)
+    assert repeats(preset("published").replace(seed=2), 5) == (
         *[preset("published").replace(seed=2)] * 5,
     )
 
@@ -94,13 +94,13 @@ def test_repeats_have_a_seed_each_but_for_the_published_ones():
 @pytest.mark.parametrize("count", [0, -1, 2.0, True, "5"])
 def test_repeats_are_one_or_more(count):
     with pytest.raises(ArgumentError, match=f"count is {count!r}; it must be a whole number"):
-        Recipe().repeats(count)
+        repeats(Recipe(), count)
 
 
 def test_meta_needs_a_share_and_weighting_a_known_name():
-    with pytest.raises(RecipeError, match=r"meta_share is 0.0; it must be above 0"):
+    with pytest.raises(RecipeError, match="meta_share is 0; the weighting 'meta' needs it above 0"):
         Recipe(weighting="meta")
-    with pytest.raises(RecipeError, match="weighting is 'metta'; it must be one of fixed"):
+    with pytest.raises(RecipeError, match="weighting is 'metta'; the nearest name is meta"):
         Recipe(weighting="metta")
     assert Recipe(weighting="meta", meta_share=0.1).meta_every == 15
 
@@ -116,16 +116,16 @@ def write(path, **values):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"temprature": 4.0}, "no entry 'temprature'; did you mean temperature"),
-        ({"batchsize": 4}, "no entry 'batchsize'; did you mean batch_size"),
-        ({"zzz": 4}, "no entry 'zzz'; known are name, teacher"),
+        ({"temprature": 4.0}, "recipe's temprature is unknown; the nearest name is temperature"),
+        ({"batchsize": 4}, "recipe's batchsize is unknown; the nearest name is batch_size"),
+        ({"zzz": 4}, "recipe's zzz is unknown; choose from name, teacher"),
         (
             {"student": {"depth": 10, "widht": 1}},
-            "student has no entry 'widht'; did you mean width",
+            "student.widht is unknown; the nearest name is width",
         ),
-        ({"student": {"width": 1}}, "student has a value of the wrong kind .*depth"),
-        ({"student": 10}, "student is 10; it must be a network"),
-        ({"drops": 40}, "drops|wrong kind"),
+        ({"student": {"width": 1}}, "student.depth is missing"),
+        ({"student": 10}, "student is 10; it must be an object"),
+        ({"drops": 40}, "drops is 40; it must be a list"),
     ],
 )
 def test_entries_that_do_not_exist_name_the_nearest(values, message, tmp_path):
@@ -136,13 +136,17 @@ def test_entries_that_do_not_exist_name_the_nearest(values, message, tmp_path):
 
 
 def test_replace_names_the_nearest():
-    with pytest.raises(RecipeError, match="did you mean learning_rate"):
+    with pytest.raises(RecipeError, match="nearest name is learning_rate"):
         Recipe().replace(learning_rat=0.1)
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(None, "cannot be read"), ("{", "cannot be read"), ("[1]", "a JSON object; found a list")],
+    [
+        (None, "cannot be read"),
+        ("{", "cannot be read"),
+        ("[1]", "it holds a list, not a JSON object"),
+    ],
 )
 def test_files_that_are_no_recipe(text, message, tmp_path):
     path = tmp_path / "recipe.json"
@@ -156,12 +160,12 @@ def test_files_that_are_no_recipe(text, message, tmp_path):
 @pytest.mark.parametrize("name", ["clasroom", "Paper", "demos"])
 def test_unknown_presets_name_the_nearest(name):
     near = {"clasroom": "classroom", "Paper": "paper", "demos": "demo"}[name]
-    with pytest.raises(RecipeError, match=f"{name!r} is unknown; did you mean {near}"):
+    with pytest.raises(RecipeError, match=f"{name!r} is unknown; the nearest name is {near}"):
         preset(name)
 
 
 def test_an_unknown_preset_that_is_near_to_none_lists_them():
-    with pytest.raises(RecipeError, match="'xyz' is unknown; There are classroom, demo, paper"):
+    with pytest.raises(RecipeError, match="'xyz' is unknown; choose from classroom, demo, paper"):
         preset("xyz")
 
 
@@ -201,12 +205,17 @@ def test_an_unknown_preset_that_is_near_to_none_lists_them():
         ("samples", 7000.0),
         ("bins", 100),
         ("bins", "all"),
-        ("teacher", Network(18, epochs=0)),
-        ("student", Network(10, epochs=2.5)),
+        ("teacher", {"depth": 18, "epochs": 0}),
+        ("student", {"depth": 10, "epochs": 2.5}),
+        ("learning_rate", 10**400),
+        ("seed", 10**400),
+        ("method", "hflk"),
+        ("terms", {"kd": -1.0}),
+        ("terms", {"kdd": 1.0}),
     ],
 )
 def test_bad_values_are_named(name, value):
-    with pytest.raises(RecipeError, match=f"recipe's {name} is .*it must be"):
+    with pytest.raises(RecipeError, match=f"recipe's {name}.* is .*(it must be|nearest name)"):
         Recipe(**{name: value})
     with pytest.raises(RecipeError, match=name):
         replace(Recipe(), **{name: value})
@@ -253,5 +262,34 @@ def test_classroom_is_small():
     assert all(n.head == "small" for n in recipe.chain.values())
 
 
-def test_recipes_know_just_the_strategies_that_there_are():
-    assert tuple(weighting.STRATEGIES) == recipes.STRATEGIES
+# The digest of a recipe, by which stored results are found again
+
+
+def test_a_digest_leaves_out_what_is_at_its_default():
+    assert Recipe().choices() == {}
+    assert Recipe(teacher=Network(18, 1 / 4), seed=0).digest() == Recipe().digest()
+    changed = Recipe(student=Network(10, 1 / 8), terms={"kd": 1.0}, drops=(3, 2))
+    expected = {"student": {"depth": 10, "width": 0.125}, "drops": (3, 2), "terms": {"kd": 1.0}}
+    assert changed.choices() == expected | {"drops": [3, 2]}
+    assert changed.digest() != Recipe().digest()
+
+
+def test_a_new_attribute_does_not_change_a_digest(monkeypatch):
+    from dataclasses import dataclass, field
+
+    from hfld_lite.storage.models import Saved
+
+    @dataclass(frozen=True)
+    class Old(Saved):
+        """One attribute."""
+
+        seed: int = 0
+
+    @dataclass(frozen=True)
+    class New(Saved):
+        """The same and another."""
+
+        seed: int = 0
+        added: dict = field(default_factory=dict)
+
+    assert Old(3).digest() == New(3).digest() != New(3, {"a": 1}).digest()

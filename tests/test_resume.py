@@ -26,11 +26,11 @@ from hfld_lite.app import cli
 from hfld_lite.app.runs import load_run
 from hfld_lite.data.readers import read_folder
 from hfld_lite.errors import Interrupted
+from hfld_lite.hierarchy import Trainer
 from hfld_lite.recipes import Augmentation
 from hfld_lite.storage import checkpoints
 from hfld_lite.storage.checkpoints import read_state, write_state
 from hfld_lite.teachers import digest
-from hfld_lite.trainer import Trainer
 
 SOAK = Path(soak.__file__)
 ROLES = ("teacher", "secondary_teacher", "student")

@@ -7,8 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from hfld_lite.distillation import RIVALS, Batch, Distiller, RivalDistiller, teacher_targets
+from hfld_lite.distillation import Distiller
 from hfld_lite.errors import ArgumentError
+from hfld_lite.hierarchy import Trainer
 from hfld_lite.losses import separated_logit_loss
 from hfld_lite.networks import resnet1d
 from hfld_lite.rivals import losses as rivals
@@ -21,7 +22,7 @@ from hfld_lite.rivals.losses import (
     standardise_logits,
     standardised_kd_loss,
 )
-from hfld_lite.trainer import Trainer
+from hfld_lite.teachers import Batch, teacher_targets
 
 T = 4.0
 
@@ -196,51 +197,12 @@ def test_dense_guidance_is_the_mean_of_kd_from_every_teacher():
     each = [kd_loss(student, teacher, T) for teacher in teachers]
     torch.testing.assert_close(densely_guided_kd_loss(student, teachers, T), sum(each) / 3)
     assert torch.equal(densely_guided_kd_loss(student, teachers[:1], T), each[0])
-    again = [densely_guided_kd_loss(student, teachers, T, keep) for keep in (0.0, 0.1, 1.0)]
-    assert torch.equal(again[0], again[1])  # without a generator nothing is dropped
-    assert torch.equal(again[0], again[2])
 
 
-def which_were_kept(keep, calls=2000, seed=0):
-    """For each call, which of four teachers it learnt from."""
-    student, *teachers = logits(1, 3, number=5)
-    each = [kd_loss(student, teacher, T).item() for teacher in teachers]
-    subsets = [[k for k in range(4) if bits >> k & 1] for bits in range(1, 16)]
-    means = torch.tensor([sum(each[k] for k in kept) / len(kept) for kept in subsets])
-    generator = torch.Generator().manual_seed(seed)
-    found = [
-        densely_guided_kd_loss(student, teachers, T, keep, generator).item() for _ in range(calls)
-    ]
-    gaps = (torch.tensor(found)[:, None] - means).abs()
-    assert gaps.min(1).values.max() < 1e-5
-    return [subsets[i] for i in gaps.argmin(1)]
-
-
-@pytest.mark.parametrize("keep", [0.0, 0.3, 0.75, 1.0])
-def test_teachers_are_dropped_at_the_rate_asked_for_and_never_all(keep):
-    kept = which_were_kept(keep)
-    none = (1 - keep) ** 4  # then one of four is kept after all
-    rate = sum(map(len, kept)) / len(kept) / 4
-    assert rate == pytest.approx(keep + none / 4, abs=0.03)
-    for k in range(4):  # no teacher is favoured
-        assert sum(k in names for names in kept) / len(kept) == pytest.approx(rate, abs=0.05)
-
-
-def test_the_generator_alone_decides_who_is_dropped():
-    torch.manual_seed(1)
-    first = which_were_kept(0.5, 20, seed=3)
-    torch.manual_seed(2)
-    assert which_were_kept(0.5, 20, seed=3) == first
-    assert which_were_kept(0.5, 20, seed=4) != first
-
-
-def test_dense_guidance_refuses_no_teacher_and_what_is_no_probability():
-    student, teacher = logits()
+def test_dense_guidance_refuses_no_teacher():
+    student, _ = logits()
     with pytest.raises(ArgumentError, match="teacher_logits is empty"):
         densely_guided_kd_loss(student, [], T)
-    for keep in (-0.1, 1.1, float("nan")):
-        with pytest.raises(ArgumentError, match="keep is"):
-            densely_guided_kd_loss(student, [teacher], T, keep)
 
 
 # Standardised logits
@@ -403,11 +365,22 @@ def taught():
     return student, targets, Batch(inputs[rows], labels[rows], rows)
 
 
-@pytest.mark.parametrize("method", sorted(RIVALS))
+RIVALS = {
+    "kd": ["temperature"],
+    "dkd": ["temperature", "beta"],
+    "standardised": ["temperature"],
+    "fitnet": [],
+    "attention": [],
+}
+
+
+@pytest.mark.parametrize("method", RIVALS)
 def test_a_rivals_objective_is_its_loss_beside_the_cross_entropy(taught, method):
     student, targets, batch = taught
-    objective = RivalDistiller(student, targets, method, weight=3.0, temperature=2.0, beta=5.0)
-    terms = objective.eval()(batch)
+    weights = {"cross_entropy": 1.0, method: 3.0}
+    options = {k: v for k, v in {"temperature": 2.0, "beta": 5.0}.items() if k in RIVALS[method]}
+    objective = Distiller(student, targets, weights, **options)
+    total, terms = objective.eval()(batch)
     output = student(batch.inputs)
     features, logits = targets.answers(batch)
     expected = {
@@ -419,15 +392,17 @@ def test_a_rivals_objective_is_its_loss_beside_the_cross_entropy(taught, method)
     }[method]()
     cross_entropy = F.cross_entropy(output.logits, batch.target)
     torch.testing.assert_close(terms[method], expected)
-    torch.testing.assert_close(objective.total(terms), cross_entropy + 3 * expected)
+    torch.testing.assert_close(total, cross_entropy + 3 * expected)
     trained = {name for name, _ in objective.named_parameters() if name.startswith("project")}
     assert bool(trained) == (method == "fitnet")
 
 
 def test_an_unknown_rival_is_refused(taught):
     student, targets, _ = taught
-    with pytest.raises(ArgumentError, match="method is 'hint'; choose one of kd, fitnet,"):
-        RivalDistiller(student, targets, "hint")
+    with pytest.raises(ArgumentError, match="The term 'attentoin' is unknown; the nearest name is"):
+        Distiller(student, targets, {"attentoin": 1.0})
+    with pytest.raises(ArgumentError, match="No term here takes the option 'beta'"):
+        Distiller(student, targets, {"kd": 1.0}, beta=1.0)
 
 
 def test_training_by_an_objective_of_ones_own_is_that_of_the_trainer(tiny_recordings, tiny_recipe):

@@ -16,7 +16,7 @@ from hfld_lite import HfldError, Recipe, preset, resnet1d
 from hfld_lite.data.simulator.simulate import simulate_with_truth
 from hfld_lite.data.simulator.tiles import Bench
 from hfld_lite.edge.analysis import Latency, stored_bytes
-from hfld_lite.recipes import STRATEGIES
+from hfld_lite.weighting import WEIGHTINGS
 
 SCRIPTS = Path(__file__).parent.parent / "data_scripts"
 RESULTS = SCRIPTS.parent / "notebooks" / "results"
@@ -245,7 +245,9 @@ def test_the_default_weighting_is_the_one_that_validation_chose():
     table = pd.read_csv(RESULTS / "weighting_strategies.csv", comment="#")
     assert (table["seeds"] >= 5).all()
     assert set(table["data"]) == {"tiles", "bearings"}
-    means = table[table["strategy"].isin(STRATEGIES)].groupby("strategy")["validation_accuracy"]
+    means = table[table["strategy"].isin(list(WEIGHTINGS))].groupby("strategy")[
+        "validation_accuracy"
+    ]
     assert means.mean().idxmax() == Recipe().weighting
     assert all(
         recipe.weighting == Recipe().weighting for recipe in (preset("demo"), preset("paper"))

@@ -10,27 +10,26 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import hfld_lite.weighting as weighting_module
+import hfld_lite.rivals.meta as meta_module
 from hfld_lite import distill_chain
+from hfld_lite.data.examples import Shape
 from hfld_lite.distillation import Distiller
-from hfld_lite.errors import ArgumentError
+from hfld_lite.errors import ArgumentError, RecipeError
 from hfld_lite.losses import separated_logit_loss
 from hfld_lite.networks import Output, count_parameters, resnet1d
+from hfld_lite.recipes import Recipe
+from hfld_lite.rivals.meta import Meta, _drops_out, meta_gradient
+from hfld_lite.rivals.released import ImagePVPN, Naive, Published, PublishedImages
 from hfld_lite.teachers import Batch, teacher_targets
 from hfld_lite.training import seeded
 from hfld_lite.weighting import (
     PVPN,
-    STRATEGIES,
     TERMS,
+    WEIGHTINGS,
     Fixed,
-    Meta,
-    Naive,
-    Published,
     Uncertainty,
-    _drops_out,
     collapse,
     make_weighting,
-    meta_gradient,
 )
 
 CHANNELS, POSITIONS, CLASSES = 6, 3, 4
@@ -87,10 +86,8 @@ class World:
         if name == "meta":
             given = {"student": self.student, "next_batch": lambda: self.meta}
             options = {**given, "learning_rate": 0.1, "every": 1, **options}
-        made = make_weighting(
-            name, channels=CHANNELS, positions=POSITIONS, weights=EQUAL, **options
-        )
-        return made.double()
+        read = (EQUAL,) if name == "fixed" else (CHANNELS, POSITIONS)
+        return WEIGHTINGS[name](*read, **options).double()
 
 
 def constant_losses(*values):
@@ -120,9 +117,11 @@ def floats(weighting):
 
 
 @pytest.mark.parametrize("hidden", ["published", "adaptive"])
-@pytest.mark.parametrize(("arguments", "size"), [((512, 9), 224_808), ((64, 1, 3), 85_027)])
-def test_sizes_of_the_paper(arguments, size, hidden):
-    assert count_parameters(PVPN(*arguments, hidden=hidden)) == size
+@pytest.mark.parametrize(
+    ("kind", "read", "size"), [(PVPN, (512, 9), 224_808), (ImagePVPN, (64, 1), 85_027)]
+)
+def test_sizes_of_the_paper(kind, read, size, hidden):
+    assert count_parameters(kind(*read, hidden=hidden)) == size
 
 
 def test_adaptive_sizes_follow_the_channels():
@@ -147,8 +146,8 @@ def test_maps_are_read_as_positions():
 def test_a_pvpn_refuses_what_it_was_not_built_for():
     with pytest.raises(ArgumentError, match=r"8 channels at 6 positions; found .*\(3, 8, 5\)"):
         PVPN(8, 6)(torch.rand(3, 8, 5))
-    with pytest.raises(ArgumentError, match="4 or 3 outputs"):
-        PVPN(8, 6, outputs=2)
+    with pytest.raises(ArgumentError, match="a position and an output at least; found 8, 6 and 0"):
+        PVPN(8, 6, outputs=0)
     with pytest.raises(ArgumentError, match="published or adaptive"):
         PVPN(8, 6, hidden="huge")
 
@@ -164,7 +163,7 @@ def test_outputs_stand_in_the_published_order():
 
 
 def test_three_outputs_split_the_logit_terms_one_to_two():
-    weighting = Published(64, 1, outputs=3)
+    weighting = PublishedImages(64, 1)
     say(weighting.pvpn, 1.0, 0.0, -1.0)
     weighting(constant_losses(1.0, 1.0, 1.0, 1.0), torch.rand(3, 64, 1, 1))
     expected = (1 / (1 + math.exp(-1)), 0.5, 1.0, 1 / (1 + math.e))
@@ -206,7 +205,7 @@ def test_the_released_code_pays_the_student_for_smaller_weights():
     assert sum(floats(released).values()) < before
 
 
-@pytest.mark.parametrize("name", STRATEGIES)
+@pytest.mark.parametrize("name", WEIGHTINGS)
 def test_the_student_learns_from_the_weighted_terms_with_the_weights_held(name):
     world = World()
     weighting = world.weighting(name)
@@ -393,9 +392,10 @@ def test_meta_gradient_agrees_with_finite_differences(rate):
 def test_the_pvpn_gets_the_meta_gradient():
     # The gradient of the PVPN's outputs, with w = 4·softmax(outputs), by the chain rule.
     world = World()
-    weighting = world.weighting("meta", normalise=False)
+    weighting = world.weighting("meta")
     weighting(*world.losses()).backward()
     g = by_differences(world, torch.ones(4, dtype=torch.float64), 0.1)
+    g = g / g.abs().max()  # so that the PVPN's rate means the same whatever η
     expected = g - g.mean()  # at equal shares: dw_i/do_j = δ_ij − 1/4
     mu_nu_alpha_beta = expected[[1, 2, 0, 3]]
     torch.testing.assert_close(
@@ -407,7 +407,7 @@ def test_normalised_the_step_of_the_pvpn_does_not_depend_on_the_rate():
     gradients = []
     for rate in (1e-6, 2e-6):
         world = World()
-        weighting = world.weighting("meta", learning_rate=lambda rate=rate: rate)
+        weighting = world.weighting("meta", learning_rate=rate)
         weighting(*world.losses()).backward()
         gradients.append(weighting.pvpn.layers[-1].bias.grad)
     torch.testing.assert_close(*gradients, rtol=1e-4, atol=0)
@@ -519,21 +519,28 @@ def test_strategies_by_name():
 
 
 def test_an_unknown_strategy_offers_the_nearest():
-    with pytest.raises(ArgumentError, match="did you mean uncertainty"):
-        World().weighting("uncertanty")
-    with pytest.raises(ArgumentError, match="fixed, published, naive"):
-        World().weighting("xyz")
+    with pytest.raises(RecipeError, match="the nearest name is uncertainty"):
+        Recipe(weighting="uncertanty")
+    with pytest.raises(RecipeError, match="choose from fixed, uncertainty"):
+        Recipe(weighting="xyz")
+
+
+def test_a_recipe_makes_its_strategy():
+    world, shape = World(), Shape(CHANNELS, POSITIONS, CLASSES)
+    recipe = Recipe(weighting="meta", meta_share=0.1, meta_every=7, terms={"kd": 1.0})
+    made = make_weighting(recipe, shape, world.student, lambda: world.meta)
+    assert type(made) is Meta
+    assert made.terms == (*TERMS, "kd")
+    assert (made.learning_rate, made.every, made.rate) == (3e-3, 7, 7.0)
+    fixed = make_weighting(recipe.replace(weighting="fixed"), shape, world.student, None)
+    assert fixed.values.tolist() == [1.0] * 5
 
 
 def test_options_that_do_not_fit_are_refused():
-    with pytest.raises(ArgumentError, match="student"):
-        make_weighting("meta", channels=8, positions=6, weights=EQUAL)
-    with pytest.raises(ArgumentError, match="every"):
-        World().weighting("naive", every=3)
     with pytest.raises(ArgumentError, match="sigmoids have no fixed sum"):
-        World().weighting("published", total=4)
+        Published(8, 6, total=4)
     with pytest.raises(ArgumentError, match="every is 0"):
-        World().weighting("meta", every=0)
+        Meta(8, 6, Student(), lambda: None, 0.1, every=0)
 
 
 # Collapse
@@ -592,11 +599,8 @@ class Listener(Fixed):
     def __init__(self):
         super().__init__(EQUAL)
 
-    def observe(self, *answer):
-        self.answer = answer
-
-    def forward(self, losses, features):
-        self.losses = losses
+    def forward(self, losses, features, logits, inputs):
+        self.losses, self.answer = losses, (inputs, features, logits)
         return super().forward(losses, features)
 
 
@@ -607,7 +611,7 @@ def test_one_forward_mode_pass_gives_what_a_backward_pass_for_each_term_gives(
     losses, weights, student, meta, answer = distilled(dtype)
     before = {name: value.clone() for name, value in student.state_dict().items()}
     slow = meta_gradient(losses, weights, student, *meta, 0.05)
-    monkeypatch.setattr(weighting_module, "_dot", counted(weighting_module._dot, calls := []))
+    monkeypatch.setattr(meta_module, "_dot", counted(meta_module._dot, calls := []))
     fast = meta_gradient(losses, weights, student, *meta, 0.05, answer)
     assert [len(ones) for ones, _ in calls] == [2] * 4, "features and logits, not 30 parameters"
     torch.testing.assert_close(fast, slow, rtol=error, atol=error * slow.abs().max().item())
@@ -636,14 +640,14 @@ def test_where_dropout_would_answer_otherwise_each_term_has_its_backward_pass():
     torch.testing.assert_close(*found, rtol=0, atol=0)
 
 
-def test_the_distiller_tells_meta_what_its_losses_come_from(monkeypatch):
+def test_the_distiller_gives_meta_what_its_losses_come_from(monkeypatch):
     asked = []
 
     def spy(losses, weights, student, inputs, target, rate, answer):
         asked.append(answer)
         return torch.ones(4)
 
-    monkeypatch.setattr(weighting_module, "meta_gradient", spy)
+    monkeypatch.setattr(meta_module, "meta_gradient", spy)
     with seeded(0):
         teacher, student = resnet1d(10, 6, 1 / 8), resnet1d(10, 6, 1 / 16, dropout=0.0)
     batch = Batch(torch.rand(8, 300), torch.arange(8) % 6, torch.arange(8))
@@ -651,7 +655,6 @@ def test_the_distiller_tells_meta_what_its_losses_come_from(monkeypatch):
     objective = Distiller(student, teacher_targets(teacher, batch.inputs), meta).train()
     for _ in range(4):
         objective(batch)
-        assert meta._answer is None, "no graph is kept"
     assert len(asked) == 2
     for inputs, features, logits in asked:
         assert inputs is batch.inputs

@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from hfld_lite.data.examples import Examples
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.views import network_inputs
 from hfld_lite.edge.analysis import count_macs, latency, size_bytes
@@ -121,6 +122,8 @@ class Detector:
 
         Without ``costs``, the columns that :meth:`costs` measures are left out.
         """
+        if not isinstance(recordings, Recordings | Examples):
+            recordings = Examples.of(recordings, self.recipe)
         recordings = recordings if rows is None else recordings.select(rows)
         evaluations, rows = {}, []
         predictions = pd.DataFrame(
@@ -159,6 +162,9 @@ class Detector:
                 f"the classes are {', '.join(recordings.class_names)}",
                 expected=f"{', '.join(self.class_names)}, as in training",
             )
+        if isinstance(recordings, Examples):
+            logits = predict_logits(self.network(role), recordings.everything())
+            return torch.softmax(logits, 1).cpu().numpy()
         return self.predict(recordings.signals, recordings.sample_rate, role)
 
     def _compare(self, predicted: np.ndarray, recordings: Recordings) -> Evaluation:

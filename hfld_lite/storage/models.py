@@ -135,9 +135,9 @@ def explain(error: ValidationError, names: Sequence[str] = ()) -> str:
         return f"{where} is unknown" + (f"; {nearest(found['loc'][-1], names)}" if names else "")
     rules = {
         "greater_than": "above {gt}",
-        "greater_than_equal": "{ge} or more",
+        "greater_than_equal": "{ge:g} or more",
         "less_than": "below {lt}",
-        "less_than_equal": "{le} or less",
+        "less_than_equal": "{le:.16g} or less",
         "literal_error": "{expected}",
         "too_long": "of {max_length} entries or fewer",
         "too_short": "of {min_length} entries or more",

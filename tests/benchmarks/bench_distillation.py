@@ -22,13 +22,16 @@ import torch
 from lightning_fabric import Fabric
 
 from hfld_lite.data.simulator.simulate import simulate_tiles
-from hfld_lite.distillation import Batch, Distiller, PublishedDistiller, Supervised, teacher_targets
+from hfld_lite.distillation import Distiller, Supervised
 from hfld_lite.evaluation.metrics import paired_interval
 from hfld_lite.hierarchy import distill_chain
 from hfld_lite.networks import POSITIONS, resnet1d
 from hfld_lite.recipes import preset
+from hfld_lite.rivals.meta import Meta
+from hfld_lite.rivals.released import Published, PublishedDistiller
+from hfld_lite.teachers import Batch, teacher_targets
 from hfld_lite.training import _optimizer
-from hfld_lite.weighting import Published, make_weighting
+from hfld_lite.weighting import TERMS, WEIGHTINGS
 
 BATCH, BINS, CLASSES = 24, 3500, 6
 
@@ -54,7 +57,7 @@ def stepper(objective, recipe) -> Callable[[], None]:
 
     def step() -> None:
         model.train()
-        total = objective.total(model(batch))
+        total, _ = model(batch)
         optimizer.zero_grad(set_to_none=True)
         fabric.backward(total)
         optimizer.step()
@@ -84,23 +87,12 @@ def networks(small: bool):
 
 def distiller(student, targets, strategy="fixed", every=10):
     """HFLKD on cached targets with one way to weigh the terms."""
-    options = {}
-    if strategy == "meta":
-        meta = first(data())
-        options = {
-            "student": student,
-            "next_batch": lambda: (meta.inputs, meta.target),
-            "learning_rate": 0.01,
-            "every": every,
-        }
-    weights = dict.fromkeys(("feature", "tckd", "nckd", "cross_entropy"), 1.0)
-    weighting = make_weighting(
-        strategy,
-        channels=student.feature_channels,
-        positions=POSITIONS,
-        weights=weights,
-        **options,
-    )
+    if strategy == "fixed":
+        return Distiller(student, targets, dict.fromkeys(TERMS, 1.0))
+    read, meta = (student.feature_channels, POSITIONS), first(data())
+    if strategy != "meta":
+        return Distiller(student, targets, WEIGHTINGS[strategy](*read))
+    weighting = Meta(*read, student, lambda: (meta.inputs, meta.target), 0.01, every)
     return Distiller(student, targets, weighting)
 
 
@@ -131,7 +123,7 @@ def measure_peak(kind: str, small: bool) -> None:
         del teacher  # a cache that was filled earlier: the teacher is no longer there
         features, logits = torch.randn(shape), torch.randn(2 * BATCH, CLASSES)
         mean, deviation = torch.zeros(shape[1]), torch.ones(shape[1])
-        from hfld_lite.distillation import TeacherTargets
+        from hfld_lite.teachers import TeacherTargets
 
         objective = distiller(student(), TeacherTargets(features, logits, mean, deviation))
     step = stepper(objective, recipe)
