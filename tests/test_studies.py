@@ -10,7 +10,9 @@ import nbformat
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from hfld_lite import HfldError, Recipe, preset, resnet1d
 from hfld_lite.data.simulator.simulate import simulate_with_truth
@@ -181,6 +183,114 @@ def test_what_the_results_page_says_of_the_sweep_is_in_its_tables():
     assert (bins == 875).all()
     ratio = table["fp32_ms"] / table["int8_ms"]
     assert (ratio[table["width"] == 1 / 16][table["head"] == "small"] < 1).all()
+
+
+@pytest.fixture
+def compared(monkeypatch, study, tiny_recordings, tiny_recipe):
+    """The comparison of networks on tiny data."""
+    import compare_networks
+
+    def tiny(*args):
+        return tiny_recordings, tiny_recipe.replace(seed=args[-1])
+
+    monkeypatch.setattr(compare_networks, "tiles", tiny)
+    monkeypatch.setattr(compare_networks, "bearings", tiny)
+    return compare_networks
+
+
+def test_a_quick_comparison_of_networks_writes_a_table_of_its_own(compared, tmp_path, monkeypatch):
+    def call(*options):
+        words = [tmp_path, "--quick", "--jobs", 1, "--work", tmp_path / "work", *options]
+        return CliRunner().invoke(compared.app, [str(word) for word in words])
+
+    monkeypatch.setattr(compared, "QUICK_GROUPS", 8)
+    monkeypatch.setattr(compared, "STORED", tmp_path / "stored.csv")
+    done = call("--seeds", 2, "--data", "bearings")
+    assert done.exit_code == 0, done.output
+    path = tmp_path / "work" / "quick" / "stored.csv"
+    assert not compared.STORED.exists()
+    assert path.read_text().startswith("# A trial of the program")
+    table = pd.read_csv(path, comment="#").set_index("network")
+    assert list(table.index) == [*compared.NETWORKS_1D, "teacher", "student"]
+    assert set(table["data"]) == {"bearings"}
+    assert (table["seeds"] == 2).all()
+    assert table["width"].tolist() == [1 / 16] * 4 + [1 / 8, 1 / 16]
+    assert table.loc["vgg19", "parameters_full"] == 62_007_362
+    assert table.loc["student", "parameters_full"] == 13_089_378
+    student = resnet1d(10, 4, 1 / 16, "small")
+    assert table.loc["student", "parameters"] == sum(p.numel() for p in student.parameters())
+    assert table[["test_accuracy", "validation_accuracy"]].stack().between(0, 100).all()
+    assert table["test_accuracy"].max() > 1, "in %"
+    monkeypatch.setattr(compared, "fit", lambda *_: pytest.fail("trained again"))
+    again = tmp_path / "again.csv"
+    assert call("--seeds", 2, "--data", "bearings", "--out", again).exit_code == 0
+    assert again.read_text() == path.read_text()
+
+
+def test_all_compared_networks_learn_alike_and_the_test_part_is_read_once(
+    compared, tmp_path, monkeypatch
+):
+    fits, tested = {}, []
+    original = compared.fit, compared.predict_logits
+
+    def fit(objective, train, validation, recipe, epochs, **options):
+        result = original[0](objective, train, validation, recipe, epochs, **options)
+        fits[name] = (train, validation, options["seed"], epochs), result
+        return result
+
+    def predict(network, inputs):
+        tested.append(inputs)
+        return original[1](network, inputs)
+
+    monkeypatch.setattr(compared, "fit", fit)
+    monkeypatch.setattr(compared, "predict_logits", predict)
+    for name in ("alexnet", "teacher", "student"):
+        monkeypatch.setitem(compared.WIDTHS, "alexnet", 1 / 16)
+        (row,) = compared.run(tmp_path, False, "tiles", name, 0)
+        result = fits[name][1]
+        accuracies = result.history.set_index("epoch")["validation_accuracy"]
+        assert row["validation_accuracy"] == accuracies[result.best_epoch] == accuracies.max()
+    assert len(tested) == 3
+    (train, validation, seed, epochs), _ = fits["alexnet"]
+    for other, _ in fits.values():
+        assert torch.equal(other[0].inputs, train.inputs)
+        assert torch.equal(other[1].inputs, validation.inputs)
+        assert other[2:] == (seed, epochs)
+    rows = [set(map(tuple, part.tolist())) for part in (train.inputs, validation.inputs, tested[0])]
+    assert not rows[0] & rows[1]
+    assert not rows[2] & (rows[0] | rows[1])
+
+
+def test_a_comparison_of_networks_refuses_what_is_not_there_before_it_trains(
+    compared, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(compared, "cells", lambda *_: pytest.fail("trained"))
+    for options, found in (
+        ([str(tmp_path / "nowhere")], "prepare_bearings.py"),
+        ([str(tmp_path), "--data", "tile"], "--data is 'tile'"),
+    ):
+        done = CliRunner().invoke(compared.app, [*options, "--work", str(tmp_path / "work")])
+        assert done.exit_code == 2
+        assert found in " ".join(done.output.replace("│", " ").split())
+    assert not (tmp_path / "work").exists()
+
+
+def test_networks_are_summarised_in_percent_over_seeds(compared):
+    rows = [
+        {
+            **{"data": "tiles", "network": name, "seed": seed, "width": 0.25},
+            **{"parameters": 10, "parameters_full": 100, "seconds": 2.0 + seed},
+            **{"test_accuracy": 0.8 + 0.1 * seed, "validation_accuracy": 0.9},
+        }
+        for name in ("vgg19", "alexnet")
+        for seed in range(2)
+    ]
+    table = compared.summarise(pd.DataFrame(rows))
+    assert list(table["network"]) == ["vgg19", "alexnet"], "in the order of the program"
+    assert table.loc[0, "test_accuracy"] == 85
+    assert table.loc[0, "deviation"] == pytest.approx(7.07)
+    assert table.loc[0, "validation_accuracy"] == 90
+    assert table.loc[0, "seconds"] == 2.5
 
 
 def test_finished_cells_are_not_computed_again(study, tmp_path):
