@@ -56,6 +56,16 @@ def stated_seconds(name: str) -> int:
 
 
 @pytest.fixture(scope="session")
+def study_figures():
+    """The module of data_scripts that draws the study's figures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent.parent / "data_scripts"))
+        import _figures
+
+        yield _figures
+
+
+@pytest.fixture(scope="session")
 def tiny_recordings():
     """Four classes, 10 tiles each, 2 drops of each tile."""
     return simulate_tiles("AB", tiles_per_class=10, drops=2, seed=3)

@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
+from hfld_lite.app.figures import confusions, spectra
 from hfld_lite.app.report import display_table, write_report
-from hfld_lite.course import plots
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_display_table_formats_units_and_falls_back_to_recall():
 
 def test_confusions_print_every_count_once():
     counts = np.array([[7, 2], [0, 11]])
-    figure = plots.confusions({"student": counts, "teacher": counts, "x": counts}, ["N", "D"])
+    figure = confusions({"student": counts, "teacher": counts, "x": counts}, ["N", "D"])
     assert len(figure.axes) == 3
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert sorted(texts) == ["11", "2", "7"]
@@ -90,7 +90,7 @@ def test_confusions_print_every_count_once():
 
 def test_spectra_axis_is_in_khz():
     inputs, labels = np.random.default_rng(0).random((6, 350)), np.array([0, 0, 1, 1, 2, 2])
-    figure = plots.spectra(inputs, labels, ["a", "b", "c"], bin_width=57.1)
+    figure = spectra(inputs, labels, ["a", "b", "c"], bin_width=57.1)
     assert len(figure.axes) == 3
     line = figure.axes[0].lines[0]
     assert line.get_xdata()[-1] == pytest.approx(349 * 57.1 / 1000)

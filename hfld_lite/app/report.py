@@ -10,7 +10,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hfld_lite.course import plots
+from hfld_lite.app.figures import confusions, curves, size_against_accuracy, spectra
+from hfld_lite.app.style import png
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.evaluation.detector import TestResult
 from hfld_lite.hierarchy import Chain
@@ -88,7 +89,7 @@ def write_report(
         (
             "size_against_accuracy",
             "Size and accuracy",
-            plots.size_against_accuracy(table),
+            size_against_accuracy(table),
             "Test accuracy with its 95 % interval over the number of parameters: "
             + "; ".join(
                 f"{row.role.replace('_', ' ')} {row.accuracy:.1%} at {row.parameters:,}"
@@ -100,7 +101,7 @@ def write_report(
         (
             "curves",
             "Training",
-            plots.curves(chain.history()),
+            curves(chain.history()),
             "Loss terms of each network over the epochs, and the validation accuracy of all",
             "Above, the unweighted terms of the loss on the training part; below, the accuracy on "
             f"the {chosen_on} part, by which each network's epoch was chosen.",
@@ -108,7 +109,7 @@ def write_report(
         (
             "confusions",
             "Confusion on the test part",
-            plots.confusions(
+            confusions(
                 {role: found.confusion for role, found in result.evaluations.items()},
                 detector.class_names,
             ),
@@ -126,7 +127,7 @@ def write_report(
             (
                 "spectra",
                 "What the networks read",
-                plots.spectra(
+                spectra(
                     detector.inputs(recordings.signals[test]).numpy(),
                     recordings.labels[test],
                     detector.class_names,
@@ -139,7 +140,7 @@ def write_report(
     (folder / "figures").mkdir(exist_ok=True)
     shown = []
     for name, title, figure, alt, caption in figures:
-        data = plots.png(figure)
+        data = png(figure)
         (folder / "figures" / f"{name}.png").write_bytes(data)
         shown.append(embedded(title, data, alt, caption))
     cells = display_table(table)

@@ -17,7 +17,8 @@ import ipywidgets
 import pandas as pd
 import torch
 
-from hfld_lite.course import plots
+from hfld_lite.app.style import png
+from hfld_lite.course import figures
 from hfld_lite.course.widgets import image
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.errors import ArgumentError, HfldError, Interrupted
@@ -184,8 +185,8 @@ class Monitor(ipywidgets.VBox):
             button.disabled = not may[name]
         self.alt = self._words()
         self.status.value = f'<div role="status">{escape(self.alt)}</div>'
-        figure = plots.live(self.history, self._planned())
-        self.picture.value = image(plots.png(figure, dpi=90), self.alt)
+        figure = figures.live(self.history, self._planned())
+        self.picture.value = image(png(figure, dpi=90), self.alt)
         self._next = began + max(BETWEEN_PICTURES, DRAWING * (time.monotonic() - began))
 
     def _planned(self) -> dict[str, int]:

@@ -15,9 +15,10 @@ import ipywidgets
 import numpy as np
 import soundfile
 
+from hfld_lite.app.figures import confusions, spectra
 from hfld_lite.app.report import write_report
 from hfld_lite.app.runs import Run, load_run, new_run, save_run
-from hfld_lite.course import plots
+from hfld_lite.app.style import png
 from hfld_lite.course.monitor import Monitor, monitor
 from hfld_lite.course.widgets import image
 from hfld_lite.data.readers import read_folder
@@ -240,14 +241,14 @@ class Workshop(ipywidgets.VBox):
         self.checked = check_folder(self.fields["folder"].value, self.recipe, **self.options)
         recordings = self.checked.recordings
         if self.recipe.view == "spectrum":
-            figure = plots.spectra(
+            figure = spectra(
                 network_inputs(recordings.signals, self.recipe).numpy(),
                 recordings.labels,
                 recordings.class_names,
                 recordings.sample_rate / (self.recipe.samples or recordings.samples),
             )
             alt = "Mean spectrum of each class with the middle 80 % of its recordings. "
-            self.picture.value = image(plots.png(figure, dpi=90), alt + self.checked.words)
+            self.picture.value = image(png(figure, dpi=90), alt + self.checked.words)
         self._say("Checked", self.checked.words, *self.checked.notes)
         return self.checked
 
@@ -317,13 +318,13 @@ class Workshop(ipywidgets.VBox):
         if self.result is not None:
             return
         self.result = self.live.chain.test(self.checked.recordings)
-        figure = plots.confusions(
+        figure = confusions(
             {role: found.confusion for role, found in self.result.evaluations.items()},
             self.checked.recordings.class_names,
         )
         words = in_words(self.result)
         self.picture.value = image(
-            plots.png(figure, dpi=90), f"Confusion matrices of all networks. {words}"
+            png(figure, dpi=90), f"Confusion matrices of all networks. {words}"
         )
         self._say("Tested", words)
 

@@ -15,8 +15,9 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
+from hfld_lite.app.figures import bytes_by_part, memory_by_operator
 from hfld_lite.app.report import embedded, processor, render
-from hfld_lite.course.plots import bytes_by_part, memory_by_operator, png
+from hfld_lite.app.style import png
 from hfld_lite.edge.analysis import compare_macs, count_macs, latency, sizes, stored_bytes
 from hfld_lite.edge.deploy import noise
 from hfld_lite.edge.devices import verdicts
