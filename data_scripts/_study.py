@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hfld_lite.app.report import processor
 from hfld_lite.data.readers import read_folder
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.simulator.simulate import simulate_tiles
 from hfld_lite.data.views import add_noise
+from hfld_lite.edge.analysis import processor
 from hfld_lite.errors import RecipeError
 from hfld_lite.recipes import Recipe, preset
 from hfld_lite.version import __version__

@@ -13,6 +13,7 @@ import torch
 from hfld_lite.app.figures import confusions, curves, size_against_accuracy, spectra
 from hfld_lite.app.style import png
 from hfld_lite.data.recordings import Recordings
+from hfld_lite.edge.analysis import processor
 from hfld_lite.evaluation.detector import TestResult
 from hfld_lite.hierarchy import Chain
 from hfld_lite.version import __version__
@@ -50,25 +51,6 @@ def display_table(table: pd.DataFrame) -> pd.DataFrame:
         shown["macro recall"] = table["macro_recall"].map(percent)
     shown["latency in ms"] = table["latency_ms"].map("{:.2f}".format)
     return shown
-
-
-def processor() -> str:
-    """The processor's name, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def environment() -> str:
-    """Versions, processor and threads in one line."""
-    return (
-        f"hfld_lite {__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
-        f"{processor()}, {torch.get_num_threads()} threads"
-    )
 
 
 def write_report(

@@ -1,9 +1,11 @@
 """What a network costs on a device: parameters, operations, bytes, time."""
 
+import platform
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -233,3 +235,14 @@ def _seconds(run: Callable[[], object], count: int, warmups: int, runs: int) -> 
             run()
             times.append(time.perf_counter() - start)
     return times
+
+
+def processor() -> str:
+    """The processor's name, as far as the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

@@ -16,9 +16,16 @@ import torch
 from tqdm.auto import tqdm
 
 from hfld_lite.app.figures import bytes_by_part, memory_by_operator
-from hfld_lite.app.report import embedded, processor, render
+from hfld_lite.app.report import embedded, render
 from hfld_lite.app.style import png
-from hfld_lite.edge.analysis import compare_macs, count_macs, latency, sizes, stored_bytes
+from hfld_lite.edge.analysis import (
+    compare_macs,
+    count_macs,
+    latency,
+    processor,
+    sizes,
+    stored_bytes,
+)
 from hfld_lite.edge.deploy import noise
 from hfld_lite.edge.devices import verdicts
 from hfld_lite.edge.export import INPUT, quantise, quantise_dynamically, session, to_onnx
