@@ -116,6 +116,7 @@ def edge(
 ) -> None:
     """Say what the networks cost on a device (bytes, operations, RAM, time) and where they fit."""
     with _edge_packages():
+        from hfld_lite.app.costs_page import write_page
         from hfld_lite.edge import summary as costs
         from hfld_lite.edge.devices import fits
     loaded = load_run(run)
@@ -133,7 +134,7 @@ def edge(
     if html is not None:
         source = loaded.facts["source"]
         lead = f"{run}: {source[:1].lower()}{source[1:]}; preset {detector.recipe.name}."
-        costs.write_page(html, found, lead, shlex.join(["hfld", *sys.argv[1:]]))
+        write_page(html, found, lead, shlex.join(["hfld", *sys.argv[1:]]))
         console.print(f"\nsee {html}")
 
 

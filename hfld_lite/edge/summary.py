@@ -1,4 +1,4 @@
-"""What a run's networks cost: bytes, operations, memory and time; tables, in words and as a page.
+"""What a run's networks cost: bytes, operations, memory and time, as figures and as tables.
 
 Bytes, operations and memory are counted; times are measured on the processor at hand, for one
 recording at a time.
@@ -6,8 +6,6 @@ recording at a time.
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import date
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,9 +13,6 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from hfld_lite.app.figures import bytes_by_part, memory_by_operator
-from hfld_lite.app.report import embedded, render
-from hfld_lite.app.style import png
 from hfld_lite.edge.analysis import (
     compare_macs,
     count_macs,
@@ -30,10 +25,8 @@ from hfld_lite.edge.deploy import noise
 from hfld_lite.edge.devices import verdicts
 from hfld_lite.edge.export import INPUT, quantise, quantise_dynamically, session, to_onnx
 from hfld_lite.edge.memory import Memory, activation_memory
-from hfld_lite.errors import RecipeError
 from hfld_lite.evaluation.detector import Detector, describe
 from hfld_lite.networks import count_parameters
-from hfld_lite.version import __version__
 
 CALIBRATION = 60
 """Inputs that the quantised graph is made with; neither its time nor its memory depends on them."""
@@ -229,63 +222,6 @@ def device_table(verdicts: pd.DataFrame) -> pd.DataFrame:
         ],
         columns=["device", "fits", "flash", "RAM", "MACs", "estimate, ms"],
     )
-
-
-def write_page(path: Path, costs: Costs, lead: str, command: str) -> None:
-    """Write a self-contained page of all tables, with figures.
-
-    Args:
-        path: of the HTML file; folders that are missing are made.
-        costs: of :func:`measure`.
-        lead: what run these are the costs of.
-        command: that made the page.
-
-    Raises:
-        RecipeError: if it cannot be written.
-    """
-    largest = costs.parts[costs.parts["part"] != "total"].nlargest(1, "int8_bytes").iloc[0]
-    peaks = {kind: found.peak for kind, found in costs.memory.items()}
-    figures = [
-        embedded(
-            "Where the bytes are",
-            png(bytes_by_part(costs.parts)),
-            f"Bytes of each part; most are in {largest['part']}, {largest['int8_bytes']:,} in INT8",
-            f"The {_words(costs.role)}'s weights in INT8.",
-        ),
-        embedded(
-            "Where the memory peaks",
-            png(memory_by_operator({k: found.nodes for k, found in costs.memory.items()})),
-            "Bytes of activations alive at each operator; peaks: "
-            + ", ".join(f"{peak:,} in {kind.upper()}" for kind, peak in peaks.items()),
-            "What an operator reads, writes, and what a later one still needs.",
-        ),
-    ]
-    page = render(
-        "costs.html",
-        title="What the networks cost on a device",
-        lead=lead,
-        sections=[
-            {
-                "title": title,
-                "columns": list(table.columns),
-                "rows": table.to_numpy().tolist(),
-                "note": note,
-            }
-            for title, (table, note) in tables(costs).items()
-        ],
-        figures=figures,
-        facts=[
-            ("Command", command),
-            ("Processor", processor()),
-            ("Versions", f"hfld_lite {__version__}, torch {torch.__version__}"),
-            ("Date", str(date.today())),
-        ],
-    )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise RecipeError(f"{path} cannot be written ({error.strerror}).") from error
 
 
 def _short(number: int, unit: str) -> str:
