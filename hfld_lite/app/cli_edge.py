@@ -73,7 +73,7 @@ def export(
     after is told, on the run's test part.
     """
     with _edge_packages():
-        from hfld_lite.edge.deploy import export_run
+        from hfld_lite.app.export import export_run
     written = export_run(
         load_run(run), out, format, role=role, raw=raw, opset=opset, miss_rate=miss_rate
     )

@@ -183,7 +183,7 @@ def embedded(title: str, data: bytes, alt: str, caption: str) -> dict[str, str]:
 
 
 def render(template: str, **values: object) -> str:
-    """A page of ``hfld_lite/templates``."""
+    """A page of ``hfld_lite/app/templates``."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hfld_lite.app"), autoescape=True, trim_blocks=True
     )

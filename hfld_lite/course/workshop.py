@@ -15,6 +15,7 @@ import ipywidgets
 import numpy as np
 import soundfile
 
+from hfld_lite.app.export import export_run
 from hfld_lite.app.figures import confusions, spectra
 from hfld_lite.app.report import write_report
 from hfld_lite.app.runs import Run, load_run, new_run, save_run
@@ -25,7 +26,7 @@ from hfld_lite.data.readers import read_folder
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split, split
 from hfld_lite.data.views import network_inputs
-from hfld_lite.edge.deploy import Export, export_run
+from hfld_lite.edge.deploy import Export
 from hfld_lite.edge.export import CALIBRATION
 from hfld_lite.errors import ArgumentError, DataError, HfldError
 from hfld_lite.evaluation.detector import TestResult

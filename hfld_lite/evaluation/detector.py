@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from hfld_lite.data.recordings import Recordings
+from hfld_lite.data.splits import Split
 from hfld_lite.data.views import network_inputs
 from hfld_lite.edge.analysis import count_macs, latency, size_bytes
-from hfld_lite.errors import DataError, HfldError
+from hfld_lite.errors import ArgumentError, DataError, HfldError
 from hfld_lite.evaluation.metrics import Evaluation, evaluate
+from hfld_lite.evaluation.trust import Trust, make_trust
 from hfld_lite.networks import ResNet1d, count_parameters
 from hfld_lite.recipes import Recipe, network_of
 from hfld_lite.training import predict_logits
@@ -63,6 +65,11 @@ class Detector:
             return self.class_names
         known = {True: "sound", False: "defective"}
         return tuple(known[name in self.normal_classes] for name in self.class_names)
+
+    @property
+    def normal_positions(self) -> tuple[int, ...]:
+        """Positions of the normal classes among all."""
+        return tuple(self.class_names.index(name) for name in self.normal_classes)
 
     def network(self, role: str) -> ResNet1d:
         """The network of a role."""
@@ -192,3 +199,42 @@ def describe(recipe: Recipe, role: str) -> str:
     network = network_of(recipe, role)
     width = f"1/{1 / network.width:g}" if network.width < 1 else f"{network.width:g}"
     return f"ResNet{network.depth}-1D, width {width}, {network.head} head"
+
+
+def trust_of(
+    detector: Detector,
+    recordings: Recordings,
+    parts: Split,
+    predict: Callable[[np.ndarray], np.ndarray],
+    rate: float | None = None,
+) -> Trust:
+    """When to doubt a network's answers: limits set on the validation part.
+
+    See :mod:`hfld_lite.evaluation.trust`.
+
+    Args:
+        detector: whose classes these are.
+        recordings, parts: of the training.
+        predict: class probabilities ``(n, classes)`` of raw signals ``(n, samples)``.
+        rate: promised share of misses; by default as `make_trust` says.
+
+    Raises:
+        ArgumentError: if there is no validation part, or it cannot promise the rate.
+    """
+    if not len(parts.validation):
+        raise ArgumentError(
+            "The run has no validation part to set a miss rate on; leave the rate out, or train "
+            "with another recipe than published."
+        )
+    seen = recordings.select(parts.validation)
+    return make_trust(
+        _signals(recordings.select(parts.train)),
+        _signals(seen),
+        predict(seen.signals),
+        detector.normal_positions,
+        rate,
+    )
+
+
+def _signals(recordings: Recordings) -> tuple[np.ndarray, np.ndarray]:
+    return recordings.signals, recordings.labels
