@@ -103,6 +103,10 @@ def test_run_folder_holds_what_was_promised(place):
     }
     assert Recipe.load(run / "recipe.json") == Recipe.load(place / "tiny.json")
     assert len(pd.read_csv(run / "history.csv")) == 8
+    assert list(pd.read_csv(run / "results.csv")) == [
+        *("role", "network", "parameters", "macs", "size_kb", "latency_ms", "accuracy", "low"),
+        *("high", "miss_rate", "false_alarm_rate", "macro_recall", "recordings"),
+    ]
     assert [path.name for path in place.glob(".run*")] == [], "no temporary folder is left"
 
 

@@ -9,12 +9,14 @@ from matplotlib.image import imread
 
 from hfld_lite.app.figures import confusions, spectra
 from hfld_lite.app.report import display_table, write_report
+from hfld_lite.edge.analysis import with_costs
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory, tiny_chain, tiny_recordings):
     folder = tmp_path_factory.mktemp("report")
-    result = tiny_chain.test(tiny_recordings)
+    signal = tiny_recordings.signals[0]
+    result = with_costs(tiny_chain.test(tiny_recordings), tiny_chain.detector, signal)
     write_report(folder, tiny_chain, result, tiny_recordings, "hfld train --out '<x>'")
     return folder, (folder / "report.html").read_text(), result
 
@@ -77,6 +79,8 @@ def test_display_table_formats_units_and_falls_back_to_recall():
     bearings = display_table(pd.DataFrame([row | {"miss_rate": None, "false_alarm_rate": None}]))
     assert bearings["macro recall"][0] == "95.0 %"
     assert "miss rate" not in bearings
+    bare = pd.DataFrame([row]).drop(columns=["macs", "size_kb", "latency_ms"])
+    assert list(display_table(bare).iloc[0]) == [*cells[:3], *cells[5:8]]
 
 
 def test_confusions_print_every_count_once():

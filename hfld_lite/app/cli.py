@@ -34,7 +34,7 @@ from hfld_lite.app.runs import (
     unfinished,
 )
 from hfld_lite.data.readers import read_folder, read_signals
-from hfld_lite.edge.analysis import threads
+from hfld_lite.edge.analysis import threads, with_costs
 from hfld_lite.errors import HfldError, RecipeError
 from hfld_lite.hierarchy import Chain, distill_chain
 from hfld_lite.recipes import Augmentation, Recipe, preset
@@ -147,7 +147,8 @@ def train(
             chain = distill_chain(
                 recordings, recipe, progress=not quiet, folder=folder, resume=resume is not None
             )
-        result = chain.test(recordings)
+        signal = recordings.signals[chain.split.test[0]]
+        result = with_costs(chain.test(recordings), chain.detector, signal)
         save_run(part, chain, result, recordings, origin)
         write_report(part, chain, result, recordings, command)
     _print_table(result.table)
@@ -172,7 +173,7 @@ def evaluate(
         options = loaded.facts["data"].get("options", {})  # read it as the training data were read
         recordings = read_folder(data, progress=False, **options)
     detector = loaded.detector.only(role) if role else loaded.detector
-    result = detector.test(recordings)
+    result = with_costs(detector.test(recordings), detector, recordings.signals[0])
     _print_table(result.table)
     for name, found in result.evaluations.items():
         counts = pd.DataFrame(found.confusion, detector.class_names, detector.class_names)

@@ -26,7 +26,12 @@ INTERVAL_NOTE = (
 
 
 def display_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The table of a test in words and units, a string in every cell."""
+    """The table of a test in words and units, a string in every cell.
+
+    Args:
+        table: of a `TestResult`; costs are shown if it has them, see
+            :func:`hfld_lite.edge.analysis.with_costs`.
+    """
 
     def percent(value: float | None) -> str:
         return "–" if value is None or np.isnan(value) else f"{100 * value:.1f} %"
@@ -36,8 +41,14 @@ def display_table(table: pd.DataFrame) -> pd.DataFrame:
             "role": table["role"].str.replace("_", " "),
             "network": table["network"],
             "parameters": table["parameters"].map("{:,}".format),
-            "MACs": table["macs"].map(lambda macs: f"{macs / 1e6:.2f} M"),
-            "size in kB": table["size_kb"].map("{:,.0f}".format),
+            **(
+                {
+                    "MACs": table["macs"].map(lambda macs: f"{macs / 1e6:.2f} M"),
+                    "size in kB": table["size_kb"].map("{:,.0f}".format),
+                }
+                if "macs" in table
+                else {}
+            ),
             "test accuracy (95 % interval)": [
                 f"{100 * row.accuracy:.1f} % ({100 * row.low:.1f} to {100 * row.high:.1f})"
                 for row in table.itertuples()
@@ -49,7 +60,8 @@ def display_table(table: pd.DataFrame) -> pd.DataFrame:
         shown["false-alarm rate"] = table["false_alarm_rate"].map(percent)
     else:
         shown["macro recall"] = table["macro_recall"].map(percent)
-    shown["latency in ms"] = table["latency_ms"].map("{:.2f}".format)
+    if "latency_ms" in table:
+        shown["latency in ms"] = table["latency_ms"].map("{:.2f}".format)
     return shown
 
 
@@ -60,7 +72,8 @@ def write_report(
 
     Args:
         folder: of the run.
-        chain, result, recordings: as trained and tested.
+        chain, recordings: as trained and tested.
+        result: of the test; its table with costs, if the page shall tell them.
         command: that made the run, to be shown.
     """
     detector, table = chain.detector, result.table

@@ -26,6 +26,7 @@ from hfld_lite.data.readers import read_folder
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split, split
 from hfld_lite.data.views import network_inputs
+from hfld_lite.edge.analysis import with_costs
 from hfld_lite.edge.deploy import Export
 from hfld_lite.edge.export import CALIBRATION
 from hfld_lite.errors import ArgumentError, DataError, HfldError
@@ -172,6 +173,7 @@ def keep_run(
         RecipeError: if the folder is taken or cannot be written.
     """
     with new_run(folder) as part:
+        result = with_costs(result, chain.detector, recordings.signals[chain.split.test[0]])
         save_run(part, chain, result, recordings, origin)
         write_report(part, chain, result, recordings, "in a notebook, by hfld_lite.course.workshop")
     return load_run(folder)

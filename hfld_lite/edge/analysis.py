@@ -4,7 +4,7 @@ import platform
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hfld_lite.errors import ArgumentError
+from hfld_lite.evaluation.detector import Detector, TestResult
+from hfld_lite.networks import count_parameters
 
 PRECISIONS = ("fp32", "fp16", "int8")
 _WEIGHT = {"fp32": 4, "fp16": 2, "int8": 1}
@@ -235,6 +237,48 @@ def _seconds(run: Callable[[], object], count: int, warmups: int, runs: int) -> 
             run()
             times.append(time.perf_counter() - start)
     return times
+
+
+def costs(detector: Detector, role: str, signal: np.ndarray) -> dict[str, float]:
+    """What a detector's network costs for one raw recording.
+
+    Args:
+        detector: with the network.
+        role: of the network.
+        signal: the recording ``(samples,)``.
+
+    Returns:
+        ``parameters``; ``macs``, see :func:`count_macs`; ``size_kb``, see :func:`size_bytes`, in
+        1,000 bytes; ``latency_ms``, the median time on one thread, preprocessing included.
+
+    Raises:
+        HfldError: if there is no network of that role.
+    """
+    network, raw = detector.network(role), np.array(signal)[None]
+
+    @torch.inference_mode()
+    def classify() -> Tensor:
+        return network(detector.inputs(raw)).logits
+
+    return {
+        "parameters": count_parameters(network),
+        "macs": count_macs(network, detector.inputs(raw).shape[1]),
+        "size_kb": size_bytes(network) / 1000,
+        "latency_ms": latency(classify, runs=200).p50,
+    }
+
+
+def with_costs(result: TestResult, detector: Detector, signal: np.ndarray) -> TestResult:
+    """A test's result whose table also says what each network costs; see :func:`costs`.
+
+    The columns ``macs``, ``size_kb`` and ``latency_ms`` come behind ``parameters``.
+    """
+    table = result.table.copy()
+    found = pd.DataFrame([costs(detector, role, signal) for role in table["role"]])
+    place = table.columns.get_loc("parameters") + 1
+    for name in ("latency_ms", "size_kb", "macs"):
+        table.insert(place, name, found[name])
+    return replace(result, table=table)
 
 
 def processor() -> str:

@@ -1,4 +1,4 @@
-"""Trained networks in use: from raw recordings to probabilities, figures and costs."""
+"""Trained networks in use: from raw recordings to probabilities and figures."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,7 +11,6 @@ from torch import Tensor
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split
 from hfld_lite.data.views import network_inputs
-from hfld_lite.edge.analysis import count_macs, latency, size_bytes
 from hfld_lite.errors import ArgumentError, DataError, HfldError
 from hfld_lite.evaluation.metrics import Evaluation, evaluate
 from hfld_lite.evaluation.trust import Trust, make_trust
@@ -107,10 +106,10 @@ class Detector:
         predicted = self._probabilities(recordings, role).argmax(1)
         return self._compare(predicted, recordings)
 
-    def test(self, recordings: Recordings, costs: bool = True) -> "TestResult":
-        """Every network's figures, predictions and costs on the same recordings, in one reading.
+    def test(self, recordings: Recordings) -> "TestResult":
+        """Every network's figures and predictions on the same recordings, in one reading.
 
-        Without ``costs``, the columns that :meth:`costs` measures are left out.
+        What the networks cost is added by :func:`hfld_lite.edge.analysis.with_costs`.
         """
         evaluations, rows = {}, []
         predictions = pd.DataFrame(
@@ -130,7 +129,7 @@ class Detector:
                 {
                     "role": role,
                     "network": describe(self.recipe, role),
-                    **(self.costs(role, np.array(recordings.signals[0])) if costs else {}),
+                    "parameters": count_parameters(self.networks[role]),
                     "accuracy": found.accuracy,
                     "low": found.low,
                     "high": found.high,
@@ -160,28 +159,12 @@ class Detector:
             self.normal_classes,
         )
 
-    def costs(self, role: str, signal: np.ndarray) -> dict[str, float]:
-        """Parameters, MACs, size in kB and the median latency in ms of one raw recording."""
-        network, length = self.network(role), self.inputs(signal[None]).shape[1]
-
-        @torch.inference_mode()
-        def classify() -> Tensor:
-            return network(self.inputs(signal[None])).logits
-
-        return {
-            "parameters": count_parameters(network),
-            "macs": count_macs(network, length),
-            "size_kb": size_bytes(network) / 1000,
-            "latency_ms": latency(classify, runs=200).p50,
-        }
-
 
 @dataclass(frozen=True)
 class TestResult:
     """What a test gave.
 
-    ``table`` has a row for each role: role, network, parameters, macs, size_kb, latency_ms (median
-    of one raw recording on one thread, preprocessing included), accuracy with its 95 % interval
+    ``table`` has a row for each role: role, network, parameters, accuracy with its 95 % interval
     (low, high), miss_rate and false_alarm_rate (None where no class is normal), macro_recall,
     recordings. ``evaluations`` holds the figures by role, with confusion matrices;
     ``predictions`` a row for each recording.
