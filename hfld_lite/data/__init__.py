@@ -1,0 +1,1 @@
+"""Recordings: read, simulated, checked, split, and turned into what networks read."""

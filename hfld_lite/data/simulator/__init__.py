@@ -1,0 +1,1 @@
+"""Simulated impacts of ferrite magnetic tiles, from physics."""
