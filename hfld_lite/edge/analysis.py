@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-import torchinfo
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -136,6 +135,8 @@ def compare_macs(network: nn.Module, length: int) -> pd.DataFrame:
         ``explained`` (what the reason comes to, counted layer by layer) and ``reason``. A network
         with other operations, such as functional attention, differs by more than is explained.
     """
+    import torchinfo  # only this comparison needs it
+
     used = count_macs(network, length)
     hand, conv_biases, linear_biases, norms = _operations_by_hand(network, length)
     device = next(network.parameters()).device

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.metrics import confusion_matrix, recall_score, roc_curve
 
 from hfld_lite.errors import ArgumentError
 
@@ -61,6 +60,8 @@ def evaluate(
     Raises:
         ArgumentError: if nothing is given, lengths differ, or a class is unknown.
     """
+    from sklearn.metrics import confusion_matrix, recall_score  # slow to import
+
     predicted, labels, groups = (np.asarray(x) for x in (predicted, labels, groups))
     if not len(labels) or not len(predicted) == len(labels) == len(groups):
         raise ArgumentError(
@@ -219,6 +220,8 @@ def miss_rate_at(suspicion: np.ndarray, defective: np.ndarray, false_alarms: flo
     Raises:
         ArgumentError: if all recordings are sound, or none is.
     """
+    from sklearn.metrics import roc_curve  # slow to import
+
     defective = np.asarray(defective, bool)
     if defective.all() or not defective.any():
         raise ArgumentError("miss_rate_at needs both sound and defective recordings.")
