@@ -26,9 +26,9 @@ from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.simulator.simulate import SAMPLE_RATE, simulate_tiles
 from hfld_lite.data.simulator.tiles import Bench
 from hfld_lite.data.views import spectrum
-from hfld_lite.edge.analysis import sizes
+from hfld_lite.edge.analysis import receptive_field, sizes
 from hfld_lite.losses import one_to_all_matching, separated_logit_loss
-from hfld_lite.networks import receptive_field, resnet1d
+from hfld_lite.networks import resnet1d
 from hfld_lite.rivals.losses import kd_loss
 
 if TYPE_CHECKING:

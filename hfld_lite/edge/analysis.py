@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hfld_lite.errors import ArgumentError
 from hfld_lite.evaluation.detector import Detector, TestResult
-from hfld_lite.networks import count_parameters
+from hfld_lite.networks import ResNet1d, count_parameters
 
 PRECISIONS = ("fp32", "fp16", "int8")
 _WEIGHT = {"fp32": 4, "fp16": 2, "int8": 1}
@@ -181,6 +181,28 @@ def _operations_by_hand(network: nn.Module, length: int) -> tuple[int, int, int,
         for handle in handles:
             handle.remove()
     return macs, conv_biases, linear_biases, norms
+
+
+def receptive_field(network: ResNet1d) -> int:
+    """Input values that one feature before the pooling can see.
+
+    Along the longest path, r = 1 + Σ (k − 1) · (product of the strides before): each layer of
+    kernel size k adds k − 1 steps of its own input's spacing. (The attention and the pooling behind
+    it see everything, but only as an average.) Source: Dumoulin and Visin, "A guide to convolution
+    arithmetic for deep learning", 2016.
+    """
+    seen, spacing = 1, 1
+    blocks = [block for stage in network.stages for block in stage]
+    for part in (network.stem, *(block.body for block in blocks)):
+        for layer in part.modules():
+            if isinstance(layer, nn.Conv1d | nn.MaxPool1d):
+                kernel, stride = (
+                    size[0] if isinstance(size, tuple) else size
+                    for size in (layer.kernel_size, layer.stride)
+                )
+                seen += (kernel - 1) * spacing
+                spacing *= stride
+    return seen
 
 
 @contextmanager
