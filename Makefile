@@ -55,7 +55,10 @@ lab: $(STAMP)  ## open JupyterLab on notebooks/
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
 bench: $(STAMP)  ## print the benchmarks' ratios
-	@for program in tests/benchmarks/bench_*.py; do $(BIN)/python $$program || exit 1; done
+	@missed=; for program in tests/benchmarks/bench_*.py; do \
+	  $(BIN)/python $$program || missed="$$missed $$(basename $$program)"; \
+	done; \
+	if [ -n "$$missed" ]; then echo "A target was missed, or the program failed:$$missed"; exit 1; fi
 
 clean:  ## remove .venv and caches; runs/ and data/ stay
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis
