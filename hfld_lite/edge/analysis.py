@@ -24,17 +24,30 @@ _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
-def count_macs(network: nn.Module, length: int) -> int:
-    """Multiply-accumulate operations of one input of ``length`` values, batch 1.
+Length = int | tuple[int, ...]
+"""One input of a network: its number of values, or its shape, such as (3, 32, 32) of an image."""
+
+
+def input_shape(length: Length) -> tuple[int, ...]:
+    """The shape of one input; a whole number n is (n,)."""
+    return tuple(length) if isinstance(length, tuple | list | torch.Size) else (length,)
+
+
+def count_macs(network: nn.Module, length: Length) -> int:
+    """Multiply-accumulate operations of one input, batch 1.
 
     Half of what torch's FlopCounterMode counts: convolutions and matrix products, no biases,
     normalisation or activations.
+
+    Args:
+        network: of any kind; left as it was.
+        length: values of one input, or its shape.
     """
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, length, device=device))
+        network(torch.zeros(1, *input_shape(length), device=device))
     network.train(was_training)
     return counter.get_total_flops() // 2
 
@@ -119,7 +132,7 @@ def _named_parts(network: nn.Module) -> list[tuple[str, nn.Module]]:
     return parts
 
 
-def compare_macs(network: nn.Module, length: int) -> pd.DataFrame:
+def compare_macs(network: nn.Module, length: Length) -> pd.DataFrame:
     """Multiply-accumulate operations as three programs count them, and what makes them differ.
 
     By hand, from the shapes: Σ C_in / groups · C_out · k · N_out over the convolutions (N_out
@@ -140,7 +153,8 @@ def compare_macs(network: nn.Module, length: int) -> pd.DataFrame:
     used = count_macs(network, length)
     hand, conv_biases, linear_biases, norms = _operations_by_hand(network, length)
     device = next(network.parameters()).device
-    info = torchinfo.summary(network, input_size=(1, length), device=device, mode="eval", verbose=0)
+    size = (1, *input_shape(length))
+    info = torchinfo.summary(network, input_size=size, device=device, mode="eval", verbose=0)
     reason = (
         f"counts biases ({conv_biases:,} in convolutions, {linear_biases:,} in linear layers) and "
         f"batch norm's parameters ({norms:,}) as operations"
@@ -285,7 +299,7 @@ def costs(detector: Detector, role: str, signal: np.ndarray) -> dict[str, float]
 
     return {
         "parameters": count_parameters(network),
-        "macs": count_macs(network, detector.inputs(raw).shape[1]),
+        "macs": count_macs(network, detector.inputs(raw).shape[1:]),
         "size_kb": size_bytes(network) / 1000,
         "latency_ms": latency(classify, runs=200).p50,
     }

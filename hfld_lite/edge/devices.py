@@ -5,6 +5,7 @@ and MiB here; the DCASE budget and a Jetson's storage are powers of ten, kB and 
 """
 
 import difflib
+import math
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from hfld_lite.edge.analysis import count_macs, stored_bytes
+from hfld_lite.edge.analysis import Length, count_macs, input_shape, stored_bytes
 from hfld_lite.edge.export import quantise, to_onnx
 from hfld_lite.edge.memory import activation_memory
 from hfld_lite.errors import ArgumentError
@@ -221,11 +222,11 @@ class Verdict:
 
 def needs(
     network: nn.Module,
-    length: int,
+    length: Length,
     precision: str = "int8",
     calibration: np.ndarray | None = None,
 ) -> Needs:
-    """What a network that reads ``length`` values needs.
+    """What a network needs on any device.
 
     Flash: the weights, see :func:`hfld_lite.edge.analysis.stored_bytes`; code and runtime come on
     top. RAM: the peak of the activations, see :func:`hfld_lite.edge.memory.activation_memory`;
@@ -235,10 +236,10 @@ def needs(
     to the same within 2 %. In fp16 it is the FP32 graph's half.
 
     Args:
-        network: of `networks`.
-        length: values that it reads of each recording.
+        network: of convolutions, linear layers and batch norm; see `stored_bytes`.
+        length: values of one input, or its shape.
         precision: ``"fp32"``, ``"fp16"`` or ``"int8"``.
-        calibration: what the network reads of training recordings, ``(n, length)``; for int8.
+        calibration: what the network reads of training recordings, ``(n, *shape)``; for int8.
 
     Raises:
         ArgumentError: if the precision is unknown, or calibration is given for another than int8.
@@ -252,8 +253,8 @@ def needs(
     if calibration is not None:
         ram = activation_memory(quantise(model, calibration)).peak
     else:
-        values = activation_memory(model).peak // 4
-        ram = {"fp32": 4 * values, "fp16": 2 * values, "int8": max(values, 5 * length)}[precision]
+        values, read = activation_memory(model).peak // 4, math.prod(input_shape(length))
+        ram = {"fp32": 4 * values, "fp16": 2 * values, "int8": max(values, 5 * read)}[precision]
     return Needs(precision, flash, ram, count_macs(network, length))
 
 
@@ -276,7 +277,7 @@ def judge(needed: Needs, on: Device) -> Verdict:
 def fits(
     network: nn.Module,
     device: Device | str,
-    length: int,
+    length: Length,
     precision: str = "int8",
     calibration: np.ndarray | None = None,
 ) -> Verdict:
@@ -297,7 +298,7 @@ def _resolve(on: Device | str) -> Device:
 
 def verdicts(
     network: nn.Module,
-    length: int,
+    length: Length,
     precision: str = "int8",
     calibration: np.ndarray | None = None,
 ) -> pd.DataFrame:

@@ -101,9 +101,10 @@ def measure(
     network = detector.network(role)
     signals = noise(CALIBRATION, detector.samples)
     inputs = detector.inputs(signals).cpu().numpy()
+    shape = inputs.shape[1:]
     rows, memory = [], {}
     for name, net in detector.networks.items():
-        model = to_onnx(net, inputs.shape[1])
+        model = to_onnx(net, shape)
         graphs = {"fp32": model, "int8": quantise(model, inputs)}
         found = memory[name] = {kind: activation_memory(graph) for kind, graph in graphs.items()}
         rows.append(
@@ -112,7 +113,7 @@ def measure(
                 "network": describe(detector.recipe, name),
                 "parameters": count_parameters(net),
                 **{f"{kind}_bytes": stored_bytes(net, kind) for kind in ("fp32", "fp16", "int8")},
-                "macs": count_macs(net, inputs.shape[1]),
+                "macs": count_macs(net, shape),
                 **{f"{kind}_ram": peak.peak for kind, peak in found.items()},
             }
         )
@@ -120,10 +121,10 @@ def measure(
         role,
         pd.DataFrame(rows),
         sizes(network),
-        compare_macs(network, inputs.shape[1]),
+        compare_macs(network, shape),
         memory[role],
         _times(detector, role, signals, threads, runs, progress),
-        verdicts(network, inputs.shape[1], "int8", inputs),
+        verdicts(network, shape, "int8", inputs),
     )
 
 
@@ -273,7 +274,7 @@ def _call(
         return run
     recipe = detector.recipe if way.raw else None
     read = signals if way.raw else seen.cpu().numpy()
-    model = to_onnx(network, seen.shape[1], recipe=recipe, samples=detector.samples)
+    model = to_onnx(network, tuple(seen.shape[1:]), recipe=recipe, samples=detector.samples)
     if way.precision == "int8":
         model = quantise(model, read)
     elif way.precision != "fp32":
