@@ -74,7 +74,7 @@ def cells(
 
 
 def pack(folder: Path, path: Path, made_with: str) -> None:
-    """Write all finished cells of a folder into one file, for a later machine to go on from.
+    """Write all finished cells of a folder into one file, from which another machine can resume.
 
     Args:
         folder: of :func:`cells`.

@@ -6,7 +6,7 @@ from the secondary teacher: same initial weights, same batches, same number of s
 are compared on validation data. One of them is chosen there (see `choose`), and it alone, with its
 teacher, is measured on the test part, in float32 and in eight bits.
 
-A program that was stopped goes on where it was; finished cells are not computed again.
+A stopped program resumes where it was; finished cells are not computed again.
 """
 
 import itertools

@@ -20,8 +20,8 @@ from hfld_lite.version import __version__
 
 INTERVAL_NOTE = (
     "The interval is Wilson's, at 95 %, on the effective number of test recordings: recordings of "
-    "one tile (or one stretch of time) are alike and count for less. Two networks whose intervals "
-    "overlap have not been shown to differ, and one run is one seed."
+    "one tile (or one stretch of time) are similar and count for less. Two networks whose "
+    "intervals overlap have not been shown to differ, and one run is one seed."
 )
 
 
@@ -73,7 +73,7 @@ def write_report(
     Args:
         folder: of the run.
         chain, recordings: as trained and tested.
-        result: of the test; its table with costs, if the page shall tell them.
+        result: of the test; the page shows the costs if the table has them.
         command: that made the run, to be shown.
     """
     detector, table = chain.detector, result.table
@@ -153,8 +153,8 @@ def write_report(
             "A miss is a defective recording called sound, a false alarm a sound one called "
             "defective."
             if detector.normal_classes
-            else "No class stands for sound parts, so there are no misses and false alarms; macro "
-            "recall is the mean of the classes' shares of right answers.",
+            else "No class is normal, so miss rate and false-alarm rate are not defined; macro "
+            "recall is the mean over classes of the share of correct answers.",
             "Latency is the median of one raw recording, preprocessing included, on one thread of "
             "the processor named below. MACs are half of what torch's FlopCounterMode counts.",
         ],

@@ -34,18 +34,17 @@ NOT_TERMS = {
 T = TypeVar("T")
 
 _drawing = Lock()
-"""Matplotlib is not made for several threads, and a monitor draws in its own."""
+"""Matplotlib is not thread-safe, and a monitor draws in a thread of its own."""
 
 
 def png(figure: Figure, dpi: int = 110, known: dict[tuple, list[Bbox]] | None = None) -> bytes:
     """The figure as the bytes of a PNG file.
 
     Args:
-        figure: with its layout still to be found.
+        figure: whose layout has not been computed yet.
         dpi: dots per inch.
-        known: for pictures that follow one another: where the axes of the earlier ones stand, of
-            each kind of figure; new kinds are added. To find a layout takes half of the time, and
-            axes that stay where they are are easier on the eye.
+        known: positions of the axes by kind of figure, for a series of pictures; new kinds are
+            added. It saves the layout, half of the time, and keeps the axes in place.
     """
     buffer = BytesIO()
     with _drawing:
@@ -55,7 +54,7 @@ def png(figure: Figure, dpi: int = 110, known: dict[tuple, list[Bbox]] | None = 
             figure.set_dpi(dpi)
             canvas = FigureCanvasAgg(figure)
             _lay_out(figure, known)
-            # savefig would draw twice, to find the layout.
+            # savefig would draw twice, to compute the layout.
             canvas.print_png(buffer, pil_kwargs={"compress_level": 1})
     return buffer.getvalue()
 
@@ -93,7 +92,7 @@ def ink(ground: Sequence[float]) -> str:
 
 
 def styled(things: Iterable[T]) -> Iterator[tuple[T, str, str]]:
-    """Each thing with a colour and a marker; after the last ones they begin again."""
+    """Each thing with a colour and a marker, which repeat after the last ones."""
     yield from zip(things, cycle(COLOURS), cycle(MARKERS), strict=False)
 
 
@@ -104,7 +103,7 @@ def terms(history: pd.DataFrame) -> dict[str, tuple[str, str, str]]:
 
     Args:
         history: of a training, or several below each other; a term is a column of numbers that is
-            not in NOT_TERMS, has no name that begins with ``weight_``, and is not all empty.
+            not in NOT_TERMS, whose name does not start with ``weight_``, and that has a value.
     """
     names = [
         name

@@ -180,7 +180,7 @@ def fitting(verdicts: Mapping[str, Any], accuracy: Mapping[str, float]) -> Figur
 
 
 def live(history: pd.DataFrame, planned: Mapping[str, int]) -> Figure:
-    """A training that is under way: loss and validation accuracy so far, role after role.
+    """A running training: loss and validation accuracy so far, role after role.
 
     Args:
         history: rows of epochs with ``role``, ``total``, ``validation_accuracy``; may be empty.
@@ -309,7 +309,7 @@ def threshold(
     limits: np.ndarray,
     costs: np.ndarray,
 ) -> Figure:
-    """What a limit on the probability of a defect lets through, and what each limit costs.
+    """The recordings on either side of a limit on the probability of a defect, and its cost.
 
     Args:
         suspicion: probability of a defect ``(n,)``.
@@ -346,8 +346,8 @@ def threshold(
 def forest(tables: Mapping[str, pd.DataFrame], base: str) -> Figure:
     """Differences of many methods from one, with their intervals; one panel for each data.
 
-    Filled marks: the interval is clear of zero. What is further than FAR from zero would squeeze
-    all others: a triangle at the edge says how far.
+    Filled marks: the interval excludes zero. A difference beyond FAR is drawn as a triangle at the
+    edge with its value, because it would squeeze all others.
 
     Args:
         tables: rows with ``method``, ``against_BASE``, ``low_BASE``, ``high_BASE`` in shares of 1;

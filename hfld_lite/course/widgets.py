@@ -62,18 +62,18 @@ const help = tries => {
 };
 help(100);
 """
-"""What ipywidgets leaves out. The labels of its sliders are not tied to them, and a logarithmic one
-says 0 for 10⁰. On a list JupyterLab takes the keys for its own: an arrow leaves the cell."""
+"""What ipywidgets lacks. Its sliders are not associated with their labels, and a logarithmic one is
+announced as 0 for 10⁰. JupyterLab handles the arrow keys on a list itself and leaves the cell."""
 
 
 class Explorer(ipywidgets.VBox):
     """Controls, and the picture that `draw` makes of their values.
 
     Args:
-        draw: takes the controls' values by name; gives a figure and the words for those who do not
-            see it: what it shows at these values.
+        draw: takes the controls' values by name; returns a figure and its alternative text, which
+            says what it shows at these values.
         controls: widgets with a ``value`` and a description.
-        below: takes the same values; gives HTML to stand below the picture, a player for example.
+        below: takes the same values; returns HTML to put below the picture, such as a player.
 
     Attributes:
         alt: the words of the picture that is shown.
@@ -134,7 +134,7 @@ def player(signal: np.ndarray, sample_rate: int) -> str:
     return html.replace("<audio", '<audio aria-label="the sound of this tile"')
 
 
-@lru_cache(maxsize=8)  # its picture and its sound ask for the same
+@lru_cache(maxsize=8)  # the picture and the player request the same tile
 def one_tile(kind: str, defective: bool, severity: float, snr: float, seed: int) -> np.ndarray:
     """The sound of one simulated tile, ``(7000,)`` samples at 40 kHz.
 
@@ -143,10 +143,10 @@ def one_tile(kind: str, defective: bool, severity: float, snr: float, seed: int)
         defective: with a defect, or sound.
         severity: of the defect.
         snr: impact to noise, dB.
-        seed: of the tile and everything else; the same tile with another severity sounds alike.
+        seed: of the tile and everything else; with another severity it is the same tile.
     """
     bench = Bench(severity_low=severity, severity_high=severity, snr=snr, snr_deviation=0.0)
-    # Products so small are faster in one thread, and far faster where another program runs as well.
+    # Such small products are faster in one thread, much faster if another program is running.
     with threadpool_limits(1, "blas"):
         pair = simulate_tiles(kind, tiles_per_class=1, drops=1, seed=seed, bench=bench)
     return pair.signals[pair.class_names.index(f"{kind}{'D' if defective else 'N'}")]
@@ -325,11 +325,11 @@ def explore_sizes(length: int, classes: int = 6) -> Explorer:
 
     Args:
         length: of the networks' input.
-        classes: that they tell apart.
+        classes: number of classes.
     """
 
     def draw(depth: int, width: float, head: str) -> tuple[Figure, str]:
-        with torch.device("meta"):  # shapes without numbers
+        with torch.device("meta"):  # shapes without values
             network = resnet1d(depth, classes, width, head)
         table = sizes(network)
         parts = dict(zip(table["part"][:-1], table["parameters"][:-1], strict=True))
@@ -353,7 +353,7 @@ def explore_sizes(length: int, classes: int = 6) -> Explorer:
 
 
 def explore_weights(histories: Mapping[str, pd.DataFrame]) -> Explorer:
-    """A strategy, and an epoch to stop at → the weights so far, and what became of the accuracy.
+    """A strategy and an epoch → the weights up to it, and the accuracy.
 
     Args:
         histories: of each strategy's training, with ``weight_feature`` and so on.
@@ -480,7 +480,7 @@ def explore_devices(students: Mapping[str, "Needs"], accuracy: Mapping[str, floa
         students: what each needs, of :func:`hfld_lite.edge.devices.needs`.
         accuracy: of each, from 0 to 1.
     """
-    # Imported here, so that the other notebooks do without the packages of the extra "edge".
+    # Imported here, because the other notebooks do not require the packages of the extra "edge".
     from hfld_lite.edge.devices import DEVICES, judge
     from hfld_lite.edge.devices import device as find_device
 

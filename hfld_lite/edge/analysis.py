@@ -145,8 +145,9 @@ def compare_macs(network: nn.Module, length: Length) -> pd.DataFrame:
 
     Returns:
         A row a method; columns ``method``, ``macs``, ``difference`` (from the number used here),
-        ``explained`` (what the reason comes to, counted layer by layer) and ``reason``. A network
-        with other operations, such as functional attention, differs by more than is explained.
+        ``explained`` (the operations that the reason accounts for, counted layer by layer) and
+        ``reason``. A network with other operations, such as functional attention, differs by more
+        than is explained.
     """
     import torchinfo  # only this comparison needs it
 
@@ -319,7 +320,7 @@ def with_costs(result: TestResult, detector: Detector, signal: np.ndarray) -> Te
 
 
 def processor() -> str:
-    """The processor's name, as far as the system tells."""
+    """The processor's name, as far as the system reports it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(

@@ -1,8 +1,8 @@
 """A trained network on its way to a device: exported, compared with torch, with its own program.
 
 The folder that is written holds one ONNX file and ``predict.py``, a program of under 60 lines that
-needs only numpy and onnxruntime. What it has to know (classes, sample rate, preprocessing,
-the limits of `trust`) travels in the ONNX file's metadata, as JSON under ``hfld_lite``.
+needs only numpy and onnxruntime. Its settings (classes, sample rate, preprocessing, the limits of
+`trust`) are in the ONNX file's metadata, as JSON under ``hfld_lite``.
 """
 
 import json
@@ -49,7 +49,7 @@ class Export:
         model, program: the files.
         bytes: of the model's file.
         difference: the largest difference of a probability from torch's.
-        compared: on so many recordings.
+        compared: number of recordings that were compared.
         trust: the limits that the program uses; None if there are none.
         before, after: test figures of torch's network and of the file, where it is quantised.
         change: mean difference in test accuracy and its 95 % interval, where it is quantised.
@@ -82,10 +82,10 @@ def export_network(
 ) -> Export:
     """Write a network for a device, and the program that uses it there.
 
-    In float32 the file must answer as torch does, within TOLERANCE; recordings are not needed, as
-    noise serves to compare. In eight bits the ranges of the activations come from CALIBRATED
-    training recordings, the limits of *unsure* from the quantised answers on the validation part,
-    and the test part tells what quantisation cost.
+    In float32 the file's probabilities must equal torch's within TOLERANCE; noise is enough for
+    that comparison, so recordings are not needed. In eight bits, CALIBRATED training recordings
+    give the ranges of the activations, the quantised network's answers on the validation part give
+    the limits of *unsure*, and the test part gives the change in accuracy.
 
     Args:
         detector: with the network.
@@ -108,8 +108,8 @@ def export_network(
         ArgumentError: if the format or the opset is unknown, recordings or their split are needed
             and not given, or the miss rate cannot be promised.
         DataError: if there are too few recordings to calibrate with.
-        HfldError: if there is no network of that role, or the file would answer otherwise than
-            torch.
+        HfldError: if there is no network of that role, or the file's probabilities differ from
+            torch's.
         RecipeError: if the folder cannot be written.
     """
     if format not in FORMATS:
@@ -171,14 +171,14 @@ class _Answers:
 
 
 def noise(count: int, samples: int) -> np.ndarray:
-    """Decaying noise, a stand-in for impacts where no recordings are at hand."""
+    """Decaying noise, in place of impacts where there are no recordings."""
     rng = np.random.default_rng(0)
     fading = np.exp(-np.arange(samples) / (samples * rng.uniform(0.02, 0.5, (count, 1))))
     return (fading * rng.standard_normal((count, samples))).astype(np.float32)
 
 
 def _some(recordings: Recordings, rows: np.ndarray, count: int) -> np.ndarray:
-    """At most so many of the rows' signals, drawn evenly."""
+    """Signals of at most ``count`` of the rows, drawn at random."""
     chosen = np.random.default_rng(0).permutation(rows)[:count]
     return np.asarray(recordings.signals[np.sort(chosen)])
 

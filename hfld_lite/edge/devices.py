@@ -161,7 +161,7 @@ DEVICES = (
         macs_limit=30_000_000,
     ),
 )
-"""Devices that people really use for such tasks, from the smallest, and the budget of DCASE."""
+"""Devices in common use for such tasks, from the smallest, and the budget of DCASE."""
 
 
 def device(name: str) -> Device:
@@ -197,8 +197,8 @@ class Verdict:
 
     ``..._needed`` and ``..._available`` are bytes, an available None is no limit;
     ``estimate_ms`` is MACs / (clock · MACs per cycle): an estimate, which leaves out loads,
-    memory and everything that is no multiplication, so that the device will rather take a few times
-    as long. It is None where the device has no figure for the precision.
+    memory and everything else but multiplications, so that a device usually takes a few times as
+    long. It is None where the device has no figure for the precision.
     """
 
     device: str
@@ -232,8 +232,8 @@ def needs(
     top. RAM: the peak of the activations, see :func:`hfld_lite.edge.memory.activation_memory`;
     stack and buffers of kernels come on top. In int8 the RAM is that of the quantised graph when
     there are calibration inputs to quantise with; without them it is taken from the FP32 graph
-    at one byte a value, and at least the input as float32 beside its quantised copy, which comes
-    to the same within 2 %. In fp16 it is the FP32 graph's half.
+    at one byte a value, and at least the input as float32 with its quantised copy; the two agree
+    within 2 %. In fp16 it is the FP32 graph's half.
 
     Args:
         network: of convolutions, linear layers and batch norm; see `stored_bytes`.

@@ -39,7 +39,7 @@ FACTS = "hfld_lite"
 """The entry of a model's metadata that holds what the program on the device needs, as JSON."""
 
 CALIBRATION = 50
-"""The fewest recordings that tell the range of the activations."""
+"""The smallest number of recordings that gives the range of the activations."""
 
 LONGEST_FACTOR = 1000
 """Of a number of samples, for products with matrices in place of a Fourier transform."""
@@ -215,7 +215,7 @@ def to_onnx(
 
 
 def _plain(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Without the exporter's notes on nodes, which name the maker's files and double the size."""
+    """Without the exporter's notes on nodes, which name source files and double the size."""
     for thing in (model, model.graph, *model.graph.node, *model.graph.value_info):
         thing.ClearField("metadata_props")
         thing.ClearField("doc_string")
@@ -315,7 +315,7 @@ def _through_files(model: onnx.ModelProto, change: Callable[[Path, Path], None])
         before, ready, after = (Path(folder) / f"{n}.onnx" for n in ("before", "ready", "after"))
         onnx.save(model, before)
         level = logging.root.level
-        logging.root.setLevel(logging.ERROR)  # it advises to do what is done here already
+        logging.root.setLevel(logging.ERROR)  # it recommends what is done here already
         try:
             quant_pre_process(before, ready, skip_symbolic_shape=True)
             change(ready, after)
@@ -338,7 +338,7 @@ def _short_names(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def session(model: onnx.ModelProto, threads: int = 1) -> onnxruntime.InferenceSession:
-    """The model in ONNX Runtime, on so many threads of the processor."""
+    """The model in ONNX Runtime, on this number of threads."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

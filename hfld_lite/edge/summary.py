@@ -1,7 +1,7 @@
 """What a run's networks cost: bytes, operations, memory and time, as figures and as tables.
 
-Bytes, operations and memory are counted; times are measured on the processor at hand, for one
-recording at a time.
+Bytes, operations and memory are counted; times are measured on this processor, for one recording
+at a time.
 """
 
 from collections.abc import Callable, Sequence

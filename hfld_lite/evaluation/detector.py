@@ -59,7 +59,7 @@ class Detector:
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """What to say for each class: sound or defective, or its name where none is normal."""
+        """The answer for each class: sound or defective, or its name if no class is normal."""
         if not self.normal_classes:
             return self.class_names
         known = {True: "sound", False: "defective"}
@@ -77,11 +77,11 @@ class Detector:
         return self.networks[role]
 
     def only(self, role: str) -> "Detector":
-        """The same with the network of one role alone."""
+        """A detector with the network of this role only."""
         return replace(self, networks={role: self.network(role)})
 
     def check(self, samples: int, sample_rate: int, where: str) -> None:
-        """Refuse recordings that would give a wrong answer rather than an error."""
+        """Refuse recordings that would give wrong answers instead of an error."""
         if sample_rate != self.sample_rate:
             raise DataError(
                 where,
@@ -191,7 +191,7 @@ def trust_of(
     predict: Callable[[np.ndarray], np.ndarray],
     rate: float | None = None,
 ) -> Trust:
-    """When to doubt a network's answers: limits set on the validation part.
+    """The limits of *unsure* and of the warnings for a network, set on the validation part.
 
     See :mod:`hfld_lite.evaluation.trust`.
 
