@@ -24,9 +24,9 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)  ## train the chain on simulated tiles, about 3 minutes (FRESH=1 to redo it)
 	@if [ -f $(DEMO)/run.json ] && [ -z "$(FRESH)" ]; then \
 	  $(BIN)/hfld info $(DEMO) && \
-	  echo "This run is there already, with its page $(DEMO)/report.html; redo it with: make demo FRESH=1"; \
+	  echo "This run exists already, with its page $(DEMO)/report.html; redo it with: make demo FRESH=1"; \
 	elif [ -d $(DEMO).unfinished ] && [ -z "$(FRESH)" ]; then \
-	  echo "going on with the demo that was stopped; begin anew with: make demo FRESH=1"; \
+	  echo "resuming the demo that was stopped; start over with: make demo FRESH=1"; \
 	  $(BIN)/hfld train --resume $(DEMO); \
 	else \
 	  $(BIN)/hfld train --preset demo --out $(DEMO) $(if $(FRESH),--fresh); \
@@ -40,7 +40,7 @@ test: $(STAMP)  ## check the style, run all tests and all notebooks
 	$(BIN)/pytest tests notebooks -m "not timed" --nbval-lax --nbval-current-env \
 	  --nbval-cell-timeout=300 --ignore=notebooks/exercises -n 2 --dist loadscope
 
-soak: $(STAMP)  ## kill 20 trainings and damage 2,000 files; print what became of them
+soak: $(STAMP)  ## kill 20 trainings, damage 2,000 files, and print the outcome
 	$(BIN)/python tests/soak.py --kills 20
 	HFLD_FUZZ_CASES=2000 $(BIN)/pytest tests/test_fuzz.py -s
 
@@ -55,7 +55,10 @@ lab: $(STAMP)  ## open JupyterLab on notebooks/
 	$(BIN)/jupyter lab --notebook-dir=notebooks
 
 bench: $(STAMP)  ## print the benchmarks' ratios
-	@for program in tests/benchmarks/bench_*.py; do $(BIN)/python $$program || exit 1; done
+	@missed=; for program in tests/benchmarks/bench_*.py; do \
+	  $(BIN)/python $$program || missed="$$missed $$(basename $$program)"; \
+	done; \
+	if [ -n "$$missed" ]; then echo "A target was missed, or the program failed:$$missed"; exit 1; fi
 
 clean:  ## remove .venv and caches; runs/ and data/ stay
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis

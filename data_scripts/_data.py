@@ -139,7 +139,7 @@ def _case(
 
 
 def _again(case: Case, seed: int, count: int) -> Case:
-    """Test on ten times as many tiles, all new; one drop each, as drops of one tile are alike."""
+    """Test on ten times as many tiles, all new; one drop each, as drops of one tile are similar."""
     known, new = case.recordings, _simulated("ABC", 2 * count, seed + 2 * AGAIN_SEED, drops=1)
     joined = {
         name: np.concatenate([getattr(known, name), getattr(new, name)])

@@ -15,11 +15,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hfld_lite.app.report import processor
 from hfld_lite.data.readers import read_folder
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.simulator.simulate import simulate_tiles
 from hfld_lite.data.views import add_noise
+from hfld_lite.edge.analysis import processor
 from hfld_lite.errors import RecipeError
 from hfld_lite.recipes import Recipe, preset
 from hfld_lite.version import __version__
@@ -74,7 +74,7 @@ def cells(
 
 
 def pack(folder: Path, path: Path, made_with: str) -> None:
-    """Write all finished cells of a folder into one file, for a later machine to go on from.
+    """Write all finished cells of a folder into one file, from which another machine can resume.
 
     Args:
         folder: of :func:`cells`.

@@ -6,11 +6,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from _figures import chain, operating_curves, trends
 from _methods import GRIDS, SECONDARY
 from _study import write_table
 from sklearn.metrics import confusion_matrix
 
-from hfld_lite.course import plots
+from hfld_lite.app.figures import confusions
+from hfld_lite.app.style import png
+from hfld_lite.course.figures import forest, scatter
 from hfld_lite.evaluation.metrics import holm, miss_rate_at, paired_interval
 from hfld_lite.networks import count_parameters, resnet1d
 from hfld_lite.recipes import Recipe
@@ -334,7 +337,7 @@ def _markdown(table: pd.DataFrame) -> str:
 def draw(out: Path, table: pd.DataFrame, rows: pd.DataFrame, recipe: Recipe) -> None:
     """Write the figures of all questions that have been answered; the recipe is the tiles'."""
     for name, figure in [*_chain(table, recipe), *_figures(table, rows)]:
-        (out / f"study_{name}.png").write_bytes(plots.png(figure, dpi=90))
+        (out / f"study_{name}.png").write_bytes(png(figure, dpi=90))
 
 
 def _chain(table: pd.DataFrame, recipe: Recipe) -> Iterator[tuple[str, Any]]:
@@ -349,21 +352,21 @@ def _chain(table: pd.DataFrame, recipe: Recipe) -> Iterator[tuple[str, Any]]:
             }
             for role, n in recipe.chain.items()
         ]
-        yield "chain", plots.chain(pd.DataFrame(networks), reached["alone"])
+        yield "chain", chain(pd.DataFrame(networks), reached["alone"])
 
 
 def _figures(table: pd.DataFrame, rows: pd.DataFrame) -> Iterator[tuple[str, Any]]:
     shown = {title: table[table["data"] == data] for data, title in TITLES.items()}
     shown = {title: part for title, part in shown.items() if len(part)}
     if shown:
-        yield "forest", plots.forest(shown, "alone")
+        yield "forest", forest(shown, "alone")
     everywhere = table.groupby("method")["data"].nunique() == table["data"].nunique()
     if table["data"].nunique() > 1:
         by_data = table.assign(method=table["data"])
         taught = [name for name in reversed(GRIDS) if name != "alone" and everywhere.get(name)]
         yield (
             "where",
-            plots.forest({name: by_data[table["method"] == name] for name in taught}, "alone"),
+            forest({name: by_data[table["method"] == name] for name in taught}, "alone"),
         )
     width = "width of the student, 1 / n"
     for name, label, pattern, full in (
@@ -375,7 +378,7 @@ def _figures(table: pd.DataFrame, rows: pd.DataFrame) -> Iterator[tuple[str, Any
     ):
         part = _over(table, pattern, full)
         if len(part):
-            yield name, plots.trends(part, label)
+            yield name, trends(part, label)
     three = ["alone", "hierarchy", "teacher"]
     pair = rows[(rows["data"] == "tiles") & rows["method"].isin(three)]
     pair = pair[pair.groupby("seed")["method"].transform("nunique") == len(three)]
@@ -384,18 +387,18 @@ def _figures(table: pd.DataFrame, rows: pd.DataFrame) -> Iterator[tuple[str, Any
             str(method): tuple(np.concatenate([*part[name]]) for name in ("suspicion", "defective"))
             for method, part in pair.groupby("method")
         }
-        yield "roc", plots.operating_curves(pooled, FALSE_ALARMS)
+        yield "roc", operating_curves(pooled, FALSE_ALARMS)
         matrices = {
             str(method): confusion_matrix(
                 np.concatenate([*part["labels"]]), np.concatenate([*part["predicted"]])
             )
             for method, part in pair.groupby("method")
         }
-        yield "confusion", plots.confusions(matrices, CLASSES)
+        yield "confusion", confusions(matrices, CLASSES)
     placed = rows[(rows["data"] == "tiles") & rows["places"].notna()]
     if len(placed):
         points = {row.method: np.array(row.places) for row in placed.itertuples()}
-        yield "features", plots.scatter(points, np.array(CLASSES)[placed.iloc[0]["labels"]])
+        yield "features", scatter(points, np.array(CLASSES)[placed.iloc[0]["labels"]])
 
 
 def _over(table: pd.DataFrame, pattern: str, full: tuple[str, float] | None) -> pd.DataFrame:

@@ -6,7 +6,7 @@ from the secondary teacher: same initial weights, same batches, same number of s
 are compared on validation data. One of them is chosen there (see `choose`), and it alone, with its
 teacher, is measured on the test part, in float32 and in eight bits.
 
-A program that was stopped goes on where it was; finished cells are not computed again.
+A stopped program resumes where it was; finished cells are not computed again.
 """
 
 import itertools
@@ -22,8 +22,8 @@ from _study import TILES_PER_CLASS, cells, tiles, write_table
 from safetensors.torch import load_file, save_file
 from typer import Option
 
-from hfld_lite.course.plots import front as front_figure
-from hfld_lite.course.plots import png
+from hfld_lite.app.style import png
+from hfld_lite.course.figures import front as front_figure
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.views import network_inputs
 from hfld_lite.edge.analysis import count_macs, latency, stored_bytes

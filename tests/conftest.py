@@ -11,6 +11,7 @@ import torch
 
 from hfld_lite import Network, Recipe, distill_chain, simulate_tiles
 from hfld_lite.app.runs import new_run, save_run
+from hfld_lite.edge.analysis import with_costs
 
 OFFLINE = str(Path(__file__).parent / "offline")
 
@@ -56,6 +57,16 @@ def stated_seconds(name: str) -> int:
 
 
 @pytest.fixture(scope="session")
+def study_figures():
+    """The module of data_scripts that draws the study's figures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent.parent / "data_scripts"))
+        import _figures
+
+        yield _figures
+
+
+@pytest.fixture(scope="session")
 def tiny_recordings():
     """Four classes, 10 tiles each, 2 drops of each tile."""
     return simulate_tiles("AB", tiles_per_class=10, drops=2, seed=3)
@@ -87,7 +98,8 @@ def save_chain():
         chain = distill_chain(recordings, recipe, progress=False)
         with new_run(folder / "run") as part:
             origin = {"folder": str(folder / "data"), "options": {}}
-            save_run(part, chain, chain.test(recordings), recordings, origin)
+            result = with_costs(chain.test(recordings), chain.detector, recordings.signals[0])
+            save_run(part, chain, result, recordings, origin)
         return folder / "run"
 
     return save

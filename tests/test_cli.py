@@ -103,6 +103,10 @@ def test_run_folder_holds_what_was_promised(place):
     }
     assert Recipe.load(run / "recipe.json") == Recipe.load(place / "tiny.json")
     assert len(pd.read_csv(run / "history.csv")) == 8
+    assert list(pd.read_csv(run / "results.csv")) == [
+        *("role", "network", "parameters", "macs", "size_kb", "latency_ms", "accuracy", "low"),
+        *("high", "miss_rate", "false_alarm_rate", "macro_recall", "recordings"),
+    ]
     assert [path.name for path in place.glob(".run*")] == [], "no temporary folder is left"
 
 
@@ -271,7 +275,7 @@ def test_going_on_takes_no_other_choices(place, mistake):
         ("group-pattern", "x"),
     ):
         said = mistake("train", "--resume", place / "run", f"--{option}", value)
-        assert said == f"hfld: --resume goes on as the run was begun; leave --{option} out."
+        assert said == f"hfld: --resume uses the run's own options; leave --{option} out."
     for flag in ("augment", "fresh", "resample", "pad"):
         assert f"leave --{flag} out" in mistake("train", "--resume", place / "run", f"--{flag}")
     needed = "needs --out FOLDER for a new run, or --resume FOLDER"
@@ -288,7 +292,7 @@ def test_divergence_is_told_with_what_to_try(place, tiny_recipe, mistake):
     pattern = (
         r"hfld: teacher ← labels: .* is not finite at step 2 of \d+ of epoch 1 \(cross_entropy "
         r"\S+, total \S+; learning rate 1e\+30\)\. .*There is no checkpoint in .* yet\. Try .*"
-        r"lower learning_rate.*--detect-anomaly\)\. Go on with: hfld train --resume .*diverged"
+        r"lower learning_rate.*--detect-anomaly\)\. Resume with: hfld train --resume .*diverged"
     )
     assert re.fullmatch(pattern, said), said
     assert not (place / "diverged").exists()
@@ -307,7 +311,7 @@ def test_anomaly_detection_is_on_if_asked_for(place, mistake, monkeypatch):
     monkeypatch.setattr(cli, "distill_chain", look)
     mistake(*started(place, "a"), "--detect-anomaly")
     said = mistake("train", "--resume", place / "a.unfinished", "--detect-anomaly")
-    assert said.endswith(f"Enough. Go on with: hfld train --resume {place / 'a'}")
+    assert said.endswith(f"Enough. Resume with: hfld train --resume {place / 'a'}")
     mistake("train", "--resume", place / "a")
     assert found == [True, True, False]
     assert not torch.is_anomaly_enabled()
@@ -322,8 +326,8 @@ def test_a_full_disk_after_the_training_costs_nothing(place, mistake, monkeypatc
 
     monkeypatch.setattr(cli, "write_report", report)
     found = mistake(*started(place, name), "--quiet")
-    assert re.match(r"hfld: The disk or memory failed \(.*No space left on device\)\. Go", found)
-    assert found.endswith(f"Go on with: hfld train --resume {place / name}")
+    assert re.match(r"hfld: The disk or memory failed \(.*No space left on device\)\. R", found)
+    assert found.endswith(f"Resume with: hfld train --resume {place / name}")
     assert not (place / name).exists()
     monkeypatch.undo()
     monkeypatch.setattr(sys, "argv", ["hfld", "train", "--resume", str(place / name), "--quiet"])
@@ -360,7 +364,7 @@ def test_what_happens_before_the_training_is_said_too(
     with pytest.raises(SystemExit) as end:
         cli.main()
     assert end.value.code == status
-    assert capsys.readouterr().err.strip() == f"hfld: {said} Nothing was begun yet."
+    assert capsys.readouterr().err.strip() == f"hfld: {said} Training had not started."
     assert not list(place.glob("early*"))
 
 

@@ -12,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from hfld_lite.app import cli
+from hfld_lite.app.costs_page import write_page
 from hfld_lite.app.runs import load_run
 from hfld_lite.edge import summary as costs
 from hfld_lite.edge.analysis import count_macs, stored_bytes
@@ -165,7 +166,7 @@ def test_edge_prints_all_tables_and_writes_the_page(folder, hfld, tmp_path):
 def test_the_pages_place_must_be_writable(found, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RecipeError, match="cannot be written"):
-        costs.write_page(tmp_path / "file" / "x.html", found, "lead", "command")
+        write_page(tmp_path / "file" / "x.html", found, "lead", "command")
 
 
 def test_every_way_is_timed_and_the_tables_agree(found, folder):

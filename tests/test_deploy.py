@@ -19,9 +19,10 @@ from hfld_lite import (
     RecipeError,
     simulate_tiles,
 )
+from hfld_lite.app.export import export_run
 from hfld_lite.app.runs import load_run
 from hfld_lite.data.readers import read_signals
-from hfld_lite.edge.deploy import FORMATS, TOLERANCE, export_run
+from hfld_lite.edge.deploy import FORMATS, TOLERANCE, export_network
 from hfld_lite.edge.export import FACTS, INPUT, session
 from hfld_lite.evaluation.trust import CLIPPED, NOVEL, Trust
 
@@ -171,6 +172,20 @@ def test_float32_needs_no_recordings_and_the_others_say_so(run, tmp_path):
         export_run(gone, tmp_path, "onnx-int8")
     with pytest.raises(DataError, match="no/such"):
         export_run(gone, tmp_path, miss_rate=0.2)
+
+
+def test_a_network_is_exported_without_a_run(run, recordings, tmp_path):
+    known = run.detector
+    alone = export_network(known, tmp_path)
+    assert alone.trust is None
+    with pytest.raises(ArgumentError, match="recordings and split are needed for eight bits"):
+        export_network(known, tmp_path, "onnx-int8")
+    mine = export_network(
+        known, tmp_path / "a", "onnx-int8", recordings=lambda: recordings, split=run.split
+    )
+    assert (
+        mine.model.read_bytes() == export_run(run, tmp_path / "b", "onnx-int8").model.read_bytes()
+    )
 
 
 def test_mistakes_are_named(run, tmp_path, monkeypatch):

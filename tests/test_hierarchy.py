@@ -85,6 +85,10 @@ def test_test_part_is_disjoint_by_tile_and_measured_as_a_live_pass_says(
     assert not groups["train"] & groups["validation"]
     result = tiny_chain.test(tiny_recordings)
     assert list(result.table["role"]) == ROLES
+    assert list(result.table) == [
+        *("role", "network", "parameters", "accuracy", "low", "high", "miss_rate"),
+        *("false_alarm_rate", "macro_recall", "recordings"),
+    ]
     for row in result.table.itertuples():
         network = tiny_chain.detector.networks[row.role]
         inputs = spectrum(tiny_recordings.signals[parts["test"]], 600)
@@ -93,9 +97,6 @@ def test_test_part_is_disjoint_by_tile_and_measured_as_a_live_pass_says(
         assert row.accuracy == pytest.approx(right.mean())
         assert row.low <= row.accuracy <= row.high
         assert row.parameters == count_parameters(network)
-        assert row.size_kb * 1000 >= 4 * row.parameters
-        assert row.macs > row.parameters
-        assert row.latency_ms > 0
     assert len(result.predictions) == len(parts["test"])
     assert (result.predictions["class"] == result.predictions["student"]).mean() == (
         pytest.approx(result.evaluations["student"].accuracy)

@@ -7,14 +7,13 @@ import torch
 from matplotlib.colors import to_rgb
 from test_widgets import DEFECTIVE, DOUBT, NAMES, STUDENT, SWEEP, TEACHER, history
 
-from hfld_lite.course import plots, widgets
+from hfld_lite.app.figures import confusions
+from hfld_lite.app.style import png
+from hfld_lite.course import figures, widgets
 from hfld_lite.edge.devices import Needs
 
 SHARES = np.linspace(0, 1, 64).reshape(8, 8)
 EIGHT = [str(number) for number in range(8)]
-NETWORKS = pd.DataFrame(
-    {"role": ["teacher", "student"], "parameters": [400, 100], "accuracy": [0.96, 0.95]}
-)
 LIVE = pd.DataFrame({"role": ["a", "a"], "epoch": [1, 2], "total": 1.0, "validation_accuracy": 0.5})
 
 
@@ -23,10 +22,9 @@ def of(explorer):
 
 
 FIGURES = {
-    "answers": lambda: plots.answers(SHARES, EIGHT),
-    "confusions": lambda: plots.confusions({"student": (63 * SHARES).round().astype(int)}, EIGHT),
-    "chain": lambda: plots.chain(NETWORKS, 0.9),
-    "live": lambda: plots.live(LIVE, {"a": 2}),
+    "answers": lambda: figures.answers(SHARES, EIGHT),
+    "confusions": lambda: confusions({"student": (63 * SHARES).round().astype(int)}, EIGHT),
+    "live": lambda: figures.live(LIVE, {"a": 2}),
     "logits": lambda: of(widgets.explore_logits(TEACHER, STUDENT, NAMES)),
     "matching": lambda: of(widgets.explore_matching(torch.ones(8, 9), torch.ones(8, 9))),
     "sizes": lambda: of(widgets.explore_sizes(1750)),
@@ -68,8 +66,18 @@ def ground(text):
 
 @pytest.mark.parametrize("kind", FIGURES)
 def test_every_text_stands_out(kind):
-    figure = FIGURES[kind]()
-    plots.png(figure)
+    assert_legible(FIGURES[kind]())
+
+
+def test_every_text_of_the_studys_chain_stands_out(study_figures):
+    networks = pd.DataFrame(
+        {"role": ["teacher", "student"], "parameters": [400, 100], "accuracy": [0.96, 0.95]}
+    )
+    assert_legible(study_figures.chain(networks, 0.9))
+
+
+def assert_legible(figure):
+    png(figure)
     texts = [text for text in figure.findobj(match=lambda a: hasattr(a, "get_fontsize"))]
     texts = [text for text in texts if text.get_text().strip() and text.get_visible()]
     assert len(texts) > 3

@@ -174,7 +174,7 @@ def test_running_its_cell_again_gives_the_same_training(
     first = monitor(tiny_recordings, tiny_recipe)
     assert monitor(tiny_recordings, tiny_recipe) is first
     first.pause()
-    with pytest.raises(ArgumentError, match="Another training is under way"):
+    with pytest.raises(ArgumentError, match="Another training is running"):
         monitor(tiny_recordings, tiny_recipe.replace(seed=5))
     until(lambda: first.state in ("paused", "finished"))
     first.start()

@@ -7,14 +7,16 @@ import pandas as pd
 import pytest
 from matplotlib.image import imread
 
+from hfld_lite.app.figures import confusions, spectra
 from hfld_lite.app.report import display_table, write_report
-from hfld_lite.course import plots
+from hfld_lite.edge.analysis import with_costs
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory, tiny_chain, tiny_recordings):
     folder = tmp_path_factory.mktemp("report")
-    result = tiny_chain.test(tiny_recordings)
+    signal = tiny_recordings.signals[0]
+    result = with_costs(tiny_chain.test(tiny_recordings), tiny_chain.detector, signal)
     write_report(folder, tiny_chain, result, tiny_recordings, "hfld train --out '<x>'")
     return folder, (folder / "report.html").read_text(), result
 
@@ -77,11 +79,13 @@ def test_display_table_formats_units_and_falls_back_to_recall():
     bearings = display_table(pd.DataFrame([row | {"miss_rate": None, "false_alarm_rate": None}]))
     assert bearings["macro recall"][0] == "95.0 %"
     assert "miss rate" not in bearings
+    bare = pd.DataFrame([row]).drop(columns=["macs", "size_kb", "latency_ms"])
+    assert list(display_table(bare).iloc[0]) == [*cells[:3], *cells[5:8]]
 
 
 def test_confusions_print_every_count_once():
     counts = np.array([[7, 2], [0, 11]])
-    figure = plots.confusions({"student": counts, "teacher": counts, "x": counts}, ["N", "D"])
+    figure = confusions({"student": counts, "teacher": counts, "x": counts}, ["N", "D"])
     assert len(figure.axes) == 3
     texts = [text.get_text() for text in figure.axes[0].texts]
     assert sorted(texts) == ["11", "2", "7"]
@@ -90,7 +94,7 @@ def test_confusions_print_every_count_once():
 
 def test_spectra_axis_is_in_khz():
     inputs, labels = np.random.default_rng(0).random((6, 350)), np.array([0, 0, 1, 1, 2, 2])
-    figure = plots.spectra(inputs, labels, ["a", "b", "c"], bin_width=57.1)
+    figure = spectra(inputs, labels, ["a", "b", "c"], bin_width=57.1)
     assert len(figure.axes) == 3
     line = figure.axes[0].lines[0]
     assert line.get_xdata()[-1] == pytest.approx(349 * 57.1 / 1000)

@@ -381,7 +381,7 @@ def test_ctrl_c_ends_hfld_train_and_resume_ends_it_with_the_same_bits(
     found = re.search(
         r"hfld: [a-z ]+ ← labels.* was stopped (at step \d+ of \d+ of|after) epoch \d+.*\. The "
         r"last good checkpoint is (run\.unfinished/checkpoints/\S+\.safetensors)\. .*"
-        r"Go on with: hfld train --resume run$",
+        r"Resume with: hfld train --resume run$",
         said.strip(),
     )
     assert found, said

@@ -13,10 +13,9 @@ import torch
 
 from hfld_lite import resnet1d
 from hfld_lite.course import widgets
-from hfld_lite.edge.analysis import sizes
+from hfld_lite.edge.analysis import receptive_field, sizes
 from hfld_lite.edge.devices import DEVICES, Needs, device, judge
 from hfld_lite.losses import one_to_all_matching
-from hfld_lite.networks import receptive_field
 
 TEACHER, STUDENT, NAMES = [4.0, 1.5, 2.5, -1.0], [1.5, 1.0, 0.0, 0.5], ["AN", "AD", "BN", "BD"]
 

@@ -34,7 +34,7 @@ from hfld_lite.app.runs import (
     unfinished,
 )
 from hfld_lite.data.readers import read_folder, read_signals
-from hfld_lite.edge.analysis import threads
+from hfld_lite.edge.analysis import threads, with_costs
 from hfld_lite.errors import HfldError, RecipeError
 from hfld_lite.hierarchy import Chain, distill_chain
 from hfld_lite.recipes import Augmentation, Recipe, preset
@@ -55,15 +55,15 @@ Variable = Annotated[str | None, Option(help="Name of the variable in .mat files
     epilog="Example: hfld train --data data/bearings --preset classroom --out runs/bearings",
 )
 def train(
-    out: Annotated[Path | None, Option(help="Folder of the run, not there yet.")] = None,
+    out: Annotated[Path | None, Option(help="Folder for the run; it must not exist yet.")] = None,
     resume: Annotated[
-        Path | None, Option(help="Go on with the unfinished run of this folder, as it was begun.")
+        Path | None, Option(help="Resume the unfinished run of this folder, with its own options.")
     ] = None,
     data: Annotated[
         Path | None,
         Option(
             help="Folder of recordings: prepared by a data script, tiles in .mat files (AN.mat, "
-            "AD.mat, …), or WAV or FLAC files in a folder a class. Without it: simulated tiles."
+            "AD.mat, …), or WAV or FLAC files, a folder for each class. Default: simulated tiles."
         ),
     ] = None,
     preset_name: Annotated[
@@ -78,29 +78,33 @@ def train(
         bool,
         Option(
             "--augment",
-            help="Vary pitch, moment, loudness and noise of the recordings at every step; slower.",
+            help="Vary pitch, onset, loudness and noise of the recordings at every step; slower.",
         ),
     ] = False,
     detect_anomaly: Annotated[
         bool,
-        Option("--detect-anomaly", help="Name the operation that gives NaN; much slower."),
+        Option("--detect-anomaly", help="Find the operation that produces NaN; much slower."),
     ] = False,
-    fresh: Annotated[bool, Option("--fresh", help="Replace a run that is there.")] = False,
+    fresh: Annotated[bool, Option("--fresh", help="Replace an existing run.")] = False,
     quiet: Annotated[bool, Option("--quiet", help="No progress bars.")] = False,
     samples: Annotated[
-        int | None, Option(help="Use the first so many samples of each file or row.")
+        int | None, Option(help="Number of samples to use, from the start of each file or row.")
     ] = None,
-    sample_rate: Annotated[int | None, Option(help="Hz, where files don't tell it.")] = None,
+    sample_rate: Annotated[
+        int | None, Option(help="Sample rate in Hz, for files that do not state it.")
+    ] = None,
     variable: Variable = None,
     window: Annotated[
         int | None, Option(help="Samples of a window, for long recordings in .mat files.")
     ] = None,
     group_pattern: Annotated[
         str | None,
-        Option(help="Regular expression that finds the tile in a sound file's name, by one group."),
+        Option(help="Regular expression whose one group is the tile in a sound file's name."),
     ] = None,
-    resample: Annotated[bool, Option("--resample", help="Convert other sample rates.")] = False,
-    pad: Annotated[bool, Option("--pad", help="Fill sound files that are short.")] = False,
+    resample: Annotated[
+        bool, Option("--resample", help="Resample files that have another sample rate.")
+    ] = False,
+    pad: Annotated[bool, Option("--pad", help="Pad sound files that are too short.")] = False,
 ) -> None:
     """Train teacher → secondary teacher → student, and the student alone, and report.
 
@@ -122,7 +126,7 @@ def train(
     choices |= {"augment": augment or None, "fresh": fresh or None}
     given = [name.replace("_", "-") for name, value in choices.items() if value is not None]
     if resume and given:
-        raise RecipeError(f"--resume goes on as the run was begun; leave --{given[0]} out.")
+        raise RecipeError(f"--resume uses the run's own options; leave --{given[0]} out.")
     if resume:
         out = run_of(resume)
     else:
@@ -137,7 +141,7 @@ def train(
             origin = {"simulated": {"seed": recipe.seed}}
         command = shlex.join(["hfld", *sys.argv[1:]])
     began = time.perf_counter()
-    with _how_to_go_on(out), new_run(out, fresh, resume is not None) as part:
+    with _saying_how_to_resume(out), new_run(out, fresh, resume is not None) as part:
         if resume:
             recipe, origin, command = begun_run(part)
         recordings = read_origin(origin, progress=not quiet)
@@ -147,7 +151,8 @@ def train(
             chain = distill_chain(
                 recordings, recipe, progress=not quiet, folder=folder, resume=resume is not None
             )
-        result = chain.test(recordings)
+        signal = recordings.signals[chain.split.test[0]]
+        result = with_costs(chain.test(recordings), chain.detector, signal)
         save_run(part, chain, result, recordings, origin)
         write_report(part, chain, result, recordings, command)
     _print_table(result.table)
@@ -169,10 +174,10 @@ def evaluate(
     if data is None:
         recordings = loaded.recordings().select(loaded.split.test)
     else:
-        options = loaded.facts["data"].get("options", {})  # read it as the training data were read
+        options = loaded.facts["data"].get("options", {})  # those of the training data
         recordings = read_folder(data, progress=False, **options)
     detector = loaded.detector.only(role) if role else loaded.detector
-    result = detector.test(recordings)
+    result = with_costs(detector.test(recordings), detector, recordings.signals[0])
     _print_table(result.table)
     for name, found in result.evaluations.items():
         counts = pd.DataFrame(found.confusion, detector.class_names, detector.class_names)
@@ -189,9 +194,9 @@ def predict(
 ) -> None:
     """Classify recordings: answer, class, probability and milliseconds for each.
 
-    The answer is "unsure" where a sound part is the likeliest but too doubtful, by a limit that the
-    validation part set for a stated miss rate. A recording unlike the training's, or clipped,
-    brings a warning.
+    The answer is "unsure" if "sound" is the most probable answer but not probable enough; the limit
+    was set on the validation part for a stated miss rate. A recording that is clipped or unlike the
+    training data is reported with a warning.
     """
     loaded = load_run(run)
     detector = loaded.detector
@@ -210,7 +215,7 @@ def predict(
     rate = detector.sample_rate
     trust, notes = loaded.trust.get(role), []
     with threads(1):
-        detector.predict(read[0][:1], rate, role)  # the first call is slower and would mislead
+        detector.predict(read[0][:1], rate, role)  # not timed: the first call is slower
         for file, signals in zip(files, read, strict=True):
             for row, signal in enumerate(signals):
                 start = time.perf_counter()
@@ -232,14 +237,14 @@ def predict(
     for note in notes:
         console.print(note)
     if trust is None:
-        console.print("There was no validation part, so doubtful answers are not told apart.")
+        console.print("There is no validation part, so no answer can be marked unsure.")
     else:
         console.print(trust.promise)
 
 
 @app.command(epilog="Example: hfld info runs/demo")
 def info(run: RunFolder) -> None:
-    """Say what a run folder holds: data, recipe, networks and their figures."""
+    """Show what a run folder holds: data, recipe, networks and their results."""
     loaded = load_run(run)
     facts = loaded.facts
     try:
@@ -269,15 +274,15 @@ cli_edge.register(app)
 
 
 @contextmanager
-def _how_to_go_on(out: Path) -> Iterator[None]:
-    """After Ctrl-C or an error, say how to go on with what was begun."""
+def _saying_how_to_resume(out: Path) -> Iterator[None]:
+    """After Ctrl-C or an error, print the command that resumes the run."""
     try:
         yield
     except RecipeError:
         raise
     except (KeyboardInterrupt, HfldError, *_OUT_OF_ROOM) as error:
         begun = (unfinished(out) / BEGUN).exists()
-        how = f"Go on with: hfld train --resume {out}" if begun else "Nothing was begun yet."
+        how = f"Resume with: hfld train --resume {out}" if begun else "Training had not started."
         stopped, said = isinstance(error, KeyboardInterrupt), str(error)
         if isinstance(error, _OUT_OF_ROOM):  # outside of training, which has its own sentences
             said = f"The disk or memory failed ({said or type(error).__name__})."
@@ -291,7 +296,7 @@ _OUT_OF_ROOM = (OSError, SafetensorError, MemoryError, torch.OutOfMemoryError)
 
 
 def _print_table(table: pd.DataFrame) -> None:
-    """Print the networks side by side: so the table fits a terminal of 80 columns."""
+    """Print the networks side by side, so that the table fits 80 columns."""
     shown = display_table(table)
     grid = Table("", *shown["role"], box=box.SIMPLE_HEAD)
     for name in shown.columns[1:]:
@@ -314,14 +319,14 @@ def _version(asked: bool) -> None:
 @app.callback()
 def _options(
     version: Annotated[
-        bool, Option("--version", help="Say the version.", callback=_version, is_eager=True)
+        bool, Option("--version", help="Print the version.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
     pass
 
 
 def main() -> None:
-    """Run the command; a user's mistake gets its sentence and exit status 2."""
+    """Run the command; for a user's mistake print one sentence and exit with status 2."""
     warnings.showwarning = lambda message, *_args, **_kw: print(f"note: {message}", file=sys.stderr)
     try:
         app()

@@ -1,6 +1,7 @@
 """The commands for the device: `hfld export` and `hfld edge`.
 
-The packages of the extra "edge" are imported inside, so that the other commands do without them.
+The packages of the extra "edge" are imported inside the functions, because the other commands do
+not require them.
 """
 
 import shlex
@@ -69,11 +70,11 @@ def export(
 ) -> None:
     """Write a network for a device, with predict.py, which needs only numpy and onnxruntime.
 
-    The file is compared with torch before it is written. In eight bits the accuracy before and
-    after is told, on the run's test part.
+    The file is compared with torch before it is written. In eight bits, the accuracy on the run's
+    test part before and after quantisation is printed.
     """
     with _edge_packages():
-        from hfld_lite.edge.deploy import export_run
+        from hfld_lite.app.export import export_run
     written = export_run(
         load_run(run), out, format, role=role, raw=raw, opset=opset, miss_rate=miss_rate
     )
@@ -93,7 +94,7 @@ def export(
             f"Difference: {difference:+.2f} points (paired 95 % interval {low:+.2f} to {high:+.2f})"
         )
     if written.trust is None:
-        console.print('There was no validation part, so the program never answers "unsure".')
+        console.print('There is no validation part, so the program never answers "unsure".')
     else:
         console.print(written.trust.promise)
     console.print(f"Try it: python {written.program} FILE.wav")
@@ -104,18 +105,19 @@ def edge(
     role: Role = "student",
     device: Annotated[
         str | None,
-        Option(help="Only the verdict for this device, such as STM32F411RE; the table has all."),
+        Option(help="Print only the verdict for this device, such as STM32F411RE."),
     ] = None,
     precision: Annotated[str, Option(help="For --device: fp32, fp16 or int8.")] = "int8",
-    html: Annotated[Path | None, Option(help="Write a page with figures, too.")] = None,
+    html: Annotated[Path | None, Option(help="Also write a page with figures.")] = None,
     threads: Annotated[
         list[int], Option(min=1, help="Threads to measure on; may be given several times.")
     ] = (1, 2),
     runs: Annotated[int, Option(min=10, help="Timed runs.")] = 500,
     quiet: Annotated[bool, Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
-    """Say what the networks cost on a device (bytes, operations, RAM, time) and where they fit."""
+    """Show what the networks cost on a device (bytes, operations, RAM, time) and where they fit."""
     with _edge_packages():
+        from hfld_lite.app.costs_page import write_page
         from hfld_lite.edge import summary as costs
         from hfld_lite.edge.devices import fits
     loaded = load_run(run)
@@ -133,7 +135,7 @@ def edge(
     if html is not None:
         source = loaded.facts["source"]
         lead = f"{run}: {source[:1].lower()}{source[1:]}; preset {detector.recipe.name}."
-        costs.write_page(html, found, lead, shlex.join(["hfld", *sys.argv[1:]]))
+        write_page(html, found, lead, shlex.join(["hfld", *sys.argv[1:]]))
         console.print(f"\nsee {html}")
 
 

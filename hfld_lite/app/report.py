@@ -10,21 +10,28 @@ import numpy as np
 import pandas as pd
 import torch
 
-from hfld_lite.course import plots
+from hfld_lite.app.figures import confusions, curves, size_against_accuracy, spectra
+from hfld_lite.app.style import png
 from hfld_lite.data.recordings import Recordings
+from hfld_lite.edge.analysis import processor
 from hfld_lite.evaluation.detector import TestResult
 from hfld_lite.hierarchy import Chain
 from hfld_lite.version import __version__
 
 INTERVAL_NOTE = (
     "The interval is Wilson's, at 95 %, on the effective number of test recordings: recordings of "
-    "one tile (or one stretch of time) are alike and count for less. Two networks whose intervals "
-    "overlap have not been shown to differ, and one run is one seed."
+    "one tile (or one stretch of time) are similar and count for less. Two networks whose "
+    "intervals overlap have not been shown to differ, and one run is one seed."
 )
 
 
 def display_table(table: pd.DataFrame) -> pd.DataFrame:
-    """The table of a test in words and units, a string in every cell."""
+    """The table of a test in words and units, a string in every cell.
+
+    Args:
+        table: of a `TestResult`; costs are shown if it has them, see
+            :func:`hfld_lite.edge.analysis.with_costs`.
+    """
 
     def percent(value: float | None) -> str:
         return "–" if value is None or np.isnan(value) else f"{100 * value:.1f} %"
@@ -34,8 +41,14 @@ def display_table(table: pd.DataFrame) -> pd.DataFrame:
             "role": table["role"].str.replace("_", " "),
             "network": table["network"],
             "parameters": table["parameters"].map("{:,}".format),
-            "MACs": table["macs"].map(lambda macs: f"{macs / 1e6:.2f} M"),
-            "size in kB": table["size_kb"].map("{:,.0f}".format),
+            **(
+                {
+                    "MACs": table["macs"].map(lambda macs: f"{macs / 1e6:.2f} M"),
+                    "size in kB": table["size_kb"].map("{:,.0f}".format),
+                }
+                if "macs" in table
+                else {}
+            ),
             "test accuracy (95 % interval)": [
                 f"{100 * row.accuracy:.1f} % ({100 * row.low:.1f} to {100 * row.high:.1f})"
                 for row in table.itertuples()
@@ -47,27 +60,9 @@ def display_table(table: pd.DataFrame) -> pd.DataFrame:
         shown["false-alarm rate"] = table["false_alarm_rate"].map(percent)
     else:
         shown["macro recall"] = table["macro_recall"].map(percent)
-    shown["latency in ms"] = table["latency_ms"].map("{:.2f}".format)
+    if "latency_ms" in table:
+        shown["latency in ms"] = table["latency_ms"].map("{:.2f}".format)
     return shown
-
-
-def processor() -> str:
-    """The processor's name, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        return next(
-            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
-        )
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def environment() -> str:
-    """Versions, processor and threads in one line."""
-    return (
-        f"hfld_lite {__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
-        f"{processor()}, {torch.get_num_threads()} threads"
-    )
 
 
 def write_report(
@@ -77,7 +72,8 @@ def write_report(
 
     Args:
         folder: of the run.
-        chain, result, recordings: as trained and tested.
+        chain, recordings: as trained and tested.
+        result: of the test; the page shows the costs if the table has them.
         command: that made the run, to be shown.
     """
     detector, table = chain.detector, result.table
@@ -88,7 +84,7 @@ def write_report(
         (
             "size_against_accuracy",
             "Size and accuracy",
-            plots.size_against_accuracy(table),
+            size_against_accuracy(table),
             "Test accuracy with its 95 % interval over the number of parameters: "
             + "; ".join(
                 f"{row.role.replace('_', ' ')} {row.accuracy:.1%} at {row.parameters:,}"
@@ -100,7 +96,7 @@ def write_report(
         (
             "curves",
             "Training",
-            plots.curves(chain.history()),
+            curves(chain.history()),
             "Loss terms of each network over the epochs, and the validation accuracy of all",
             "Above, the unweighted terms of the loss on the training part; below, the accuracy on "
             f"the {chosen_on} part, by which each network's epoch was chosen.",
@@ -108,7 +104,7 @@ def write_report(
         (
             "confusions",
             "Confusion on the test part",
-            plots.confusions(
+            confusions(
                 {role: found.confusion for role, found in result.evaluations.items()},
                 detector.class_names,
             ),
@@ -126,7 +122,7 @@ def write_report(
             (
                 "spectra",
                 "What the networks read",
-                plots.spectra(
+                spectra(
                     detector.inputs(recordings.signals[test]).numpy(),
                     recordings.labels[test],
                     detector.class_names,
@@ -139,7 +135,7 @@ def write_report(
     (folder / "figures").mkdir(exist_ok=True)
     shown = []
     for name, title, figure, alt, caption in figures:
-        data = plots.png(figure)
+        data = png(figure)
         (folder / "figures" / f"{name}.png").write_bytes(data)
         shown.append(embedded(title, data, alt, caption))
     cells = display_table(table)
@@ -157,8 +153,8 @@ def write_report(
             "A miss is a defective recording called sound, a false alarm a sound one called "
             "defective."
             if detector.normal_classes
-            else "No class stands for sound parts, so there are no misses and false alarms; macro "
-            "recall is the mean of the classes' shares of right answers.",
+            else "No class is normal, so miss rate and false-alarm rate are not defined; macro "
+            "recall is the mean over classes of the share of correct answers.",
             "Latency is the median of one raw recording, preprocessing included, on one thread of "
             "the processor named below. MACs are half of what torch's FlopCounterMode counts.",
         ],
@@ -200,7 +196,7 @@ def embedded(title: str, data: bytes, alt: str, caption: str) -> dict[str, str]:
 
 
 def render(template: str, **values: object) -> str:
-    """A page of ``hfld_lite/templates``."""
+    """A page of ``hfld_lite/app/templates``."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hfld_lite.app"), autoescape=True, trim_blocks=True
     )

@@ -3,13 +3,12 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -20,9 +19,9 @@ from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.simulator.simulate import simulate_tiles
 from hfld_lite.data.splits import Split
 from hfld_lite.data.views import SCALING
-from hfld_lite.errors import ArgumentError, HfldError, RecipeError
-from hfld_lite.evaluation.detector import Detector, TestResult
-from hfld_lite.evaluation.trust import Trust, make_trust
+from hfld_lite.errors import HfldError, RecipeError
+from hfld_lite.evaluation.detector import Detector, TestResult, trust_of
+from hfld_lite.evaluation.trust import Trust
 from hfld_lite.hierarchy import Chain
 from hfld_lite.networks import resnet1d
 from hfld_lite.recipes import Recipe, network_of
@@ -83,48 +82,6 @@ def read_origin(data: dict[str, Any], progress: bool = False) -> Recordings:
     if "simulated" in data:
         return simulate_tiles(seed=data["simulated"]["seed"], progress=progress)
     return read_folder(data["folder"], progress=progress, **data["options"])
-
-
-def trust_of(
-    detector: Detector,
-    recordings: Recordings,
-    parts: Split,
-    predict: Callable[[np.ndarray], np.ndarray],
-    rate: float | None = None,
-) -> Trust:
-    """When to doubt a network's answers: limits set on the validation part; see `trust`.
-
-    Args:
-        detector: whose classes these are.
-        recordings, parts: of the training.
-        predict: class probabilities ``(n, classes)`` of raw signals ``(n, samples)``.
-        rate: promised share of misses; by default as `make_trust` says.
-
-    Raises:
-        ArgumentError: if there is no validation part, or it cannot promise the rate.
-    """
-    if not len(parts.validation):
-        raise ArgumentError(
-            "The run has no validation part to set a miss rate on; leave the rate out, or train "
-            "with another recipe than published."
-        )
-    seen = recordings.select(parts.validation)
-    return make_trust(
-        _signals(recordings.select(parts.train)),
-        _signals(seen),
-        predict(seen.signals),
-        normal_positions(detector),
-        rate,
-    )
-
-
-def normal_positions(detector: Detector) -> tuple[int, ...]:
-    """Positions of the normal classes among all."""
-    return tuple(detector.class_names.index(name) for name in detector.normal_classes)
-
-
-def _signals(recordings: Recordings) -> tuple[np.ndarray, np.ndarray]:
-    return recordings.signals, recordings.labels
 
 
 @contextmanager

@@ -1,8 +1,8 @@
-"""A training that one can watch: live curves in a notebook, with pause, stop and resume.
+"""Watch a training in a notebook: live curves, with pause, stop and resume.
 
-The training runs in a thread of its own, so that the notebook's other cells go on working. It ends
-or waits after a whole epoch, whose checkpoint is kept; what is resumed has the same bits as what
-was never stopped.
+The training runs in a background thread, so that other cells can run meanwhile. It pauses and stops
+at the end of an epoch, after its checkpoint was written; a resumed training gives bit-identical
+results.
 """
 
 import tempfile
@@ -17,7 +17,8 @@ import ipywidgets
 import pandas as pd
 import torch
 
-from hfld_lite.course import plots
+from hfld_lite.app.style import png
+from hfld_lite.course import figures
 from hfld_lite.course.widgets import image
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.errors import ArgumentError, HfldError, Interrupted
@@ -28,19 +29,19 @@ BETWEEN_PICTURES = 0.5
 """Seconds at least from one picture to the next, so that drawing leaves the cores to training."""
 
 DRAWING = 8
-"""The next picture begins after so many times what this one took, at the earliest."""
+"""The time from one picture to the next, in multiples of the time to draw it, at least."""
 
 
 class Monitor(ipywidgets.VBox):
     """Train a chain in the background: curves, and buttons to start, pause and stop.
 
-    Start begins, and goes on after a pause or a stop; Pause waits after the epoch that is under
-    way, with everything in memory; Stop ends after it, and leaves a checkpoint in `folder`. While
-    it runs, other cells should not draw torch's global random numbers: dropout draws them, too.
+    Start also resumes after a pause or a stop. Pause waits at the end of the current epoch, with
+    everything in memory; Stop ends the training there and leaves a checkpoint in `folder`. While it
+    runs, other cells should not use torch's global random generator, because dropout uses it.
 
     Args:
         recordings, recipe, controls: see :func:`distill_chain`.
-        folder: for the checkpoints, gone on with if it holds some; by default a temporary one.
+        folder: for the checkpoints, resumed if it holds some; by default a temporary one.
 
     Attributes:
         state: "ready", "running", "paused", "stopped", "finished" or "failed".
@@ -69,9 +70,9 @@ class Monitor(ipywidgets.VBox):
         self.buttons = {
             name: ipywidgets.Button(description=name, tooltip=does, icon=icon)
             for name, does, icon in (
-                ("Start", "begin the training, or go on with it", "play"),
-                ("Pause", "wait after this epoch", "pause"),
-                ("Stop", "end after this epoch and keep a checkpoint", "stop"),
+                ("Start", "start or resume the training", "play"),
+                ("Pause", "pause after this epoch", "pause"),
+                ("Stop", "stop after this epoch and keep a checkpoint", "stop"),
             )
         }
         for name, action in (("Start", self.start), ("Pause", self.pause), ("Stop", self.stop)):
@@ -81,10 +82,10 @@ class Monitor(ipywidgets.VBox):
         self._show()
 
     def start(self, epochs: int | None = None) -> None:
-        """Begin, or go on after a pause or a stop; nothing if it runs or is finished.
+        """Start, or resume after a pause or a stop; no effect if it runs or is finished.
 
         Args:
-            epochs: pause by itself after so many; by default go on to the end.
+            epochs: pause automatically after this number; by default train to the end.
         """
         if self.state not in ("running", "finished"):
             self._pause_at = None if epochs is None else len(self.history) + epochs
@@ -101,25 +102,25 @@ class Monitor(ipywidgets.VBox):
             self._thread.start()
 
     def pause(self) -> None:
-        """Wait after the epoch that is under way."""
+        """Pause at the end of the current epoch."""
         if self.state == "running":
             self._go_on.clear()
 
     def stop(self) -> None:
-        """End after the epoch that is under way; its checkpoint is kept."""
+        """Stop at the end of the current epoch; its checkpoint is kept."""
         if self.state in ("running", "paused"):
             self._end.set()
             self._go_on.set()
 
     def wait(self, seconds: float | None = None) -> "Chain":
-        """Block until the training is finished, and give its chain.
+        """Block until the training is finished, and return its chain.
 
         Args:
             seconds: to wait at most.
 
         Raises:
             ArgumentError: if it was not started, is paused, or was stopped.
-            HfldError: if the time is over, or what ended the training.
+            HfldError: if the time is over, or the error that ended the training.
         """
         until = time.monotonic() + (seconds if seconds is not None else float("inf"))
         while self.state == "running" and time.monotonic() < until:
@@ -135,7 +136,7 @@ class Monitor(ipywidgets.VBox):
         return self.chain
 
     def _train(self, threads: int) -> None:
-        torch.set_num_threads(threads)  # a new thread begins with as many as there are cores
+        torch.set_num_threads(threads)  # a new thread's default is the number of cores
         try:
             self.chain = distill_chain(
                 self.recordings,
@@ -148,7 +149,7 @@ class Monitor(ipywidgets.VBox):
             )
         except Interrupted:
             self._become("stopped")
-        except Exception as error:  # a thread's exceptions reach nobody else
+        except Exception as error:  # an exception of a thread would be lost
             self.error = error
             self._become("failed")
         else:
@@ -184,8 +185,8 @@ class Monitor(ipywidgets.VBox):
             button.disabled = not may[name]
         self.alt = self._words()
         self.status.value = f'<div role="status">{escape(self.alt)}</div>'
-        figure = plots.live(self.history, self._planned())
-        self.picture.value = image(plots.png(figure, dpi=90), self.alt)
+        figure = figures.live(self.history, self._planned())
+        self.picture.value = image(png(figure, dpi=90), self.alt)
         self._next = began + max(BETWEEN_PICTURES, DRAWING * (time.monotonic() - began))
 
     def _planned(self) -> dict[str, int]:
@@ -202,7 +203,7 @@ class Monitor(ipywidgets.VBox):
         return f"The training is {self.state}. Best validation accuracy so far: {said}"
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
-        """The widget, and for pages without a kernel its picture, or words before there is one."""
+        """The widget, and for pages without a kernel its picture, or its words if there is none."""
         page = self.status.value if self.history.empty else self.picture.value
         return super()._repr_mimebundle_(**kwargs) | {"text/html": page}
 
@@ -213,21 +214,21 @@ _known: dict[tuple, Monitor] = {}
 def monitor(
     recordings: Recordings, recipe: Recipe, controls: Sequence[str] = ("alone",)
 ) -> Monitor:
-    """The monitor of a training, begun if it is new; the same one when its cell is run again.
+    """The monitor of a training, started if it is new; running its cell again gives the same one.
 
     Args:
         recordings, recipe, controls: see :func:`distill_chain`.
 
     Raises:
-        ArgumentError: if a training of other recordings, recipe or controls is under way.
+        ArgumentError: if a training of other recordings, recipe or controls is running.
     """
     key = (recordings.fingerprint(), recipe.to_json(), tuple(controls))
     if key in _known:
         return _known[key]
     if any(other.state in ("running", "paused") for other in _known.values()):
         raise ArgumentError(
-            "Another training is under way in this notebook; press its Stop button, and run this "
-            "cell again."
+            "Another training is running in this notebook; press its Stop button and run this cell "
+            "again."
         )
     _known[key] = Monitor(recordings, recipe, controls)
     _known[key].start()

@@ -1,7 +1,7 @@
 """Interactive explorers for the notebooks: controls over a picture that follows them.
 
-Each is thin: a plain function computes, another in `plots` draws, and the widget connects them. The
-picture is an ``<img>`` with alternative text; it stands in the cell's stored output as well, so
+Each is thin: a plain function computes, another in `figures` draws, and the widget connects them.
+The picture is an ``<img>`` with alternative text. It is in the cell's stored output as well, so
 that a static page shows it as it was.
 """
 
@@ -20,14 +20,15 @@ from ipywidgets import Dropdown, FloatLogSlider, FloatSlider, IntSlider
 from matplotlib.figure import Figure
 from threadpoolctl import threadpool_limits
 
-from hfld_lite.course import plots
+from hfld_lite.app.style import png
+from hfld_lite.course import figures
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.simulator.simulate import SAMPLE_RATE, simulate_tiles
 from hfld_lite.data.simulator.tiles import Bench
 from hfld_lite.data.views import spectrum
-from hfld_lite.edge.analysis import sizes
+from hfld_lite.edge.analysis import receptive_field, sizes
 from hfld_lite.losses import one_to_all_matching, separated_logit_loss
-from hfld_lite.networks import receptive_field, resnet1d
+from hfld_lite.networks import resnet1d
 from hfld_lite.rivals.losses import kd_loss
 
 if TYPE_CHECKING:
@@ -61,18 +62,18 @@ const help = tries => {
 };
 help(100);
 """
-"""What ipywidgets leaves out. The labels of its sliders are not tied to them, and a logarithmic one
-says 0 for 10⁰. On a list JupyterLab takes the keys for its own: an arrow leaves the cell."""
+"""What ipywidgets lacks. Its sliders are not associated with their labels, and a logarithmic one is
+announced as 0 for 10⁰. JupyterLab handles the arrow keys on a list itself and leaves the cell."""
 
 
 class Explorer(ipywidgets.VBox):
     """Controls, and the picture that `draw` makes of their values.
 
     Args:
-        draw: takes the controls' values by name; gives a figure and the words for those who do not
-            see it: what it shows at these values.
+        draw: takes the controls' values by name; returns a figure and its alternative text, which
+            says what it shows at these values.
         controls: widgets with a ``value`` and a description.
-        below: takes the same values; gives HTML to stand below the picture, a player for example.
+        below: takes the same values; returns HTML to put below the picture, such as a player.
 
     Attributes:
         alt: the words of the picture that is shown.
@@ -96,7 +97,7 @@ class Explorer(ipywidgets.VBox):
         values = {name: control.value for name, control in self.controls.items()}
         figure, self.alt = self.draw(**values)
         more = self.below(**values) if self.below else ""
-        self.picture.value = image(plots.png(figure, dpi=90, known=self._layouts), self.alt) + more
+        self.picture.value = image(png(figure, dpi=90, known=self._layouts), self.alt) + more
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         """The widget, and the picture for pages that have no kernel."""
@@ -133,7 +134,7 @@ def player(signal: np.ndarray, sample_rate: int) -> str:
     return html.replace("<audio", '<audio aria-label="the sound of this tile"')
 
 
-@lru_cache(maxsize=8)  # its picture and its sound ask for the same
+@lru_cache(maxsize=8)  # the picture and the player request the same tile
 def one_tile(kind: str, defective: bool, severity: float, snr: float, seed: int) -> np.ndarray:
     """The sound of one simulated tile, ``(7000,)`` samples at 40 kHz.
 
@@ -142,10 +143,10 @@ def one_tile(kind: str, defective: bool, severity: float, snr: float, seed: int)
         defective: with a defect, or sound.
         severity: of the defect.
         snr: impact to noise, dB.
-        seed: of the tile and everything else; the same tile with another severity sounds alike.
+        seed: of the tile and everything else; with another severity it is the same tile.
     """
     bench = Bench(severity_low=severity, severity_high=severity, snr=snr, snr_deviation=0.0)
-    # Products so small are faster in one thread, and far faster where another program runs as well.
+    # Such small products are faster in one thread, much faster if another program is running.
     with threadpool_limits(1, "blas"):
         pair = simulate_tiles(kind, tiles_per_class=1, drops=1, seed=seed, bench=bench)
     return pair.signals[pair.class_names.index(f"{kind}{'D' if defective else 'N'}")]
@@ -163,7 +164,7 @@ def explore_tiles(seed: int = 0, bins: int = 875) -> Explorer:
             + (f", severity {severity:.2f}" if state == "defective" else "")
             + f": wave and spectrum, strongest at {seen.argmax() * width / 1000:.2f} kHz"
         )
-        return plots.impact(signal, SAMPLE_RATE, seen, width), alt
+        return figures.impact(signal, SAMPLE_RATE, seen, width), alt
 
     def below(kind: str, state: str, severity: float, snr: float, tile: int) -> str:
         return player(one_tile(kind, state == "defective", severity, snr, seed + tile), SAMPLE_RATE)
@@ -223,7 +224,7 @@ def explore_logits(
             + f" (true: {names[target]}); "
             + ", ".join(f"{name} is {value:.3g}" for name, value in terms.items())
         )
-        return plots.distributions(pair, names, terms, temperature), alt
+        return figures.distributions(pair, names, terms, temperature), alt
 
     controls = {
         "temperature": FloatLogSlider(
@@ -257,7 +258,7 @@ def explore_matching(student: torch.Tensor, teacher: torch.Tensor, heads: int = 
             f"Teacher position {position} looks at student position {int(row.argmax())} most, with "
             f"a share of {row.max():.0%}; the loss is {float(loss):.3g}"
         )
-        return plots.similarity(table[head], position), alt
+        return figures.similarity(table[head], position), alt
 
     controls = {
         "position": IntSlider(
@@ -296,7 +297,7 @@ def explore_guess(
         i = number - 1
         signal = np.asarray(recordings.signals[rows[i]])
         bins = spectrum(signal[None], len(signal) // 8)[0].numpy()
-        figure = plots.impact(
+        figure = figures.impact(
             signal, recordings.sample_rate, bins, recordings.sample_rate / len(signal)
         )
         if guess == "?":
@@ -324,11 +325,11 @@ def explore_sizes(length: int, classes: int = 6) -> Explorer:
 
     Args:
         length: of the networks' input.
-        classes: that they tell apart.
+        classes: number of classes.
     """
 
     def draw(depth: int, width: float, head: str) -> tuple[Figure, str]:
-        with torch.device("meta"):  # shapes without numbers
+        with torch.device("meta"):  # shapes without values
             network = resnet1d(depth, classes, width, head)
         table = sizes(network)
         parts = dict(zip(table["part"][:-1], table["parameters"][:-1], strict=True))
@@ -338,7 +339,7 @@ def explore_sizes(length: int, classes: int = 6) -> Explorer:
             f"parameters, most of them ({parts[largest]:,}) in {largest}; one feature sees "
             f"{min(field, length):,} of {length:,} input values"
         )
-        return plots.anatomy(parts, field, length), alt
+        return figures.anatomy(parts, field, length), alt
 
     widths = {f"1/{n}": 1 / n for n in (16, 8, 4, 2)} | {"1": 1.0}
     controls = {
@@ -352,7 +353,7 @@ def explore_sizes(length: int, classes: int = 6) -> Explorer:
 
 
 def explore_weights(histories: Mapping[str, pd.DataFrame]) -> Explorer:
-    """A strategy, and an epoch to stop at → the weights so far, and what became of the accuracy.
+    """A strategy and an epoch → the weights up to it, and the accuracy.
 
     Args:
         histories: of each strategy's training, with ``weight_feature`` and so on.
@@ -368,7 +369,7 @@ def explore_weights(histories: Mapping[str, pd.DataFrame]) -> Explorer:
             + ", ".join(f"{name.removeprefix('weight_')} {now[name]:.3g}" for name in names)
             + f"; validation accuracy {now['validation_accuracy']:.0%}. {now['verdict']}"
         )
-        return plots.weights(seen), alt.strip()
+        return figures.weights(seen), alt.strip()
 
     controls = {
         "strategy": choice("strategy", list(histories)),
@@ -384,7 +385,7 @@ def explore_ablations(table: pd.DataFrame) -> Explorer:
 
     Args:
         table: a row for every combination of ``alpha``, ``mu`` and ``nu``; see
-            :func:`hfld_lite.course.plots.weights_sweep`, and ``against_alone``, ``lowest``,
+            :func:`hfld_lite.course.figures.weights_sweep`, and ``against_alone``, ``lowest``,
             ``highest``.
     """
 
@@ -397,7 +398,7 @@ def explore_ablations(table: pd.DataFrame) -> Explorer:
             f"{row['validation_accuracy']:.1%} on average, {mean:+.1f} points against labels alone "
             f"({low:+.1f} to {high:+.1f} over {row['seeds']:.0f} seeds)"
         )
-        figure = plots.weights_sweep(table, (alpha, mu, nu))
+        figure = figures.weights_sweep(table, (alpha, mu, nu))
         figure.suptitle(alt, fontsize=9)
         return figure, alt
 
@@ -459,7 +460,7 @@ def explore_threshold(suspicion: np.ndarray, defective: np.ndarray) -> Explorer:
             f"{alarmed:.1%} of sound ones raise an alarm: {cost:.3g} a part on average; the "
             f"cheapest limit is {limits[costs.argmin()]:.2f} with {costs.min():.3g}"
         )
-        figure = plots.threshold(suspicion, defective, limit, limits, costs)
+        figure = figures.threshold(suspicion, defective, limit, limits, costs)
         figure.suptitle(alt.replace("alarm: ", "alarm:\n"), fontsize=9)
         return figure, alt
 
@@ -479,7 +480,7 @@ def explore_devices(students: Mapping[str, "Needs"], accuracy: Mapping[str, floa
         students: what each needs, of :func:`hfld_lite.edge.devices.needs`.
         accuracy: of each, from 0 to 1.
     """
-    # Imported here, so that the other notebooks do without the packages of the extra "edge".
+    # Imported here, because the other notebooks do not require the packages of the extra "edge".
     from hfld_lite.edge.devices import DEVICES, judge
     from hfld_lite.edge.devices import device as find_device
 
@@ -490,6 +491,6 @@ def explore_devices(students: Mapping[str, "Needs"], accuracy: Mapping[str, floa
         best = max(fitting, key=accuracy.get, default=None)
         said = f"the best of them is {best} with {accuracy[best]:.1%}" if best else "none is left"
         alt = f"{len(fitting)} of {len(judged)} students fit on {on.name}; {said}"
-        return plots.fitting(judged, accuracy), alt
+        return figures.fitting(judged, accuracy), alt
 
     return Explorer(draw, {"device": choice("device", [device.name for device in DEVICES])})

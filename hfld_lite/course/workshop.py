@@ -1,7 +1,7 @@
 """From a folder of sound files to a detector's file: check, train, export, in a notebook.
 
-Each step is a function that needs no notebook; the widget connects them to a text field and
-buttons, shows what they found, and says in one sentence what is wrong where something is.
+Each step is a function that works without a notebook; the widget connects them to a text field and
+buttons, shows the results, and reports each error in one sentence.
 """
 
 import warnings
@@ -15,16 +15,19 @@ import ipywidgets
 import numpy as np
 import soundfile
 
+from hfld_lite.app.export import export_run
+from hfld_lite.app.figures import confusions, spectra
 from hfld_lite.app.report import write_report
 from hfld_lite.app.runs import Run, load_run, new_run, save_run
-from hfld_lite.course import plots
+from hfld_lite.app.style import png
 from hfld_lite.course.monitor import Monitor, monitor
 from hfld_lite.course.widgets import image
 from hfld_lite.data.readers import read_folder
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split, split
 from hfld_lite.data.views import network_inputs
-from hfld_lite.edge.deploy import Export, export_run
+from hfld_lite.edge.analysis import with_costs
+from hfld_lite.edge.deploy import Export
 from hfld_lite.edge.export import CALIBRATION
 from hfld_lite.errors import ArgumentError, DataError, HfldError
 from hfld_lite.evaluation.detector import TestResult
@@ -42,7 +45,7 @@ class Checked:
     Attributes:
         recordings: what was read.
         parts: the split that training will draw.
-        notes: what was left out, cut or mixed down, and what to think of before training.
+        notes: what was left out, cut or mixed down, and what to consider before training.
     """
 
     recordings: Recordings
@@ -64,7 +67,7 @@ def write_wav_folder(recordings: Recordings, folder: str | Path) -> Path:
     """Write recordings as WAV files of 16 bits, a subfolder a class, with a ``manifest.csv``.
 
     The loudest sample of all is at nine tenths of full scale. The manifest has the columns
-    ``file``, ``label`` and ``group``, as :func:`read_wav_folder` wants them.
+    ``file``, ``label`` and ``group``, which :func:`read_wav_folder` reads.
 
     Args:
         recordings: of classes whose names can be folders.
@@ -74,11 +77,11 @@ def write_wav_folder(recordings: Recordings, folder: str | Path) -> Path:
         The folder.
 
     Raises:
-        DataError: if there is something in the folder, or it cannot be written.
+        DataError: if the folder is not empty or cannot be written.
     """
     folder = Path(folder)
     if folder.is_dir() and any(folder.iterdir()):
-        raise DataError(folder, "there is something in it", expected="a new or empty folder")
+        raise DataError(folder, "the folder is not empty", expected="a new or empty folder")
     scale = 0.9 / np.abs(recordings.signals).max()
     lines, digits = ["file,label,group"], len(str(len(recordings)))
     try:
@@ -162,7 +165,7 @@ def keep_run(
     """Write a trained chain as a run folder, as ``hfld train`` does, and read it back.
 
     Args:
-        folder: not there yet.
+        folder: must not exist yet.
         chain, result, recordings: as trained and tested.
         origin: ``{"folder": …, "options": …}``, how to read the recordings again.
 
@@ -170,6 +173,7 @@ def keep_run(
         RecipeError: if the folder is taken or cannot be written.
     """
     with new_run(folder) as part:
+        result = with_costs(result, chain.detector, recordings.signals[chain.split.test[0]])
         save_run(part, chain, result, recordings, origin)
         write_report(part, chain, result, recordings, "in a notebook, by hfld_lite.course.workshop")
     return load_run(folder)
@@ -179,12 +183,12 @@ class Workshop(ipywidgets.VBox):
     """Point at a folder of recordings: check it, train on it, export the student.
 
     Check reads and splits; Train trains the chain in the background (with its own buttons for
-    pause and stop) and then reads the test part, once; Export writes a run folder and, for the
-    device, the student in eight bits with its program. What goes wrong is said in one sentence, and
-    what was reached before is kept: a training is not lost to a folder that cannot be written.
+    pause and stop) and then evaluates on the test part, once; Export writes a run folder and, for
+    the device, the student in eight bits with its program. Errors are reported in one sentence and
+    earlier results are kept: a folder that cannot be written does not lose the training.
 
     Args:
-        folder: of recordings, to begin with.
+        folder: of recordings, the first value of the field.
         out: folder to be made, for ``run`` and ``device`` in it.
         recipe: by default the preset classroom.
         options: for the reader, such as ``samples`` or ``group_pattern``.
@@ -240,28 +244,28 @@ class Workshop(ipywidgets.VBox):
         self.checked = check_folder(self.fields["folder"].value, self.recipe, **self.options)
         recordings = self.checked.recordings
         if self.recipe.view == "spectrum":
-            figure = plots.spectra(
+            figure = spectra(
                 network_inputs(recordings.signals, self.recipe).numpy(),
                 recordings.labels,
                 recordings.class_names,
                 recordings.sample_rate / (self.recipe.samples or recordings.samples),
             )
             alt = "Mean spectrum of each class with the middle 80 % of its recordings. "
-            self.picture.value = image(plots.png(figure, dpi=90), alt + self.checked.words)
+            self.picture.value = image(png(figure, dpi=90), alt + self.checked.words)
         self._say("Checked", self.checked.words, *self.checked.notes)
         return self.checked
 
     def train(self) -> Monitor:
-        """Train in the background; the same training if it was begun before.
+        """Train in the background; if this training was started before, show that one.
 
         Raises:
-            ArgumentError: if the folder was not checked, or another training is under way.
+            ArgumentError: if the folder was not checked, or another training is running.
         """
         if self.checked is None:
             raise ArgumentError("The folder is not checked yet; press Check, or call check().")
         self.live = monitor(self.checked.recordings, self.recipe)
         self.training.children = [self.live]
-        self._say("Training", "Pause and Stop act after the epoch that is under way.")
+        self._say("Training", "Pause and Stop take effect at the end of the current epoch.")
         self.live.status.observe(self._follow, "value")
         self._follow()
         return self.live
@@ -300,7 +304,7 @@ class Workshop(ipywidgets.VBox):
         return self.export
 
     def _forget(self) -> None:
-        """Another folder: nothing of the former one is shown as this one's."""
+        """Discard the results of the former folder."""
         if getattr(self, "live", None) is not None:
             self.live.status.unobserve(self._follow, "value")
         self.checked, self.live, self.result = None, None, None
@@ -313,22 +317,22 @@ class Workshop(ipywidgets.VBox):
             self._try(self._finish)
 
     def _finish(self) -> None:
-        """Read the test part, once."""
+        """Evaluate on the test part, once."""
         if self.result is not None:
             return
         self.result = self.live.chain.test(self.checked.recordings)
-        figure = plots.confusions(
+        figure = confusions(
             {role: found.confusion for role, found in self.result.evaluations.items()},
             self.checked.recordings.class_names,
         )
         words = in_words(self.result)
         self.picture.value = image(
-            plots.png(figure, dpi=90), f"Confusion matrices of all networks. {words}"
+            png(figure, dpi=90), f"Confusion matrices of all networks. {words}"
         )
         self._say("Tested", words)
 
     def _try(self, step: Callable[[], Any]) -> None:
-        """A step at the press of a button: what is wrong is said, and the rest stays as it is."""
+        """Run a step when its button is pressed; report an error and keep everything else."""
         try:
             step()
         except (HfldError, OSError) as error:

@@ -1,18 +1,21 @@
 """What a network costs on a device: parameters, operations, bytes, time."""
 
+import platform
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-import torchinfo
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hfld_lite.errors import ArgumentError
+from hfld_lite.evaluation.detector import Detector, TestResult
+from hfld_lite.networks import ResNet1d, count_parameters
 
 PRECISIONS = ("fp32", "fp16", "int8")
 _WEIGHT = {"fp32": 4, "fp16": 2, "int8": 1}
@@ -21,17 +24,30 @@ _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Linear)
 _NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
 
-def count_macs(network: nn.Module, length: int) -> int:
-    """Multiply-accumulate operations of one input of ``length`` values, batch 1.
+Length = int | tuple[int, ...]
+"""One input of a network: its number of values, or its shape, such as (3, 32, 32) of an image."""
+
+
+def input_shape(length: Length) -> tuple[int, ...]:
+    """The shape of one input; a whole number n is (n,)."""
+    return tuple(length) if isinstance(length, tuple | list | torch.Size) else (length,)
+
+
+def count_macs(network: nn.Module, length: Length) -> int:
+    """Multiply-accumulate operations of one input, batch 1.
 
     Half of what torch's FlopCounterMode counts: convolutions and matrix products, no biases,
     normalisation or activations.
+
+    Args:
+        network: of any kind; left as it was.
+        length: values of one input, or its shape.
     """
     device = next(network.parameters()).device
     was_training = network.training
     network.eval()
     with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, length, device=device))
+        network(torch.zeros(1, *input_shape(length), device=device))
     network.train(was_training)
     return counter.get_total_flops() // 2
 
@@ -116,7 +132,7 @@ def _named_parts(network: nn.Module) -> list[tuple[str, nn.Module]]:
     return parts
 
 
-def compare_macs(network: nn.Module, length: int) -> pd.DataFrame:
+def compare_macs(network: nn.Module, length: Length) -> pd.DataFrame:
     """Multiply-accumulate operations as three programs count them, and what makes them differ.
 
     By hand, from the shapes: Σ C_in / groups · C_out · k · N_out over the convolutions (N_out
@@ -129,13 +145,17 @@ def compare_macs(network: nn.Module, length: int) -> pd.DataFrame:
 
     Returns:
         A row a method; columns ``method``, ``macs``, ``difference`` (from the number used here),
-        ``explained`` (what the reason comes to, counted layer by layer) and ``reason``. A network
-        with other operations, such as functional attention, differs by more than is explained.
+        ``explained`` (the operations that the reason accounts for, counted layer by layer) and
+        ``reason``. A network with other operations, such as functional attention, differs by more
+        than is explained.
     """
+    import torchinfo  # only this comparison needs it
+
     used = count_macs(network, length)
     hand, conv_biases, linear_biases, norms = _operations_by_hand(network, length)
     device = next(network.parameters()).device
-    info = torchinfo.summary(network, input_size=(1, length), device=device, mode="eval", verbose=0)
+    size = (1, *input_shape(length))
+    info = torchinfo.summary(network, input_size=size, device=device, mode="eval", verbose=0)
     reason = (
         f"counts biases ({conv_biases:,} in convolutions, {linear_biases:,} in linear layers) and "
         f"batch norm's parameters ({norms:,}) as operations"
@@ -176,6 +196,28 @@ def _operations_by_hand(network: nn.Module, length: int) -> tuple[int, int, int,
         for handle in handles:
             handle.remove()
     return macs, conv_biases, linear_biases, norms
+
+
+def receptive_field(network: ResNet1d) -> int:
+    """Input values that one feature before the pooling can see.
+
+    Along the longest path, r = 1 + Σ (k − 1) · (product of the strides before): each layer of
+    kernel size k adds k − 1 steps of its own input's spacing. (The attention and the pooling behind
+    it see everything, but only as an average.) Source: Dumoulin and Visin, "A guide to convolution
+    arithmetic for deep learning", 2016.
+    """
+    seen, spacing = 1, 1
+    blocks = [block for stage in network.stages for block in stage]
+    for part in (network.stem, *(block.body for block in blocks)):
+        for layer in part.modules():
+            if isinstance(layer, nn.Conv1d | nn.MaxPool1d):
+                kernel, stride = (
+                    size[0] if isinstance(size, tuple) else size
+                    for size in (layer.kernel_size, layer.stride)
+                )
+                seen += (kernel - 1) * spacing
+                spacing *= stride
+    return seen
 
 
 @contextmanager
@@ -233,3 +275,56 @@ def _seconds(run: Callable[[], object], count: int, warmups: int, runs: int) -> 
             run()
             times.append(time.perf_counter() - start)
     return times
+
+
+def costs(detector: Detector, role: str, signal: np.ndarray) -> dict[str, float]:
+    """What a detector's network costs for one raw recording.
+
+    Args:
+        detector: with the network.
+        role: of the network.
+        signal: the recording ``(samples,)``.
+
+    Returns:
+        ``parameters``; ``macs``, see :func:`count_macs`; ``size_kb``, see :func:`size_bytes`, in
+        1,000 bytes; ``latency_ms``, the median time on one thread, preprocessing included.
+
+    Raises:
+        HfldError: if there is no network of that role.
+    """
+    network, raw = detector.network(role), np.array(signal)[None]
+
+    @torch.inference_mode()
+    def classify() -> Tensor:
+        return network(detector.inputs(raw)).logits
+
+    return {
+        "parameters": count_parameters(network),
+        "macs": count_macs(network, detector.inputs(raw).shape[1:]),
+        "size_kb": size_bytes(network) / 1000,
+        "latency_ms": latency(classify, runs=200).p50,
+    }
+
+
+def with_costs(result: TestResult, detector: Detector, signal: np.ndarray) -> TestResult:
+    """A test's result whose table also says what each network costs; see :func:`costs`.
+
+    The columns ``macs``, ``size_kb`` and ``latency_ms`` come behind ``parameters``.
+    """
+    table = result.table.copy()
+    found = pd.DataFrame([costs(detector, role, signal) for role in table["role"]])
+    place = table.columns.get_loc("parameters") + 1
+    for name in ("latency_ms", "size_kb", "macs"):
+        table.insert(place, name, found[name])
+    return replace(result, table=table)
+
+
+def processor() -> str:
+    """The processor's name, as far as the system reports it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(
+            line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
+        )
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()

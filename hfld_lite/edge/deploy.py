@@ -1,12 +1,13 @@
 """A trained network on its way to a device: exported, compared with torch, with its own program.
 
 The folder that is written holds one ONNX file and ``predict.py``, a program of under 60 lines that
-needs only numpy and onnxruntime. What it has to know (classes, sample rate, preprocessing,
-the limits of `trust`) travels in the ONNX file's metadata, as JSON under ``hfld_lite``.
+needs only numpy and onnxruntime. Its settings (classes, sample rate, preprocessing, the limits of
+`trust`) are in the ONNX file's metadata, as JSON under ``hfld_lite``.
 """
 
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -15,8 +16,8 @@ from typing import Any
 import numpy as np
 import onnx
 
-from hfld_lite.app.runs import Run, normal_positions, trust_of
 from hfld_lite.data.recordings import Recordings
+from hfld_lite.data.splits import Split
 from hfld_lite.edge.export import (
     FACTS,
     INPUT,
@@ -27,7 +28,7 @@ from hfld_lite.edge.export import (
     to_onnx,
 )
 from hfld_lite.errors import ArgumentError, HfldError, RecipeError
-from hfld_lite.evaluation.detector import Detector, describe
+from hfld_lite.evaluation.detector import Detector, trust_of
 from hfld_lite.evaluation.metrics import Evaluation, evaluate, paired_interval
 from hfld_lite.evaluation.trust import BANDS, CLIPPED, NOVEL, Trust
 from hfld_lite.version import __version__
@@ -48,8 +49,8 @@ class Export:
         model, program: the files.
         bytes: of the model's file.
         difference: the largest difference of a probability from torch's.
-        compared: on so many recordings.
-        trust: the limits that the program uses; None if the run has none.
+        compared: number of recordings that were compared.
+        trust: the limits that the program uses; None if there are none.
         before, after: test figures of torch's network and of the file, where it is quantised.
         change: mean difference in test accuracy and its 95 % interval, where it is quantised.
     """
@@ -65,71 +66,87 @@ class Export:
     change: tuple[float, float, float] | None = None
 
 
-def export_run(
-    run: Run,
+def export_network(
+    detector: Detector,
     folder: str | Path,
     format: str = "onnx",
     *,
     role: str = "student",
     raw: bool = False,
     opset: int = OPSET,
+    trust: Trust | None = None,
     miss_rate: float | None = None,
-    progress: bool = False,
+    recordings: Callable[[], Recordings] | None = None,
+    split: Split | None = None,
+    hop: int | None = None,
 ) -> Export:
-    """Write a run's network for a device, and the program that uses it there.
+    """Write a network for a device, and the program that uses it there.
 
-    In float32 the file must answer as torch does, within TOLERANCE; the run's recordings are not
-    needed, as noise serves to compare. In eight bits the ranges of the activations come from
-    CALIBRATED training recordings, the limits of *unsure* from the quantised answers on the
-    validation part, and the test part tells what quantisation cost.
+    In float32 the file's probabilities must equal torch's within TOLERANCE; noise is enough for
+    that comparison, so recordings are not needed. In eight bits, CALIBRATED training recordings
+    give the ranges of the activations, the quantised network's answers on the validation part give
+    the limits of *unsure*, and the test part gives the change in accuracy.
 
     Args:
-        run: of `load_run`.
+        detector: with the network.
         folder: to be made; ``ROLE.onnx`` and ``predict.py`` in it are replaced.
         format: ``"onnx"`` (float32), ``"onnx-int8"`` (static) or ``"onnx-int8-dynamic"``, for the
             lesson.
         role: of the network.
         raw: put the preprocessing into the graph, so that raw samples go in.
         opset: version of ONNX's operators.
-        miss_rate: promised share of defective recordings called sound; by default the run's.
-        progress: show the simulation's or the reading's progress.
+        trust: the limits of *unsure* that the program uses in float32; by default it never says so.
+        miss_rate: promised share of defective recordings called sound, in place of that of
+            ``trust``.
+        recordings: reads what the network was trained on; called in eight bits, and for a miss
+            rate.
+        split: of these recordings.
+        hop: samples from one window of a long recording to the next; by default a recording has
+            one window.
 
     Raises:
-        ArgumentError: if the format or the opset is unknown, or the miss rate cannot be promised.
+        ArgumentError: if the format or the opset is unknown, recordings or their split are needed
+            and not given, or the miss rate cannot be promised.
         DataError: if there are too few recordings to calibrate with.
-        HfldError: if the run has no such network, or the file would answer otherwise than torch.
-        RecipeError: if the run's recordings are needed and have changed, or the folder cannot be
-            written.
+        HfldError: if there is no network of that role, or the file's probabilities differ from
+            torch's.
+        RecipeError: if the folder cannot be written.
     """
     if format not in FORMATS:
         raise ArgumentError(f"format is {format!r}; choose one of {', '.join(FORMATS)}.")
-    detector, network = run.detector, run.detector.network(role)
+    needed = format != "onnx" or miss_rate is not None
+    if needed and (recordings is None or split is None):
+        raise ArgumentError(
+            "recordings and split are needed for eight bits and for a miss rate; give both, or "
+            "export in the format 'onnx' without a miss rate."
+        )
+    network = detector.network(role)
     length = detector.inputs(noise(1, detector.samples)).shape[1]
     recipe = detector.recipe if raw else None
     model = to_onnx(network, length, recipe=recipe, samples=detector.samples, opset=opset)
     exact = _Answers(model, detector, raw)
-    signals = noise(COMPARED, detector.samples)
-    recordings, trust, figures = None, run.trust.get(role), {}
-    if format != "onnx" or miss_rate is not None:
-        recordings = run.recordings(progress)
-        signals = _some(recordings, np.arange(len(recordings)), COMPARED)
+    signals, figures = noise(COMPARED, detector.samples), {}
+    if needed:
+        read = recordings()
+        signals = _some(read, np.arange(len(read)), COMPARED)
     if miss_rate is not None:
-        predict = detector.predictor(role)
-        trust = trust_of(detector, recordings, run.split, predict, miss_rate)
+        trust = trust_of(detector, read, split, detector.predictor(role), miss_rate)
     difference = _difference(exact, detector, signals, role)
     if difference > TOLERANCE:
         raise HfldError(
             f"The exported {role} differs from torch's by {difference:.1e} in a probability (more "
             f"than {TOLERANCE:g}), so it was not written; choose the opset {OPSET}."
         )
+    if format == "onnx-int8":
+        model = quantise(model, exact.inputs(_some(read, split.train, CALIBRATED)))
+    elif format != "onnx":
+        model = quantise_dynamically(model)
     if format != "onnx":
-        model = _quantised(model, exact, run, recordings, static=format == "onnx-int8")
         small = _Answers(model, detector, raw)
         difference = _difference(small, detector, signals, role)
-        figures = _compare(small, run, recordings, role)
-        if len(run.split.validation):
-            trust = trust_of(detector, recordings, run.split, small, miss_rate)
-    hop = (run.facts["window"] or (None, None))[1]
+        figures = _compare(small, detector, read.select(split.test), role)
+        if len(split.validation):
+            trust = trust_of(detector, read, split, small, miss_rate)
     facts = _facts(detector, role, format, "raw" if raw else detector.recipe.view, length)
     _put(model, facts | {"hop": hop} | _doubts(trust, detector))
     written = _write(model, Path(folder), role)
@@ -154,14 +171,14 @@ class _Answers:
 
 
 def noise(count: int, samples: int) -> np.ndarray:
-    """Decaying noise, a stand-in for impacts where no recordings are at hand."""
+    """Decaying noise, in place of impacts where there are no recordings."""
     rng = np.random.default_rng(0)
     fading = np.exp(-np.arange(samples) / (samples * rng.uniform(0.02, 0.5, (count, 1))))
     return (fading * rng.standard_normal((count, samples))).astype(np.float32)
 
 
 def _some(recordings: Recordings, rows: np.ndarray, count: int) -> np.ndarray:
-    """At most so many of the rows' signals, drawn evenly."""
+    """Signals of at most ``count`` of the rows, drawn at random."""
     chosen = np.random.default_rng(0).permutation(rows)[:count]
     return np.asarray(recordings.signals[np.sort(chosen)])
 
@@ -171,17 +188,8 @@ def _difference(answers: _Answers, detector: Detector, signals: np.ndarray, role
     return float(np.abs(answers(signals) - expected).max())
 
 
-def _quantised(
-    model: onnx.ModelProto, exact: _Answers, run: Run, recordings: Recordings, static: bool
-) -> onnx.ModelProto:
-    if not static:
-        return quantise_dynamically(model)
-    return quantise(model, exact.inputs(_some(recordings, run.split.train, CALIBRATED)))
-
-
-def _compare(small: _Answers, run: Run, recordings: Recordings, role: str) -> dict[str, Any]:
+def _compare(small: _Answers, detector: Detector, part: Recordings, role: str) -> dict[str, Any]:
     """Figures before and after quantisation, on the test part."""
-    part, detector = recordings.select(run.split.test), run.detector
     before = detector.predict(part.signals, part.sample_rate, role).argmax(1)
     after = small(part.signals).argmax(1)
     figures = [
@@ -196,7 +204,7 @@ def _compare(small: _Answers, run: Run, recordings: Recordings, role: str) -> di
 def _facts(detector: Detector, role: str, format: str, view: str, length: int) -> dict[str, Any]:
     return {
         "hfld_lite": __version__,
-        "network": describe(detector.recipe, role),
+        "network": detector.describe(role),
         "role": role,
         "format": format,
         "class_names": detector.class_names,
@@ -210,8 +218,8 @@ def _facts(detector: Detector, role: str, format: str, view: str, length: int) -
 
 
 def _doubts(trust: Trust | None, detector: Detector) -> dict[str, Any]:
-    """What the program needs to doubt; without limits, numbers with which it never does."""
-    normal, count = normal_positions(detector), len(detector.class_names)
+    """What the program needs to say "unsure" and to warn; without limits it does neither."""
+    normal, count = detector.normal_positions, len(detector.class_names)
     never = {"means": [[0.0] * BANDS], "deviations": [[1.0] * BANDS], "novelty": 1e9}
     never |= {"run": detector.samples + 1, "limit": 2.0, "rate": None}
     known = trust.to_dict() if trust else never
@@ -232,7 +240,7 @@ def _put(model: onnx.ModelProto, facts: dict[str, Any]) -> None:
 def _write(model: onnx.ModelProto, folder: Path, role: str) -> tuple[Path, Path, int]:
     """Write both files, each whole or not at all."""
     path, program = folder / f"{role}.onnx", folder / "predict.py"
-    template = resources.files("hfld_lite.app").joinpath("templates/predict.py").read_text("utf-8")
+    template = resources.files("hfld_lite.edge").joinpath("templates/predict.py").read_text("utf-8")
     contents = {
         path: model.SerializeToString(),
         program: template.replace("MODEL_FILE", path.name).encode(),

@@ -5,6 +5,7 @@ and MiB here; the DCASE budget and a Jetson's storage are powers of ten, kB and 
 """
 
 import difflib
+import math
 from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from hfld_lite.edge.analysis import count_macs, stored_bytes
+from hfld_lite.edge.analysis import Length, count_macs, input_shape, stored_bytes
 from hfld_lite.edge.export import quantise, to_onnx
 from hfld_lite.edge.memory import activation_memory
 from hfld_lite.errors import ArgumentError
@@ -160,7 +161,7 @@ DEVICES = (
         macs_limit=30_000_000,
     ),
 )
-"""Devices that people really use for such tasks, from the smallest, and the budget of DCASE."""
+"""Devices in common use for such tasks, from the smallest, and the budget of DCASE."""
 
 
 def device(name: str) -> Device:
@@ -196,8 +197,8 @@ class Verdict:
 
     ``..._needed`` and ``..._available`` are bytes, an available None is no limit;
     ``estimate_ms`` is MACs / (clock · MACs per cycle): an estimate, which leaves out loads,
-    memory and everything that is no multiplication, so that the device will rather take a few times
-    as long. It is None where the device has no figure for the precision.
+    memory and everything else but multiplications, so that a device usually takes a few times as
+    long. It is None where the device has no figure for the precision.
     """
 
     device: str
@@ -221,24 +222,24 @@ class Verdict:
 
 def needs(
     network: nn.Module,
-    length: int,
+    length: Length,
     precision: str = "int8",
     calibration: np.ndarray | None = None,
 ) -> Needs:
-    """What a network that reads ``length`` values needs.
+    """What a network needs on any device.
 
     Flash: the weights, see :func:`hfld_lite.edge.analysis.stored_bytes`; code and runtime come on
     top. RAM: the peak of the activations, see :func:`hfld_lite.edge.memory.activation_memory`;
     stack and buffers of kernels come on top. In int8 the RAM is that of the quantised graph when
     there are calibration inputs to quantise with; without them it is taken from the FP32 graph
-    at one byte a value, and at least the input as float32 beside its quantised copy, which comes
-    to the same within 2 %. In fp16 it is the FP32 graph's half.
+    at one byte a value, and at least the input as float32 with its quantised copy; the two agree
+    within 2 %. In fp16 it is the FP32 graph's half.
 
     Args:
-        network: of `networks`.
-        length: values that it reads of each recording.
+        network: of convolutions, linear layers and batch norm; see `stored_bytes`.
+        length: values of one input, or its shape.
         precision: ``"fp32"``, ``"fp16"`` or ``"int8"``.
-        calibration: what the network reads of training recordings, ``(n, length)``; for int8.
+        calibration: what the network reads of training recordings, ``(n, *shape)``; for int8.
 
     Raises:
         ArgumentError: if the precision is unknown, or calibration is given for another than int8.
@@ -252,8 +253,8 @@ def needs(
     if calibration is not None:
         ram = activation_memory(quantise(model, calibration)).peak
     else:
-        values = activation_memory(model).peak // 4
-        ram = {"fp32": 4 * values, "fp16": 2 * values, "int8": max(values, 5 * length)}[precision]
+        values, read = activation_memory(model).peak // 4, math.prod(input_shape(length))
+        ram = {"fp32": 4 * values, "fp16": 2 * values, "int8": max(values, 5 * read)}[precision]
     return Needs(precision, flash, ram, count_macs(network, length))
 
 
@@ -276,7 +277,7 @@ def judge(needed: Needs, on: Device) -> Verdict:
 def fits(
     network: nn.Module,
     device: Device | str,
-    length: int,
+    length: Length,
     precision: str = "int8",
     calibration: np.ndarray | None = None,
 ) -> Verdict:
@@ -297,7 +298,7 @@ def _resolve(on: Device | str) -> Device:
 
 def verdicts(
     network: nn.Module,
-    length: int,
+    length: Length,
     precision: str = "int8",
     calibration: np.ndarray | None = None,
 ) -> pd.DataFrame:

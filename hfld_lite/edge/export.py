@@ -27,6 +27,7 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
+from hfld_lite.edge.analysis import Length, input_shape
 from hfld_lite.errors import ArgumentError, DataError
 from hfld_lite.recipes import Recipe
 
@@ -38,7 +39,7 @@ FACTS = "hfld_lite"
 """The entry of a model's metadata that holds what the program on the device needs, as JSON."""
 
 CALIBRATION = 50
-"""The fewest recordings that tell the range of the activations."""
+"""The smallest number of recordings that gives the range of the activations."""
 
 LONGEST_FACTOR = 1000
 """Of a number of samples, for products with matrices in place of a Fourier transform."""
@@ -50,15 +51,19 @@ class _Probabilities(nn.Module):
     """From the view, or from raw samples with a recipe, to class probabilities."""
 
     def __init__(
-        self, network: nn.Module, recipe: Recipe | None, length: int, samples: int | None
+        self,
+        network: nn.Module,
+        recipe: Recipe | None,
+        shape: tuple[int, ...],
+        samples: int | None,
     ) -> None:
         super().__init__()
-        self.network, self.raw, self.length = network, recipe is not None, length
+        self.network, self.raw, self.length = network, recipe is not None, shape[0]
         self.samples, self.spectrum = None, None
         if recipe is not None:
             self.samples = recipe.samples or samples
             if recipe.view == "spectrum":
-                self.spectrum = _Spectrum(self.samples, length)
+                self.spectrum = _Spectrum(self.samples, self.length)
 
     def forward(self, x: Tensor) -> Tensor:
         if self.raw:
@@ -66,7 +71,8 @@ class _Probabilities(nn.Module):
             x = self.spectrum(x) if self.spectrum else x[:, : self.length]
             low, high = x.amin(1, keepdim=True), x.amax(1, keepdim=True)
             x = (x - low) / (high - low)
-        return torch.softmax(self.network(x).logits, 1)
+        found = self.network(x)
+        return torch.softmax(getattr(found, "logits", found), 1)
 
 
 class _Spectrum(nn.Module):
@@ -131,7 +137,7 @@ class _Pool(nn.Module):
         return x @ self.means
 
 
-def _exportable(network: nn.Module, length: int) -> nn.Module:
+def _exportable(network: nn.Module, shape: tuple[int, ...]) -> nn.Module:
     """A copy on the CPU in eval mode, with pooling that the exporter writes in few operators."""
     network = copy.deepcopy(network).cpu().float().eval()
     found: dict[str, nn.Module] = {}
@@ -147,7 +153,7 @@ def _exportable(network: nn.Module, length: int) -> nn.Module:
         if isinstance(module, nn.AdaptiveAvgPool1d) and module.output_size != 1:
             look(name, module)
     with torch.no_grad():
-        network(torch.zeros(1, length))
+        network(torch.zeros(1, *shape))
     for handle in handles:
         handle.remove()
     for name, pool in found.items():
@@ -157,7 +163,7 @@ def _exportable(network: nn.Module, length: int) -> nn.Module:
 
 def to_onnx(
     network: nn.Module,
-    length: int,
+    length: Length,
     *,
     recipe: Recipe | None = None,
     samples: int | None = None,
@@ -166,10 +172,10 @@ def to_onnx(
     """Export a network as a graph that maps ``(batch, length)`` to probabilities.
 
     Args:
-        network: returns an `Output`; left as it was.
-        length: values that it reads of each recording.
-        recipe: of the network, to put its preprocessing into the graph: raw recordings
-            ``(batch, samples)`` then go in. A constant recording gives NaN there.
+        network: returns an `Output`, or logits ``(batch, classes)`` alone; left as it was.
+        length: values of one input, or its shape; the graph then maps ``(batch, *shape)``.
+        recipe: of a network that reads a view of a recording, to put this preprocessing into the
+            graph: raw recordings ``(batch, samples)`` then go in. A constant recording gives NaN.
         samples: of a raw recording.
         opset: version of ONNX's operators.
 
@@ -177,15 +183,20 @@ def to_onnx(
         The model: input ``input``, output ``probabilities``, any batch, float32.
 
     Raises:
-        ArgumentError: if the opset is not supported.
+        ArgumentError: if the opset is not supported, or a recipe comes with inputs of several axes.
     """
+    shape = input_shape(length)
+    if recipe is not None and len(shape) > 1:
+        raise ArgumentError(
+            f"length is {shape}, but the recipe's view gives a row of values; leave the recipe out."
+        )
     if opset not in OPSETS:
         raise ArgumentError(
             f"opset is {opset!r}; choose one from {OPSETS[0]} to {OPSETS[-1]} ({OPSET} is usual)."
         )
-    module = _Probabilities(_exportable(network, length), recipe, length, samples).eval()
+    module = _Probabilities(_exportable(network, shape), recipe, shape, samples).eval()
     # Two in the example batch: a batch of one would be taken for a constant.
-    example = torch.rand(2, length if recipe is None else samples)
+    example = torch.rand(2, *(shape if recipe is None else (samples,)))
     with _quiet(), torch.no_grad():
         program = torch.onnx.export(
             module,
@@ -204,7 +215,7 @@ def to_onnx(
 
 
 def _plain(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Without the exporter's notes on nodes, which name the maker's files and double the size."""
+    """Without the exporter's notes on nodes, which name source files and double the size."""
     for thing in (model, model.graph, *model.graph.node, *model.graph.value_info):
         thing.ClearField("metadata_props")
         thing.ClearField("doc_string")
@@ -250,7 +261,7 @@ def quantise(model: onnx.ModelProto, calibration: np.ndarray) -> onnx.ModelProto
 
     Args:
         model: of :func:`to_onnx`.
-        calibration: what the model reads, ``(n, length)``, of training recordings only.
+        calibration: what the model reads, ``(n, *shape)``, of training recordings only.
 
     Raises:
         DataError: if there are too few calibration recordings.
@@ -294,7 +305,7 @@ def quantise_dynamically(model: onnx.ModelProto) -> onnx.ModelProto:
 def _kept(model: onnx.ModelProto) -> list[str]:
     """What stays in float32: the view, which is all before the first convolution; the softmax."""
     kinds = [node.op_type for node in model.graph.node]
-    view = model.graph.node[: kinds.index("Conv")]
+    view = model.graph.node[: kinds.index("Conv")] if "Conv" in kinds else ()
     return [node.name for node in (*view, *(n for n in model.graph.node if n.op_type == "Softmax"))]
 
 
@@ -304,7 +315,7 @@ def _through_files(model: onnx.ModelProto, change: Callable[[Path, Path], None])
         before, ready, after = (Path(folder) / f"{n}.onnx" for n in ("before", "ready", "after"))
         onnx.save(model, before)
         level = logging.root.level
-        logging.root.setLevel(logging.ERROR)  # it advises to do what is done here already
+        logging.root.setLevel(logging.ERROR)  # it recommends what is done here already
         try:
             quant_pre_process(before, ready, skip_symbolic_shape=True)
             change(ready, after)
@@ -327,7 +338,7 @@ def _short_names(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def session(model: onnx.ModelProto, threads: int = 1) -> onnxruntime.InferenceSession:
-    """The model in ONNX Runtime, on so many threads of the processor."""
+    """The model in ONNX Runtime, on this number of threads."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

@@ -15,7 +15,7 @@ from onnx import helper
 from hfld_lite.errors import ArgumentError
 
 VIEWS = {"Reshape", "Flatten", "Squeeze", "Unsqueeze", "Identity"}
-"""Operators that only look at their input in another shape: they need no memory."""
+"""Operators that only give their input another shape: they need no memory."""
 
 ELEMENTWISE = {
     *("Relu", "Sigmoid", "Tanh", "Clip", "LeakyRelu", "HardSigmoid", "BatchNormalization"),
@@ -64,7 +64,7 @@ def activation_memory(model: onnx.ModelProto, samples: int | None = None) -> Mem
     alive: peak = max over operators of Σ elements · bytes an element. Views need no memory of their
     own, an elementwise operator writes over an input of the same size that nobody reads after it,
     and weights and constants do not count (they stay in flash). An ideal allocator reaches the
-    peak; a real one may lose some bytes to gaps, and kernels may want scratch memory besides.
+    peak; a real one may lose some bytes to gaps, and kernels may require scratch memory.
 
     In an INT8 graph (of :func:`hfld_lite.edge.export.quantise`) a pair QuantizeLinear →
     DequantizeLinear stands for a tensor that is stored with one byte a value. An operator between

@@ -1,13 +1,11 @@
-"""What a run's networks cost: bytes, operations, memory and time; tables, in words and as a page.
+"""What a run's networks cost: bytes, operations, memory and time, as figures and as tables.
 
-Bytes, operations and memory are counted; times are measured on the processor at hand, for one
-recording at a time.
+Bytes, operations and memory are counted; times are measured on this processor, for one recording
+at a time.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from datetime import date
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -15,17 +13,20 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from hfld_lite.app.report import embedded, processor, render
-from hfld_lite.course.plots import bytes_by_part, memory_by_operator, png
-from hfld_lite.edge.analysis import compare_macs, count_macs, latency, sizes, stored_bytes
+from hfld_lite.edge.analysis import (
+    compare_macs,
+    count_macs,
+    latency,
+    processor,
+    sizes,
+    stored_bytes,
+)
 from hfld_lite.edge.deploy import noise
 from hfld_lite.edge.devices import verdicts
 from hfld_lite.edge.export import INPUT, quantise, quantise_dynamically, session, to_onnx
 from hfld_lite.edge.memory import Memory, activation_memory
-from hfld_lite.errors import RecipeError
-from hfld_lite.evaluation.detector import Detector, describe
+from hfld_lite.evaluation.detector import Detector
 from hfld_lite.networks import count_parameters
-from hfld_lite.version import __version__
 
 CALIBRATION = 60
 """Inputs that the quantised graph is made with; neither its time nor its memory depends on them."""
@@ -100,18 +101,19 @@ def measure(
     network = detector.network(role)
     signals = noise(CALIBRATION, detector.samples)
     inputs = detector.inputs(signals).cpu().numpy()
+    shape = inputs.shape[1:]
     rows, memory = [], {}
     for name, net in detector.networks.items():
-        model = to_onnx(net, inputs.shape[1])
+        model = to_onnx(net, shape)
         graphs = {"fp32": model, "int8": quantise(model, inputs)}
         found = memory[name] = {kind: activation_memory(graph) for kind, graph in graphs.items()}
         rows.append(
             {
                 "role": name,
-                "network": describe(detector.recipe, name),
+                "network": detector.describe(name),
                 "parameters": count_parameters(net),
                 **{f"{kind}_bytes": stored_bytes(net, kind) for kind in ("fp32", "fp16", "int8")},
-                "macs": count_macs(net, inputs.shape[1]),
+                "macs": count_macs(net, shape),
                 **{f"{kind}_ram": peak.peak for kind, peak in found.items()},
             }
         )
@@ -119,10 +121,10 @@ def measure(
         role,
         pd.DataFrame(rows),
         sizes(network),
-        compare_macs(network, inputs.shape[1]),
+        compare_macs(network, shape),
         memory[role],
         _times(detector, role, signals, threads, runs, progress),
-        verdicts(network, inputs.shape[1], "int8", inputs),
+        verdicts(network, shape, "int8", inputs),
     )
 
 
@@ -223,63 +225,6 @@ def device_table(verdicts: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def write_page(path: Path, costs: Costs, lead: str, command: str) -> None:
-    """Write a self-contained page of all tables, with figures.
-
-    Args:
-        path: of the HTML file; folders that are missing are made.
-        costs: of :func:`measure`.
-        lead: what run these are the costs of.
-        command: that made the page.
-
-    Raises:
-        RecipeError: if it cannot be written.
-    """
-    largest = costs.parts[costs.parts["part"] != "total"].nlargest(1, "int8_bytes").iloc[0]
-    peaks = {kind: found.peak for kind, found in costs.memory.items()}
-    figures = [
-        embedded(
-            "Where the bytes are",
-            png(bytes_by_part(costs.parts)),
-            f"Bytes of each part; most are in {largest['part']}, {largest['int8_bytes']:,} in INT8",
-            f"The {_words(costs.role)}'s weights in INT8.",
-        ),
-        embedded(
-            "Where the memory peaks",
-            png(memory_by_operator({k: found.nodes for k, found in costs.memory.items()})),
-            "Bytes of activations alive at each operator; peaks: "
-            + ", ".join(f"{peak:,} in {kind.upper()}" for kind, peak in peaks.items()),
-            "What an operator reads, writes, and what a later one still needs.",
-        ),
-    ]
-    page = render(
-        "costs.html",
-        title="What the networks cost on a device",
-        lead=lead,
-        sections=[
-            {
-                "title": title,
-                "columns": list(table.columns),
-                "rows": table.to_numpy().tolist(),
-                "note": note,
-            }
-            for title, (table, note) in tables(costs).items()
-        ],
-        figures=figures,
-        facts=[
-            ("Command", command),
-            ("Processor", processor()),
-            ("Versions", f"hfld_lite {__version__}, torch {torch.__version__}"),
-            ("Date", str(date.today())),
-        ],
-    )
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise RecipeError(f"{path} cannot be written ({error.strerror}).") from error
-
-
 def _short(number: int, unit: str) -> str:
     """A number in thousands, millions or thousands of millions, to three digits."""
     for power, letter in ((9, "G"), (6, "M"), (3, "k")):
@@ -329,7 +274,7 @@ def _call(
         return run
     recipe = detector.recipe if way.raw else None
     read = signals if way.raw else seen.cpu().numpy()
-    model = to_onnx(network, seen.shape[1], recipe=recipe, samples=detector.samples)
+    model = to_onnx(network, tuple(seen.shape[1:]), recipe=recipe, samples=detector.samples)
     if way.precision == "int8":
         model = quantise(model, read)
     elif way.precision != "fp32":

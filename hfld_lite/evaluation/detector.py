@@ -1,4 +1,4 @@
-"""Trained networks in use: from raw recordings to probabilities, figures and costs."""
+"""Trained networks in use: from raw recordings to probabilities and figures."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -6,14 +6,16 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import Dataset
 
 from hfld_lite.data.examples import Examples
 from hfld_lite.data.recordings import Recordings
+from hfld_lite.data.splits import Split
 from hfld_lite.data.views import network_inputs
-from hfld_lite.edge.analysis import count_macs, latency, size_bytes
-from hfld_lite.errors import DataError, HfldError
+from hfld_lite.errors import ArgumentError, DataError, HfldError
 from hfld_lite.evaluation.metrics import Evaluation, evaluate
+from hfld_lite.evaluation.trust import Trust, make_trust
 from hfld_lite.hierarchy import Chain
 from hfld_lite.networks import ResNet1d, count_parameters
 from hfld_lite.recipes import Recipe, network_of
@@ -24,15 +26,17 @@ from hfld_lite.training import predict_logits
 class Detector:
     """Trained networks with everything needed to use them on raw recordings.
 
-    ``sample_rate`` (Hz) and ``samples`` say what recordings the networks were trained on.
+    ``sample_rate`` (Hz) and ``samples`` say what recordings the networks were trained on, 0 for a
+    dataset; ``given`` are the roles whose networks the recipe does not describe.
     """
 
     recipe: Recipe
-    networks: dict[str, ResNet1d]
+    networks: dict[str, nn.Module]
     class_names: tuple[str, ...]
     normal_classes: tuple[str, ...]
     sample_rate: int
     samples: int
+    given: frozenset[str] = frozenset()
 
     @classmethod
     def of(cls, chain: Chain) -> "Detector":
@@ -45,6 +49,7 @@ class Detector:
             chain.examples.normal_classes,
             recordings.sample_rate if recordings else 0,
             recordings.samples if recordings else 0,
+            chain.given,
         )
 
     @property
@@ -73,24 +78,44 @@ class Detector:
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """What to say for each class: sound or defective, or its name where none is normal."""
+        """The answer for each class: sound or defective, or its name if no class is normal."""
         if not self.normal_classes:
             return self.class_names
         known = {True: "sound", False: "defective"}
         return tuple(known[name in self.normal_classes] for name in self.class_names)
 
-    def network(self, role: str) -> ResNet1d:
+    @property
+    def normal_positions(self) -> tuple[int, ...]:
+        """Positions of the normal classes among all."""
+        return tuple(self.class_names.index(name) for name in self.normal_classes)
+
+    def network(self, role: str) -> nn.Module:
         """The network of a role."""
         if role not in self.networks:
             raise HfldError(f"There is no {role!r} here; choose from {', '.join(self.networks)}.")
         return self.networks[role]
 
+    def describe(self, role: str) -> str:
+        """A network in a few words, such as "ResNet18-1D, width 1/4, small head"."""
+        network = self.network(role)
+        if not isinstance(network, ResNet1d) or role in self.given:
+            return type(getattr(network, "module", network)).__name__
+        spec = network_of(self.recipe, role)
+        width = f"1/{1 / spec.width:g}" if spec.width < 1 else f"{spec.width:g}"
+        return f"ResNet{spec.depth}-1D, width {width}, {spec.head} head"
+
     def only(self, role: str) -> "Detector":
-        """The same with the network of one role alone."""
+        """A detector with the network of this role only."""
         return replace(self, networks={role: self.network(role)})
 
     def check(self, samples: int, sample_rate: int, where: str) -> None:
-        """Refuse recordings that would give a wrong answer rather than an error."""
+        """Refuse recordings that would give wrong answers instead of an error."""
+        if not self.sample_rate:
+            raise DataError(
+                where,
+                "the networks were trained on a dataset, not on recordings",
+                mend="call the network itself, detector.network(role), with the dataset's items",
+            )
         if sample_rate != self.sample_rate:
             raise DataError(
                 where,
@@ -115,17 +140,14 @@ class Detector:
         predicted = self._probabilities(recordings, role).argmax(1)
         return self._compare(predicted, recordings)
 
-    def test(
-        self, recordings: Recordings, rows: np.ndarray | None = None, costs: bool = True
-    ) -> "TestResult":
-        """Every network's figures, predictions and costs on the same recordings, in one reading.
+    def test(self, data: Recordings | Dataset, rows: np.ndarray | None = None) -> "TestResult":
+        """Every network's figures and predictions on the same data, in one reading.
 
-        Without ``costs``, the columns that :meth:`costs` measures are left out.
+        What the networks cost is added by :func:`hfld_lite.edge.analysis.with_costs`.
         """
-        if not isinstance(recordings, Recordings | Examples):
-            recordings = Examples.of(recordings, self.recipe)
+        recordings = data if isinstance(data, Recordings) else Examples.of(data, self.recipe)
         recordings = recordings if rows is None else recordings.select(rows)
-        evaluations, rows = {}, []
+        evaluations, table = {}, []
         predictions = pd.DataFrame(
             {
                 "recording": recordings.origins,
@@ -139,11 +161,11 @@ class Detector:
             predictions[role] = np.array(self.class_names)[predicted]
             predictions[f"{role}_probability"] = probabilities.max(1)
             found = evaluations[role] = self._compare(predicted, recordings)
-            rows.append(
+            table.append(
                 {
                     "role": role,
-                    "network": describe(self.recipe, role),
-                    **(self.costs(role, np.array(recordings.signals[0])) if costs else {}),
+                    "network": self.describe(role),
+                    "parameters": count_parameters(self.networks[role]),
                     "accuracy": found.accuracy,
                     "low": found.low,
                     "high": found.high,
@@ -153,7 +175,7 @@ class Detector:
                     "recordings": found.count,
                 }
             )
-        return TestResult(pd.DataFrame(rows), evaluations, predictions)
+        return TestResult(pd.DataFrame(table), evaluations, predictions)
 
     def _probabilities(self, recordings: Recordings, role: str) -> np.ndarray:
         if recordings.class_names != self.class_names:
@@ -176,28 +198,12 @@ class Detector:
             self.normal_classes,
         )
 
-    def costs(self, role: str, signal: np.ndarray) -> dict[str, float]:
-        """Parameters, MACs, size in kB and the median latency in ms of one raw recording."""
-        network, length = self.network(role), self.inputs(signal[None]).shape[1]
-
-        @torch.inference_mode()
-        def classify() -> Tensor:
-            return network(self.inputs(signal[None])).logits
-
-        return {
-            "parameters": count_parameters(network),
-            "macs": count_macs(network, length),
-            "size_kb": size_bytes(network) / 1000,
-            "latency_ms": latency(classify, runs=200).p50,
-        }
-
 
 @dataclass(frozen=True)
 class TestResult:
     """What a test gave.
 
-    ``table`` has a row for each role: role, network, parameters, macs, size_kb, latency_ms (median
-    of one raw recording on one thread, preprocessing included), accuracy with its 95 % interval
+    ``table`` has a row for each role: role, network, parameters, accuracy with its 95 % interval
     (low, high), miss_rate and false_alarm_rate (None where no class is normal), macro_recall,
     recordings. ``evaluations`` holds the figures by role, with confusion matrices;
     ``predictions`` a row for each recording.
@@ -210,8 +216,40 @@ class TestResult:
     predictions: pd.DataFrame
 
 
-def describe(recipe: Recipe, role: str) -> str:
-    """A network in a few words, such as "ResNet18-1D, width 1/4, small head"."""
-    network = network_of(recipe, role)
-    width = f"1/{1 / network.width:g}" if network.width < 1 else f"{network.width:g}"
-    return f"ResNet{network.depth}-1D, width {width}, {network.head} head"
+def trust_of(
+    detector: Detector,
+    recordings: Recordings,
+    parts: Split,
+    predict: Callable[[np.ndarray], np.ndarray],
+    rate: float | None = None,
+) -> Trust:
+    """The limits of *unsure* and of the warnings for a network, set on the validation part.
+
+    See :mod:`hfld_lite.evaluation.trust`.
+
+    Args:
+        detector: whose classes these are.
+        recordings, parts: of the training.
+        predict: class probabilities ``(n, classes)`` of raw signals ``(n, samples)``.
+        rate: promised share of misses; by default as `make_trust` says.
+
+    Raises:
+        ArgumentError: if there is no validation part, or it cannot promise the rate.
+    """
+    if not len(parts.validation):
+        raise ArgumentError(
+            "The run has no validation part to set a miss rate on; leave the rate out, or train "
+            "with another recipe than published."
+        )
+    seen = recordings.select(parts.validation)
+    return make_trust(
+        _signals(recordings.select(parts.train)),
+        _signals(seen),
+        predict(seen.signals),
+        detector.normal_positions,
+        rate,
+    )
+
+
+def _signals(recordings: Recordings) -> tuple[np.ndarray, np.ndarray]:
+    return recordings.signals, recordings.labels

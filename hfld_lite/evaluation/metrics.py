@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from sklearn.metrics import confusion_matrix, recall_score, roc_curve
 
 from hfld_lite.errors import ArgumentError
 
@@ -21,7 +20,7 @@ class Evaluation:
     ``miss_rate`` is the share of defective recordings that were called sound (any normal class),
     ``false_alarm_rate`` the share of sound ones called defective; both are None where there are no
     normal classes. ``confusion`` counts ``(true class, predicted class)``. ``low`` and ``high``
-    bound the accuracy by a 95 % interval that allows for recordings of one group being alike.
+    bound the accuracy by a 95 % interval that accounts for the similarity of a group's recordings.
     """
 
     count: int
@@ -61,6 +60,8 @@ def evaluate(
     Raises:
         ArgumentError: if nothing is given, lengths differ, or a class is unknown.
     """
+    from sklearn.metrics import confusion_matrix, recall_score  # slow to import
+
     predicted, labels, groups = (np.asarray(x) for x in (predicted, labels, groups))
     if not len(labels) or not len(predicted) == len(labels) == len(groups):
         raise ArgumentError(
@@ -100,11 +101,11 @@ def evaluate(
 def accuracy_interval(correct: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
     """Wilson's 95 % interval of an accuracy, on the effective number of recordings.
 
-    Drops of one tile are alike, so n of them tell less than n tiles would. The effective number is
+    Drops of one tile are similar, so n of them say less than n tiles would. The effective number is
     n* = n / deff, with Kish's design effect deff = Var_groups(p) / (p (1 − p) / (n − 1)) and
     Var_groups(p) = G/(G−1) Σ_g (y_g − p n_g)² / n² over G groups with y_g right of n_g; never more
-    than n. Where all are right or all wrong the groups say nothing about the spread, and n* = G,
-    which errs on the careful side: the interval is then wider than with a single error.
+    than n. If all are right or all wrong, the spread cannot be estimated and n* = G, which is
+    conservative: the interval is then wider than with a single error.
 
     Sources: Wilson, 1927; Kish, "Survey sampling", 1965; Korn and Graubard, 1998.
 
@@ -150,7 +151,7 @@ def paired_interval(
     Returns:
         The mean difference, first method minus second, in shares of 1; the ends of its interval;
         and a two-sided p, twice the smaller share of rounds on either side of zero, at least
-        2 / (rounds + 1): what many rounds cannot tell apart from zero is not called zero.
+        2 / (rounds + 1), because a number of rounds cannot show that p is zero.
     """
     gains, sizes = [], []
     for first, second, groups in runs:
@@ -219,6 +220,8 @@ def miss_rate_at(suspicion: np.ndarray, defective: np.ndarray, false_alarms: flo
     Raises:
         ArgumentError: if all recordings are sound, or none is.
     """
+    from sklearn.metrics import roc_curve  # slow to import
+
     defective = np.asarray(defective, bool)
     if defective.all() or not defective.any():
         raise ArgumentError("miss_rate_at needs both sound and defective recordings.")

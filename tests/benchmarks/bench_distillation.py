@@ -142,7 +142,7 @@ def compare_accuracy(seeds: int) -> None:
             recipe = preset("classroom").replace(seed=seed, precision=precision)
             chain = distill_chain(recordings, recipe, controls=(), progress=False)
             validation = recordings.select(chain.split.validation)
-            found = chain.detector.test(validation, costs=False).predictions
+            found = chain.detector.test(validation).predictions
             right[precision] = (found["student"] == found["class"]).to_numpy()
             seen.append(right[precision].mean())
         runs.append((right["bf16-mixed"], right["32-true"], found["group"].to_numpy()))

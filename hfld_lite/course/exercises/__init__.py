@@ -1,7 +1,7 @@
 """Instant checks for learners, a module for each notebook, and help in steps.
 
 ``check_NAME(answer)`` says that an answer is right, or names the likely mistake; ``hint("NAME",
-step)`` helps. The exercises stand in ``notebooks/exercises/``.
+step)`` helps. The exercises are in ``notebooks/exercises/``.
 """
 
 from hfld_lite.course.exercises.answers import NotAnswered, NotRight

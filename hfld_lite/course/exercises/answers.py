@@ -100,7 +100,7 @@ def expect(condition: object, sentence: str) -> None:
 
 
 def number(value: Any, what: str) -> float:
-    """The answer as a number, or a sentence that says what stands in its place."""
+    """The answer as a number, or a sentence that says what was found instead."""
     try:
         return float(value)
     except (TypeError, ValueError, RuntimeError):

@@ -8,7 +8,8 @@ import numpy as np
 from torch import nn
 
 from hfld_lite.course.exercises.answers import ask, check, close, compare, expect, number, tensor
-from hfld_lite.networks import ResNet1d, count_parameters, receptive_field, resnet1d
+from hfld_lite.edge.analysis import receptive_field
+from hfld_lite.networks import ResNet1d, count_parameters, resnet1d
 
 
 @check

@@ -140,7 +140,7 @@ def check_cheapest_limit(cheapest_limit: Callable[..., float]) -> str:
 
 @check
 def check_shared_tiles(shared_tiles: Callable[[Mapping[str, np.ndarray], np.ndarray], set]) -> str:
-    """``shared_tiles(parts, tiles)``: the tiles that stand in more than one part."""
+    """``shared_tiles(parts, tiles)``: the tiles that are in more than one part."""
     tiles = np.array(["t1", "t1", "t2", "t2", "t3", "t3", "t4", "t4"])
     cases = (
         (

@@ -1,10 +1,12 @@
-"""The study's figures: what they draw is what they were given."""
+"""Figures: what they draw is what they were given."""
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from hfld_lite.course import plots
+from hfld_lite.app.figures import curves
+from hfld_lite.app.style import COLOURS, TERM_LABELS
+from hfld_lite.course import figures
 
 
 @pytest.fixture
@@ -22,12 +24,12 @@ def compared():
 def test_a_forest_has_the_best_on_top_and_fills_what_is_clear_of_zero(compared):
     other = compared.assign(against_alone=[np.nan, 0.02, 0.01], low_alone=0.005, high_alone=0.03)
     other.loc[len(other)] = ["only here", 0.015, 0.005, 0.03]
-    figure = plots.forest({"tiles": compared, "bearings": other}, "alone")
+    figure = figures.forest({"tiles": compared, "bearings": other}, "alone")
     left, right = figure.axes
     assert [text.get_text() for text in left.get_yticklabels()] == ["kd", "hierarchy", "only here"]
     marks = [line for line in left.get_lines() if line.get_marker() == "o"]
     assert [mark.get_xdata()[0] for mark in marks] == pytest.approx([0.4, 1.2])
-    assert [mark.get_markerfacecolor() for mark in marks] == ["white", plots.COLOURS[0]]
+    assert [mark.get_markerfacecolor() for mark in marks] == ["white", COLOURS[0]]
     marks = [line for line in right.get_lines() if line.get_marker() == "o"]
     places = {float(mark.get_ydata()[0]): float(mark.get_xdata()[0]) for mark in marks}
     assert places == pytest.approx({0: 2.0, 1: 1.0, 2: 1.5}), (
@@ -37,14 +39,14 @@ def test_a_forest_has_the_best_on_top_and_fills_what_is_clear_of_zero(compared):
 
 def test_a_forest_says_how_far_the_far_ones_are_and_does_not_squeeze_the_others(compared):
     compared.loc[1, ["against_alone", "low_alone", "high_alone"]] = [-0.59, -0.64, -0.55]
-    axis = plots.forest({"bearings": compared}, "alone").axes[0]
+    axis = figures.forest({"bearings": compared}, "alone").axes[0]
     low, high = axis.get_xlim()
     assert -6 < low < -5
     assert high < 6
     assert "-59 (-64 to -55)" in [text.get_text() for text in axis.texts]
 
 
-def test_trends_has_a_line_for_each_method_in_the_order_of_x():
+def test_trends_has_a_line_for_each_method_in_the_order_of_x(study_figures):
     table = pd.DataFrame(
         {
             "method": ["alone", "alone", "teacher", "teacher"],
@@ -53,7 +55,7 @@ def test_trends_has_a_line_for_each_method_in_the_order_of_x():
             "deviation": [0.01, np.nan, 0.02, 0.01],
         }
     )
-    axis = plots.trends(table, "noise, dB").axes[0]
+    axis = study_figures.trends(table, "noise, dB").axes[0]
     assert [text.get_text() for text in axis.get_xticklabels()] == ["-10", "20"]
     lines = [container.lines[0] for container in axis.containers]
     assert [line.get_ydata().tolist() for line in lines] == [[0.5, 0.9], [0.6, 0.95]]
@@ -61,9 +63,9 @@ def test_trends_has_a_line_for_each_method_in_the_order_of_x():
     assert axis.get_xlabel() == "noise, dB"
 
 
-def test_operating_curves_fall_from_all_missed_to_none():
+def test_operating_curves_fall_from_all_missed_to_none(study_figures):
     doubt, defective = np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True])
-    axis = plots.operating_curves({"student": (doubt, defective)}, (0.05,)).axes[0]
+    axis = study_figures.operating_curves({"student": (doubt, defective)}, (0.05,)).axes[0]
     alarms, missed = axis.get_lines()[0].get_data()
     assert (alarms[0], missed[0]) == (0, 1)
     assert (alarms[-1], missed[-1]) == (1, 0)
@@ -72,12 +74,58 @@ def test_operating_curves_fall_from_all_missed_to_none():
     assert axis.get_ylim()[1] < 0.6, "only what a limit that somebody would choose lets through"
 
 
-def test_a_chain_draws_areas_as_the_parameters_are():
+def test_a_chain_draws_areas_as_the_parameters_are(study_figures):
     networks = pd.DataFrame(
         {"role": ["teacher", "student"], "parameters": [400, 100], "accuracy": [0.96, 0.95]}
     )
-    axis = plots.chain(networks, 0.9).axes[0]
+    axis = study_figures.chain(networks, 0.9).axes[0]
     areas = [patch.get_width() * patch.get_height() for patch in axis.patches[:2]]
     assert areas[0] == pytest.approx(4 * areas[1])
     words = " ".join(text.get_text() for text in axis.texts)
     assert all(said in words for said in ("400 parameters", "96.0%", "trained alone: 90.0%"))
+
+
+@pytest.fixture
+def history():
+    """Two roles: one with the terms of HFLKD, one with terms that nobody has heard of."""
+    rows = []
+    for role, terms in (
+        ("teacher", ["cross_entropy"]),
+        ("student", [*TERM_LABELS]),
+        ("student_other", ["cross_entropy", "my_own_loss", "dense"]),
+    ):
+        for epoch in (1, 2):
+            row = {"role": role, "epoch": epoch, "total": 2.0, "learning_rate": 0.1}
+            row |= {f"weight_{name}": 0.5 for name in terms} | dict.fromkeys(terms, 1 / epoch)
+            row |= {"validation_accuracy": 0.5, "validation_loss": 1.0, "seconds": 3.0}
+            rows.append(row | {"verdict": ""})
+    return pd.DataFrame(rows)
+
+
+def test_curves_draw_every_term_that_a_history_has(history):
+    panels = {axis.get_title(): axis for axis in curves(history).axes}
+    drawn = {
+        title: {line.get_label(): line.get_color() for line in axis.get_lines()}
+        for title, axis in panels.items()
+        if title
+    }
+    assert drawn["teacher"] == {"cross-entropy": COLOURS[3]}
+    assert drawn["student"] == dict(zip(TERM_LABELS.values(), COLOURS, strict=False))
+    assert [*drawn["student other"]] == ["cross-entropy", "my own loss", "dense"]
+    assert len({*drawn["student other"].values()} | {*drawn["student"].values()}) == 6
+
+
+def test_curves_draw_every_role_of_a_long_chain(history):
+    one = history[history["role"] == "teacher"]
+    many = pd.concat([one.assign(role=f"role {number}") for number in range(9)])
+    *panels, accuracy = curves(many).axes
+    assert len(panels) == len(accuracy.get_lines()) == 9
+    styles = {(line.get_color(), line.get_marker()) for line in accuracy.get_lines()}
+    assert len(styles) == 9
+
+
+def test_weights_draw_the_share_of_every_term(history):
+    mine = history[history["role"] == "student_other"].dropna(axis=1)
+    shares = figures.weights(mine).axes[0].get_lines()
+    assert [line.get_label() for line in shares] == ["cross-entropy", "my own loss", "dense"]
+    assert sum(line.get_ydata() for line in shares) == pytest.approx(1.0)

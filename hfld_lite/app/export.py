@@ -1,0 +1,48 @@
+"""A run's network on its way to a device."""
+
+from pathlib import Path
+
+from hfld_lite.app.runs import Run
+from hfld_lite.edge.deploy import Export, export_network
+from hfld_lite.edge.export import OPSET
+
+
+def export_run(
+    run: Run,
+    folder: str | Path,
+    format: str = "onnx",
+    *,
+    role: str = "student",
+    raw: bool = False,
+    opset: int = OPSET,
+    miss_rate: float | None = None,
+    progress: bool = False,
+) -> Export:
+    """Write a run's network for a device; see :func:`hfld_lite.edge.deploy.export_network`.
+
+    The run gives the limits of *unsure*, and its recordings where they are needed: in eight bits,
+    and for a miss rate.
+
+    Args:
+        run: of `load_run`.
+        folder, format, role, raw, opset: as there.
+        miss_rate: promised share of defective recordings called sound; by default the run's.
+        progress: show the simulation's or the reading's progress.
+
+    Raises:
+        RecipeError: if the run's recordings are needed and have changed.
+        HfldError: as there.
+    """
+    return export_network(
+        run.detector,
+        folder,
+        format,
+        role=role,
+        raw=raw,
+        opset=opset,
+        trust=run.trust.get(role),
+        miss_rate=miss_rate,
+        recordings=lambda: run.recordings(progress),
+        split=run.split,
+        hop=(run.facts["window"] or (None, None))[1],
+    )

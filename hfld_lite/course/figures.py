@@ -1,0 +1,458 @@
+"""Figures of the notebooks and their widgets, each a function of plain data.
+
+Every function returns a matplotlib Figure that belongs to no window; `png` of
+:mod:`hfld_lite.app.style` turns it into bytes. What a run's report draws is in
+:mod:`hfld_lite.app.figures`.
+"""
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
+
+from hfld_lite.app.style import COLOURS, ink, styled, term_styles, words
+
+FAR = 5.0
+"""Points of accuracy that a forest plot shows to either side."""
+
+COST_LABELS = {
+    "int8_bytes": "bytes in INT8",
+    "macs": "MACs",
+    "int8_ms": "ms in INT8, one thread",
+    "fp32_ms": "ms in FP32, one thread",
+    "parameters": "parameters",
+}
+
+
+def impact(signal: np.ndarray, sample_rate: int, bins: np.ndarray, bin_width: float) -> Figure:
+    """A recording as wave and as spectrum.
+
+    Args:
+        signal: ``(samples,)``.
+        sample_rate: Hz.
+        bins: spectrum, scaled to [0, 1].
+        bin_width: Hz.
+    """
+    figure = Figure(figsize=(9, 2.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    times = 1000 * np.arange(len(signal)) / sample_rate
+    left.plot(times, signal / np.abs(signal).max(), color=COLOURS[0], linewidth=0.5)
+    left.set(xlabel="time in ms", ylabel="sound, scaled", ylim=(-1.05, 1.05))
+    right.plot(np.arange(len(bins)) * bin_width / 1000, bins, color=COLOURS[1], linewidth=0.7)
+    right.set(xlabel="frequency in kHz", ylabel="magnitude, scaled to [0, 1]", ylim=(0, 1.05))
+    return figure
+
+
+def distributions(
+    distributions: Mapping[str, np.ndarray],
+    class_names: Sequence[str],
+    terms: Mapping[str, float],
+    temperature: float,
+) -> Figure:
+    """Class probabilities of several networks side by side, and the terms of the loss.
+
+    Args:
+        distributions: by name, probabilities ``(classes,)``.
+        class_names: of the classes.
+        terms: losses by name.
+        temperature: that the logits were divided by, for the title.
+    """
+    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    width = 0.8 / len(distributions)
+    for i, (name, p) in enumerate(distributions.items()):
+        places = np.arange(len(p)) + (i - (len(distributions) - 1) / 2) * width
+        left.bar(places, p, width, color=COLOURS[i], hatch=("", "//")[i % 2], label=name)
+    left.set(xticks=range(len(class_names)), xticklabels=class_names, ylim=(0, 1))
+    left.set(ylabel="probability", title=f"softmax(z / T), T = {temperature:.2g}")
+    left.legend(fontsize=9)
+    bars = right.barh(list(terms), list(terms.values()), color=COLOURS[2])
+    right.bar_label(bars, [f"{value:.3g}" for value in terms.values()], padding=3, fontsize=9)
+    right.margins(x=0.2)
+    right.invert_yaxis()
+    right.set(xlabel="loss of this recording", title="terms")
+    return figure
+
+
+def answers(table: np.ndarray, class_names: Sequence[str]) -> Figure:
+    """Mean answers to the recordings of each class: a row a true class, in shares.
+
+    Args:
+        table: ``(true classes, classes)``.
+        class_names: of both.
+    """
+    figure = Figure(figsize=(1.2 + 0.8 * len(class_names), 0.8 + 0.6 * len(class_names)))
+    axis = figure.subplots()
+    figure.set_layout_engine("constrained")
+    shown = axis.imshow(table, vmin=0, vmax=1, cmap="cividis", aspect="auto")
+    for (i, j), share in np.ndenumerate(table):
+        colour = ink(shown.to_rgba(share))
+        axis.text(j, i, f"{share:.0%}", ha="center", va="center", color=colour, fontsize=9)
+    ticks = range(len(class_names))
+    axis.set_xticks(ticks, class_names)
+    axis.set_yticks(ticks, class_names)
+    axis.set(xlabel="answer", ylabel="true class")
+    return figure
+
+
+def similarity(table: np.ndarray, position: int | None = None) -> Figure:
+    """Where each teacher position looks in the student, and one position's row as bars.
+
+    Args:
+        table: M of one recording and head, ``(teacher positions, student positions)``.
+        position: the teacher position to show.
+    """
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    shown = left.imshow(table, vmin=0, vmax=max(1e-9, table.max()), cmap="cividis", aspect="auto")
+    figure.colorbar(shown, ax=left, label="share", ticks=MaxNLocator(4))
+    left.set(xlabel="student position", ylabel="teacher position", title="similarity M")
+    if position is not None:
+        left.axhline(position - 0.5, color="white", linewidth=1)
+        left.axhline(position + 0.5, color="white", linewidth=1)
+        right.bar(range(table.shape[1]), table[position], color=COLOURS[0])
+        right.set(title=f"teacher position {position}", ylim=(0, 1))
+    right.set(xlabel="student position", ylabel="share")
+    return figure
+
+
+def anatomy(parameters: Mapping[str, int], field: int, length: int) -> Figure:
+    """Parameters of each part of a network, and how much of the input one feature sees.
+
+    Args:
+        parameters: by part.
+        field: receptive field, values of the input.
+        length: of the input.
+    """
+    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
+    counts = list(parameters.values())
+    bars = left.barh(list(parameters), counts, color=COLOURS[0])
+    left.bar_label(bars, [f"{count:,}" for count in counts], padding=3, fontsize=9)
+    left.margins(x=0.25)
+    left.invert_yaxis()
+    left.set(xlabel="parameters", title=f"{sum(counts):,} in all")
+    seen = min(field, length)
+    right.barh([0], [length], color="0.85", height=0.5)
+    right.barh([0], [seen], left=[(length - seen) / 2], color=COLOURS[1], height=0.5)
+    right.set(yticks=[], ylim=(-1, 1), xlim=(0, length), xlabel="values of the input")
+    right.set_title(f"one feature sees {seen:,} of {length:,}")
+    return figure
+
+
+def fitting(verdicts: Mapping[str, Any], accuracy: Mapping[str, float]) -> Figure:
+    """Students on a device: bytes of flash and RAM against its limits, and the accuracy of each.
+
+    Args:
+        verdicts: of :func:`hfld_lite.edge.devices.judge`, by student, all for one device.
+        accuracy: of each student.
+    """
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    axes = figure.subplots(1, 2)
+    first = next(iter(verdicts.values()))
+    for axis, kind, name in ((axes[0], "flash", "flash"), (axes[1], "ram", "RAM")):
+        for fits, colour, marker in ((True, COLOURS[0], "s"), (False, COLOURS[1], "x")):
+            mine = [n for n, verdict in verdicts.items() if verdict.fits == fits]
+            axis.plot(
+                [getattr(verdicts[n], f"{kind}_needed") / 1000 for n in mine],
+                [accuracy[n] for n in mine],
+                marker,
+                color=colour,
+                markersize=8,
+                label="fits" if fits else "does not fit",
+            )
+        limit = getattr(first, f"{kind}_available")
+        if limit is not None and limit < 50e6:
+            axis.axvline(limit / 1000, color=COLOURS[2], linestyle=":", label="the device has")
+        axis.set(xscale="log", xlabel=f"{name}, kB in INT8 (log)")
+        axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
+        axis.xaxis.set_minor_locator(NullLocator())  # unlabelled, and slow to draw
+        axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("validation accuracy")
+    axes[1].legend(fontsize=8)
+    figure.suptitle(first.device, fontsize=11)
+    return figure
+
+
+def live(history: pd.DataFrame, planned: Mapping[str, int]) -> Figure:
+    """A running training: loss and validation accuracy so far, role after role.
+
+    Args:
+        history: rows of epochs with ``role``, ``total``, ``validation_accuracy``; may be empty.
+        planned: epochs of each role, in the order of training.
+    """
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    loss, accuracy = figure.subplots(1, 2, sharex=True)
+    begin = 0
+    for (role, epochs), colour, marker in styled(planned.items()):
+        mine = history[history["role"] == role] if len(history) else history
+        if len(mine):
+            style = {"color": colour, "marker": marker, "markersize": 3, "label": words(role)}
+            loss.plot(begin + mine["epoch"], mine["total"], **style)
+            accuracy.plot(begin + mine["epoch"], mine["validation_accuracy"], **style)
+        begin += epochs
+        for axis in (loss, accuracy):
+            axis.axvline(begin, color="0.8", linewidth=0.8)
+    loss.set(ylabel="training loss (log)", yscale="log", xlim=(0, begin + 0.5))
+    accuracy.set(ylabel="validation accuracy", ylim=(0, 1.02))
+    accuracy.yaxis.set_major_formatter(PercentFormatter(1))
+    figure.supxlabel("epochs, all networks one after the other", fontsize=10)
+    for axis in (loss, accuracy):
+        axis.grid(alpha=0.3)
+    if len(history):
+        known = accuracy.get_legend_handles_labels()
+        figure.legend(*known, fontsize=8, ncols=6, loc="outside upper center")
+    return figure
+
+
+def weights(history: pd.DataFrame) -> Figure:
+    """The terms' weights as shares of their sum, their sum, and the validation accuracy, by epoch.
+
+    Args:
+        history: of a `Distiller`'s training, with ``weight_TERM`` for each term.
+    """
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    axes = figure.subplots(1, 3)
+    names = [name.removeprefix("weight_") for name in history if name.startswith("weight_")]
+    given = history[[f"weight_{name}" for name in names]]
+    total = given.sum(axis=1)
+    styles = zip(term_styles(names).items(), cycle(("-", "--", "-.", ":")), strict=False)
+    for (name, (label, colour, _)), style in styles:
+        shares = given[f"weight_{name}"] / total
+        axes[0].plot(history["epoch"], shares, style, color=colour, label=label)
+    axes[0].set(ylim=(0, 1), ylabel="share of the sum of weights")
+    axes[0].yaxis.set_major_formatter(PercentFormatter(1))
+    axes[0].legend(fontsize=8)
+    axes[1].plot(history["epoch"], total, color=COLOURS[0])
+    axes[1].set(ylim=(0, max(4.2, total.max())), ylabel="sum of the weights")
+    axes[2].plot(history["epoch"], history["validation_accuracy"], color=COLOURS[2])
+    axes[2].set(ylim=(0, 1), ylabel="validation accuracy")
+    axes[2].yaxis.set_major_formatter(PercentFormatter(1))
+    for axis in axes:
+        axis.set_xlabel("epoch")
+        axis.grid(alpha=0.3)
+    return figure
+
+
+def weights_sweep(table: pd.DataFrame, chosen: Sequence[float]) -> Figure:
+    """Validation accuracy of students over the weights of their loss, one of them marked.
+
+    Args:
+        table: rows with ``alpha``, ``mu``, ``nu``, ``validation_accuracy``, ``deviation``,
+            ``teacher``, ``secondary_teacher``.
+        chosen: alpha, mu and nu of the marked student.
+    """
+    table = table.sort_values("validation_accuracy", ignore_index=True)
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    axis = figure.subplots()
+    for name, style in (("teacher", "-"), ("secondary_teacher", "--")):
+        axis.axhline(table[name].mean(), color="0.4", linestyle=style, label=words(name))
+    weights = table[["alpha", "mu", "nu"]].to_numpy()
+    alone, mine = (weights == 0).all(1), np.isclose(weights, chosen).all(1)
+    kinds = (
+        ("other weights", ~alone & ~mine, COLOURS[4], "o", 5),
+        ("labels alone", alone & ~mine, COLOURS[1], "s", 8),
+        ("these weights", mine, COLOURS[0], "D", 10),
+    )
+    for label, rows, colour, marker, size in kinds:
+        axis.errorbar(
+            table.index[rows] + 1,
+            table["validation_accuracy"][rows],
+            yerr=table["deviation"][rows],
+            color=colour,
+            marker=marker,
+            markersize=size,
+            capsize=3,
+            linestyle="none",
+            label=label,
+        )
+    axis.set(
+        xlabel="students, from the worst to the best",
+        ylabel="validation accuracy,\nmean and deviation over seeds",
+    )
+    axis.yaxis.set_major_formatter(PercentFormatter(1))
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=8, loc="lower right")
+    return figure
+
+
+def scatter(points: Mapping[str, np.ndarray], labels: Sequence[str]) -> Figure:
+    """Recordings as points of a plane, one panel for each network, a marker for each class.
+
+    Args:
+        points: places ``(n, 2)`` by network, of t-SNE for example.
+        labels: class of each point.
+    """
+    figure = Figure(figsize=(3.6 * len(points) + 1, 3.6), layout="constrained")
+    axes = figure.subplots(1, len(points), squeeze=False)[0]
+    labels = np.asarray(labels)
+    for axis, (role, places) in zip(axes, points.items(), strict=True):
+        for name, colour, marker in styled(np.unique(labels)):
+            x, y = places[labels == name].T
+            axis.scatter(x, y, s=18, color=colour, marker=marker, alpha=0.7, label=name)
+        axis.set_title(words(role), fontsize=10)
+        axis.set(xticks=[], yticks=[])
+    figure.supxlabel("t-SNE: near is alike; axes and distances far apart mean nothing", fontsize=9)
+    axes[-1].legend(fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
+    return figure
+
+
+def threshold(
+    suspicion: np.ndarray,
+    defective: np.ndarray,
+    limit: float,
+    limits: np.ndarray,
+    costs: np.ndarray,
+) -> Figure:
+    """The recordings on either side of a limit on the probability of a defect, and its cost.
+
+    Args:
+        suspicion: probability of a defect ``(n,)``.
+        defective: booleans ``(n,)``.
+        limit: from which on a recording is called defective.
+        limits, costs: expected cost of a part over the limit, ``(m,)`` each.
+    """
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    edges = np.linspace(0, 1, 26)
+    for name, rows, colour, hatch in (
+        ("sound", ~defective, COLOURS[4], ""),
+        ("defective", defective, COLOURS[1], "//"),
+    ):
+        left.hist(
+            suspicion[rows], edges, color=colour, alpha=0.6, label=name, hatch=hatch, log=True
+        )
+    left.axvline(limit, color="black")
+    left.text(limit, 1.02, "limit", ha="center", transform=left.get_xaxis_transform(), fontsize=9)
+    left.set(xlabel="probability of a defect", ylabel="recordings (log)")
+    left.set_ylim(bottom=0.5)  # a single recording is to be seen
+    left.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    left.yaxis.set_minor_locator(NullLocator())  # unlabelled, and slow to draw
+    left.legend(fontsize=9, loc="upper center")
+    right.plot(limits, costs, color=COLOURS[0], drawstyle="steps-post")
+    right.axvline(limit, color="black")
+    right.plot(limits[costs.argmin()], costs.min(), "D", color=COLOURS[2], label="cheapest limit")
+    right.set(xlabel="limit", ylabel="cost of a part on average")
+    right.grid(alpha=0.3)
+    right.legend(fontsize=9, loc="upper center")
+    return figure
+
+
+def forest(tables: Mapping[str, pd.DataFrame], base: str) -> Figure:
+    """Differences of many methods from one, with their intervals; one panel for each data.
+
+    Filled marks: the interval excludes zero. A difference beyond FAR is drawn as a triangle at the
+    edge with its value, because it would squeeze all others.
+
+    Args:
+        tables: rows with ``method``, ``against_BASE``, ``low_BASE``, ``high_BASE`` in shares of 1;
+            the differences in the first table give the order, and those of the next for methods
+            that it lacks.
+        base: the method that all are compared with.
+    """
+    difference, low, high = f"against_{base}", f"low_{base}", f"high_{base}"
+    ordered = pd.concat(table.sort_values(difference) for table in tables.values())
+    order = list(ordered.dropna(subset=[difference])["method"].unique())
+    figure = Figure(figsize=(4.2 * len(tables) + 2, 0.24 * len(order) + 1.2), layout="constrained")
+    axes = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
+    for axis, (title, table) in zip(axes, tables.items(), strict=True):
+        for method, *ends in table[["method", difference, low, high]].itertuples(index=False):
+            if np.isnan(ends[0]):
+                continue
+            middle, left, right = 100 * np.array(ends)
+            clear = left > 0 or right < 0
+            colour = COLOURS[0] if middle > 0 else COLOURS[1]
+            if abs(middle) > FAR:
+                edge, side = np.sign(middle) * FAR, "right" if middle > 0 else "left"
+                axis.plot(edge, order.index(method), marker="<>"[int(middle > 0)], color=colour)
+                axis.text(
+                    edge - np.sign(middle) * 0.25,
+                    order.index(method),
+                    f"{middle:+.0f} ({left:+.0f} to {right:+.0f})",
+                    ha=side,
+                    va="center",
+                    fontsize=8,
+                )
+                continue
+            axis.errorbar(
+                middle,
+                order.index(method),
+                xerr=[[max(0, middle - left)], [max(0, right - middle)]],
+                color=colour if clear else "0.45",
+                marker="o",
+                markersize=5,
+                markerfacecolor=colour if clear else "white",
+                capsize=2,
+            )
+        axis.axvline(0, color="black", linewidth=0.8)
+        axis.set(title=title, xlabel=f"points of accuracy against {words(base)}")
+        axis.set_xlim(max(axis.get_xlim()[0], -FAR - 0.3), min(axis.get_xlim()[1], FAR + 0.3))
+        axis.grid(axis="x", alpha=0.3)
+    axes[0].set_yticks(range(len(order)), [words(method) for method in order], fontsize=8)
+    axes[0].set_ylim(-0.6, len(order) - 0.4)
+    figure.supxlabel("mean and 95 % interval; filled: clear of zero", fontsize=8)
+    return figure
+
+
+def front(
+    table: pd.DataFrame,
+    costs: Sequence[str] = ("int8_bytes", "macs", "int8_ms"),
+    budgets: Mapping[str, float] | None = None,
+) -> Figure:
+    """Accuracy against what a student costs, alone and distilled, with the distilled ones' front.
+
+    Args:
+        table: of ``data_scripts/sweep_students.py``: a row for each student and ``method`` with
+            ``validation_accuracy``, ``teacher_validation_accuracy``, the costs and ``front_COST``.
+        costs: columns, a panel each.
+        budgets: of some costs, drawn as lines.
+    """
+    figure = Figure(figsize=(3.6 * len(costs) + 1, 4.2), layout="constrained")
+    axes = figure.subplots(1, len(costs), sharey=True, squeeze=False).ravel()
+    styles = {"alone": (COLOURS[1], "o", "none"), "distilled": (COLOURS[0], "s", COLOURS[0])}
+    for axis, cost in zip(axes, costs, strict=True):
+        for method, (colour, marker, face) in styles.items():
+            part = table[table["method"] == method]
+            axis.plot(
+                part[cost],
+                part["validation_accuracy"],
+                marker,
+                color=colour,
+                markerfacecolor=face,
+                markersize=6,
+                label=method,
+            )
+        best = table[table[f"front_{cost}"]].sort_values(cost)
+        axis.step(
+            best[cost],
+            best["validation_accuracy"],
+            where="post",
+            color=COLOURS[0],
+            label="front of the distilled",
+        )
+        axis.axhline(
+            table["teacher_validation_accuracy"].max(),
+            color="0.4",
+            linestyle="--",
+            label="best teacher",
+        )
+        if budgets and cost in budgets:
+            axis.axvline(budgets[cost], color=COLOURS[2], linestyle=":", label="budget")
+        axis.set_xlabel(COST_LABELS.get(cost, cost))
+        if table[cost].max() > 20 * table[cost].min():
+            axis.set_xscale("log")
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("validation accuracy, mean of the seeds")
+    axes[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+    known = {
+        name: line
+        for axis in axes
+        for line, name in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(known.values(), known, loc="outside lower center", ncols=len(known), fontsize=9)
+    return figure

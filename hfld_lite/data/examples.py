@@ -1,0 +1,476 @@
+"""What a chain learns from: inputs, classes and groups, made of recordings or of any dataset."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+from tqdm.auto import tqdm
+
+from hfld_lite.data.augmentation import augment, check_shift
+from hfld_lite.data.recordings import Recordings
+from hfld_lite.data.splits import Split, split
+from hfld_lite.data.views import network_inputs
+from hfld_lite.errors import ArgumentError, DataError
+from hfld_lite.storage.files import digest
+
+MEMORY_SHARE = 0.25
+"""Share of the machine's memory that inputs may take; above it they are read step by step."""
+
+
+class Stored:
+    """Inputs that stay in their dataset and are read a batch at a time.
+
+    Args:
+        dataset: gives ``(x, …)`` by index.
+        rows: which of its items these are, in order.
+        workers: processes that read ahead; 0 reads in this one.
+        digest: of the dataset's values.
+    """
+
+    def __init__(self, dataset: Dataset, rows: np.ndarray, workers: int, digest: str) -> None:
+        self.dataset, self.rows, self.workers = dataset, rows, workers
+        self.digest = sha256(f"{digest} {rows.tolist()}".encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: Tensor) -> Tensor:
+        """The inputs at these places, stacked."""
+        return next(inputs for _, inputs in self.batches([rows]))
+
+    def batches(self, order: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Rows and inputs of one batch after the other."""
+        loader = DataLoader(
+            self.dataset,
+            batch_sampler=[self.rows[rows.cpu().numpy()].tolist() for rows in order],
+            num_workers=self.workers,
+            collate_fn=_stacked,
+            generator=torch.Generator(),  # its own: it draws from the global one, as dropout does
+        )
+        for rows, inputs in zip(order, loader, strict=True):
+            yield rows, inputs.to(rows.device)
+
+
+def batches(inputs: Tensor | Stored, order: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows and inputs of one batch after the other, from memory or from a dataset."""
+    if isinstance(inputs, Stored):
+        return inputs.batches(order)
+    return ((rows, inputs[rows.to(inputs.device)]) for rows in order)
+
+
+class Samples(NamedTuple):
+    """Network inputs ``(n, …)``, in memory or stored, and their classes, int64 ``(n,)``."""
+
+    inputs: Tensor | Stored
+    target: Tensor
+
+    def to(self, device: torch.device) -> Samples:
+        """The same on a device; stored inputs follow batch by batch."""
+        inputs = self.inputs if isinstance(self.inputs, Stored) else self.inputs.to(device)
+        return Samples(inputs, self.target.to(device))
+
+    def stream(self, size: int, generator: torch.Generator) -> Callable[[], Samples]:
+        """A function that draws a batch with replacement at each call."""
+
+        def draw() -> Samples:
+            rows = torch.randint(len(self.inputs), (size,), generator=generator)
+            rows = rows.to(self.target.device)
+            return Samples(self.inputs[rows], self.target[rows])
+
+        return draw
+
+
+class Shape(NamedTuple):
+    """What a network gives for one input: channels and positions of its features, classes."""
+
+    channels: int
+    positions: int
+    classes: int
+
+
+def probe(network: nn.Module, inputs: Tensor, name: str = "network") -> Shape:
+    """Run a network once, in eval mode and without gradients, and check what it returns.
+
+    Args:
+        network: left as it was found.
+        inputs: a batch of what it shall read.
+        name: for errors, such as ``"network given as teacher"``.
+
+    Raises:
+        ArgumentError: if the network fails on such inputs, returns no Output, or no
+            position is left of its features.
+    """
+    modes = [(module, module.training) for module in network.modules()]
+    said = f"The {name} ({type(network).__name__})"
+    try:
+        with torch.inference_mode():
+            output = network.eval()(inputs)
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
+        if isinstance(error, ArgumentError):
+            raise
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ArgumentError(
+            f"{said} cannot read inputs of shape {tuple(inputs.shape)}: {reason}"
+        ) from error
+    finally:
+        for module, training in modes:
+            module.training = training
+    if not isinstance(output, tuple) or len(output) != 2:
+        raise ArgumentError(
+            f"{said} returns {_kind(output)}; it must return Output(features, logits). Wrap a "
+            'network that returns logits: adapt(network, features="name.of.a.layer").'
+        )
+    features, logits = output
+    if not isinstance(features, Tensor) or features.ndim < 3 or not isinstance(logits, Tensor):
+        raise ArgumentError(
+            f"{said} returns features that are {_kind(features)}; they must be a tensor (batch, "
+            "channels, positions…)."
+        )
+    positions = features.shape[2:].numel()
+    if not features.numel() or logits.ndim != 2 or len(logits) != len(inputs):
+        raise ArgumentError(
+            f"{said} gives features of shape {tuple(features.shape)} and logits of shape "
+            f"{tuple(logits.shape)} for inputs of shape {tuple(inputs.shape)}; it must leave a "
+            "position or more, and logits (batch, classes). Use larger inputs or tap an earlier "
+            "layer."
+        )
+    return Shape(features.shape[1], positions, logits.shape[1])
+
+
+def _kind(value: object) -> str:
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return f"a {type(value).__name__}"
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """Inputs with classes and groups; made by :meth:`of`.
+
+    Attributes:
+        inputs: all of them, ``(n, …)``, or None where they stay in ``dataset``.
+        dataset: gives ``(x, y, …)`` by index, where inputs are not in memory.
+        labels: int64 ``(n,)``; groups, origins: str ``(n,)``.
+        recordings: what the inputs were made of, if it was recordings.
+        fingerprint: digest of all values, to tell whether data are those of a training.
+    """
+
+    inputs: Tensor | None
+    dataset: Dataset | None
+    labels: np.ndarray
+    groups: np.ndarray
+    origins: np.ndarray
+    class_names: tuple[str, ...]
+    normal_classes: tuple[str, ...]
+    source: str
+    fingerprint: str
+    recipe: Any
+    recordings: Recordings | None = None
+    workers: int = 0
+    shape: tuple[int, ...] = field(default=())
+
+    @classmethod
+    def of(
+        cls,
+        data: Recordings | Dataset,
+        recipe: Any,
+        in_memory: bool | None = None,
+        workers: int = 0,
+        progress: bool = False,
+    ) -> Examples:
+        """Look through the data once, and keep the inputs in memory where they fit.
+
+        Args:
+            data: recordings, or a map-style dataset of ``(x, y)`` or ``(x, y, group)``: x of one
+                shape, y a whole number from 0. Its ``classes``, if it has them, are the names;
+                items without a group are a group each.
+            recipe: view, samples and bins of recordings.
+            in_memory: by default, whether the inputs take less than MEMORY_SHARE of the memory.
+            workers: processes that read where inputs are not in memory.
+            progress: show a bar while a dataset is read.
+
+        Raises:
+            ArgumentError: if the data are of another kind, or cannot be sent to the workers.
+            DataError: if an item is not as said; its index is named.
+        """
+        if isinstance(data, Recordings):
+            return cls._of_recordings(data, recipe, in_memory, workers)
+        if isinstance(data, IterableDataset):
+            raise ArgumentError(
+                f"{type(data).__name__} is an IterableDataset; splits and cached answers of a "
+                "teacher need items by index, so give a map-style dataset."
+            )
+        if not (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+            raise ArgumentError(
+                f"The data are a {type(data).__name__}; give Recordings, or a dataset with "
+                "__len__ and __getitem__ that gives (x, y) or (x, y, group)."
+            )
+        return cls._of_dataset(data, recipe, in_memory, workers, progress)
+
+    @classmethod
+    def _of_recordings(
+        cls, data: Recordings, recipe: Any, in_memory: bool | None, workers: int
+    ) -> Examples:
+        first = network_inputs(data.signals[:1], recipe)[0]
+        kept = _fits(first, len(data)) if in_memory is None else in_memory
+        return cls(
+            network_inputs(data.signals, recipe) if kept else None,
+            None if kept else _Views(data, recipe),
+            np.asarray(data.labels),
+            data.groups,
+            data.origins,
+            data.class_names,
+            data.normal_classes,
+            data.source,
+            data.fingerprint(),
+            recipe,
+            data,
+            workers,
+            tuple(first.shape),
+        )
+
+    @classmethod
+    def _of_dataset(
+        cls, data: Dataset, recipe: Any, in_memory: bool | None, workers: int, progress: bool
+    ) -> Examples:
+        where, count = type(data).__name__, len(data)
+        if not count:
+            raise DataError(where, "it has no items", expected="one or more")
+        if workers:
+            _check_workers(data, where)
+        kept, labels, groups, found = None, [], [], sha256()
+        for index in tqdm(range(count), desc="reading", disable=not progress, leave=False):
+            x, label, group = _item(data, index, count)
+            if not index:
+                shape, of = tuple(x.shape), type(data)
+                fits = _fits(x, count) if in_memory is None else in_memory
+                kept = torch.empty(count, *shape) if fits else None
+            if tuple(x.shape) != shape:
+                raise DataError(
+                    f"{of.__name__}[{index}]",
+                    f"x has shape {tuple(x.shape)}",
+                    expected=f"{shape}, as item 0 has",
+                    mend="cut or pad the items to one shape",
+                )
+            if kept is not None:
+                kept[index] = x
+            found.update(x.numpy().tobytes())
+            found.update(f"{label} {group}\n".encode())
+            labels.append(label)
+            groups.append(str(index) if group is None else str(group))
+        names = _class_names(data, labels, where)
+        return cls(
+            kept,
+            None if kept is not None else data,
+            np.array(labels, np.int64),
+            np.array(groups),
+            np.array([f"{where}:{index}" for index in range(count)]),
+            names,
+            (),
+            f"dataset {where}",
+            found.hexdigest(),
+            recipe,
+            None,
+            workers,
+            shape,
+        )
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def select(self, rows: np.ndarray) -> Examples:
+        """The examples at these places; inputs in memory are copied."""
+        rows = np.asarray(rows)
+        chosen = {
+            "labels": self.labels[rows],
+            "groups": self.groups[rows],
+            "origins": self.origins[rows],
+        }
+        samples = self.samples(rows)
+        stored = isinstance(samples.inputs, Stored)
+        values = self.__dict__ | chosen
+        values["inputs"] = None if stored else samples.inputs
+        values["dataset"] = _Rows(self.dataset, rows) if stored else None
+        values["recordings"] = self.recordings.select(rows) if self.recordings else None
+        return Examples(**values)
+
+    def samples(self, rows: np.ndarray) -> Samples:
+        """What networks read at these places, and the classes."""
+        target = torch.from_numpy(self.labels[rows])
+        if self.inputs is not None:
+            return Samples(self.inputs[rows], target)
+        stored = Stored(self.dataset, np.asarray(rows), self.workers, self.fingerprint)
+        return Samples(stored, target)
+
+    def everything(self) -> Tensor | Stored:
+        """All inputs, in order."""
+        return self.samples(np.arange(len(self))).inputs
+
+    def try_on(self, network: nn.Module, device: torch.device, name: str) -> Shape:
+        """What a network gives for the first examples; see :func:`probe`.
+
+        Raises:
+            ArgumentError: as :func:`probe` does, or if it knows another number of classes.
+        """
+        inputs = self.samples(np.arange(2)).inputs[torch.arange(2)].to(device)
+        shape, names = probe(network, inputs, name), self.class_names
+        if shape.classes != len(names):
+            raise ArgumentError(
+                f"The {name} knows {shape.classes} classes, and the data have {len(names)} "
+                f"({', '.join(names)}); give one that was made for these."
+            )
+        return shape
+
+    def cut(self, rows: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+        """Divide some rows by group into the rest and a share, such as for meta batches."""
+        if not share:
+            return rows, rows[:0]
+        parts = split(self.select(rows), validation=0, test=share, seed=seed)
+        return rows[parts.train], rows[parts.test]
+
+    def facts(self, parts: Split) -> dict[str, Any]:
+        """What two trainings on the same data and split have in common, JSON values."""
+        return {
+            "split": digest(json.dumps(parts.to_dict(), sort_keys=True), {}),
+            "recordings": self.fingerprint,
+            "class_names": self.class_names,
+            "sample_rate": self.recordings.sample_rate if self.recordings else None,
+        }
+
+    def signals(self, rows: np.ndarray) -> Samples:
+        """Raw signals at these places, to be augmented.
+
+        Raises:
+            ArgumentError: if these are no recordings, or the recipe's shift is too long for them.
+        """
+        if self.recordings is None:
+            raise ArgumentError(
+                "The recipe's augmentation varies recordings, and these data are a dataset; leave "
+                "it out and vary the items in the dataset itself."
+            )
+        recordings = self.recordings
+        check_shift(self.recipe.augmentation, recordings.samples, recordings.sample_rate)
+        signals = torch.from_numpy(np.array(recordings.signals[rows]))
+        return Samples(signals, torch.from_numpy(self.labels[rows]))
+
+    def varied(self, signals: Tensor, generator: torch.Generator) -> Tensor:
+        """What networks read of an augmented version of raw signals."""
+        recipe, rate = self.recipe, self.recordings.sample_rate
+        return network_inputs(augment(signals, rate, recipe.augmentation, generator), recipe)
+
+
+class _Views(Dataset):
+    """The networks' inputs of recordings, made one by one."""
+
+    def __init__(self, recordings: Recordings, recipe: Any) -> None:
+        self.recordings, self.recipe = recordings, recipe
+
+    def __len__(self) -> int:
+        return len(self.recordings)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        signal = np.array(self.recordings.signals[index : index + 1])
+        return network_inputs(signal, self.recipe)[0], int(self.recordings.labels[index])
+
+
+class _Rows(Dataset):
+    """Some items of a dataset."""
+
+    def __init__(self, dataset: Dataset, rows: np.ndarray) -> None:
+        self.dataset, self.rows = dataset, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[int(self.rows[index])]
+
+
+def _fits(x: Tensor, count: int) -> bool:
+    return x.numel() * 4 * count <= MEMORY_SHARE * psutil.virtual_memory().total
+
+
+def _stacked(items: Sequence[tuple]) -> Tensor:
+    return torch.stack([_tensor(item[0]) for item in items])
+
+
+def _tensor(x: Any) -> Tensor:
+    return (x if isinstance(x, Tensor) else torch.from_numpy(np.array(x))).float()
+
+
+def _item(data: Dataset, index: int, count: int) -> tuple[Tensor, int, Any]:
+    """One item, checked."""
+    where = f"{type(data).__name__}[{index}]"
+    try:
+        item = data[index]
+    except (IndexError, KeyError) as error:
+        raise DataError(
+            where,
+            f"there is no such item ({type(error).__name__})",
+            expected=f"{count} items, as len() says",
+            mend="mend __len__ of the dataset",
+        ) from error
+    if not isinstance(item, tuple | list) or len(item) not in (2, 3):
+        raise DataError(
+            where, f"the item is a {type(item).__name__}", expected="(x, y) or (x, y, group)"
+        )
+    x, label, *group = item
+    try:
+        x, label = _tensor(x), np.asarray(label)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            where, f"x is a {type(x).__name__}", expected="a tensor or an array of numbers"
+        ) from error
+    if not torch.isfinite(x).all():
+        raise DataError(
+            where, "x holds NaN or infinity", expected="finite numbers", mend="leave the item out"
+        )
+    if label.dtype.kind not in "iu" or label.size != 1 or label.item() < 0:
+        raise DataError(
+            where,
+            f"y is {label.tolist()!r}",
+            expected="a whole number from 0, the index of the class",
+        )
+    return x, int(label.item()), group[0] if group else None
+
+
+def _class_names(data: Dataset, labels: Sequence[int], where: str) -> tuple[str, ...]:
+    names = tuple(str(name) for name in getattr(data, "classes", ()))
+    count = max(labels) + 1
+    if not names:
+        names = tuple(map(str, range(count)))
+    if len(names) < max(count, 2):
+        raise DataError(
+            where,
+            f"the labels run to {count - 1} and there are {len(names)} classes",
+            expected="two classes or more, and a name for each label",
+        )
+    if missing := set(range(len(names))) - set(labels):
+        raise DataError(
+            where,
+            f"no item has the label {min(missing)}",
+            expected=f"items of all labels from 0 to {len(names) - 1}",
+            mend="number the classes from 0 without gaps",
+        )
+    return names
+
+
+def _check_workers(data: Dataset, where: str) -> None:
+    try:
+        pickle.dumps(data)
+    except Exception as error:  # pickle raises whatever the object's own methods raise
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ArgumentError(
+            f"{where} cannot be sent to worker processes ({reason}); use workers=0, or keep "
+            "open files and functions out of it."
+        ) from error
