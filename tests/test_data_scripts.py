@@ -150,4 +150,4 @@ def test_classes_to_leave_out(call, bearings, tmp_path):
     assert Recordings.load(tmp_path / "all").normal_classes == ("N",)
     status, _, errors = call(*args, tmp_path / "out", "--leave-out", "IRR")
     assert status == 2
-    assert "leave_out: no class is named 'IRR'; perhaps IR is meant." in errors
+    assert "leave_out: no class is named 'IRR'; the nearest name is IR." in errors

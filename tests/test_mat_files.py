@@ -235,11 +235,13 @@ class TestLong:
         assert read_long_mat(long(tmp_path), window=50, blocks=4).normal_classes == ("N",)
         read = read_long_mat(tmp_path, window=50, blocks=4, normal=["B1"])
         assert read.normal_classes == ("B1",)
-        with pytest.raises(ArgumentError, match="normal: no class is named 'B2'; perhaps B1"):
+        with pytest.raises(
+            ArgumentError, match="normal: no class is named 'B2'; the nearest name is B1"
+        ):
             read_long_mat(tmp_path, window=50, blocks=4, normal=["B2"])
 
     def test_unknown_class_to_leave_out(self, tmp_path):
-        words = "leave_out: no class is named 'X'; there are B1, IR, N"
+        words = "leave_out: no class is named 'X'; choose from B1, IR, N"
         with pytest.raises(ArgumentError, match=words):
             read_long_mat(long(tmp_path), leave_out=["X"])
 

@@ -60,5 +60,5 @@ def test_none_or_several(tiles, tmp_path):
 
 
 def test_unknown_option(tiles):
-    with pytest.raises(ArgumentError, match="no option 'sampels'; perhaps samples"):
+    with pytest.raises(ArgumentError, match="no option 'sampels'; the nearest name is samples"):
         read_folder(tiles, sampels=20)

@@ -59,7 +59,7 @@ class TestFields:
             ({"class_names": ("N", "N")}, ["named twice"]),
             ({"class_names": "ND"}, ["tuple of strings"]),
             ({"class_names": ("N", "")}, ["strings that aren't empty"]),
-            ({"normal_classes": ("normal",)}, ["'normal'", "there are N, D"]),
+            ({"normal_classes": ("normal",)}, ["'normal'", "choose from N, D"]),
             ({"normal_classes": ("N", "D")}, ["every class", "defective"]),
             ({"sample_rate": 0}, ["sample_rate is 0", "whole number above 0"]),
             ({"sample_rate": 40e3}, ["sample_rate is 40000.0"]),
@@ -121,7 +121,7 @@ class TestSelect:
 
     def test_of_class(self):
         assert set(make().of_class("D").labels) == {1}
-        with pytest.raises(ArgumentError, match="No class is named 'X'; there are N, D"):
+        with pytest.raises(ArgumentError, match="No class is named 'X'; choose from N, D"):
             make().of_class("X")
 
 

@@ -26,7 +26,7 @@ from hfld_lite.evaluation.trust import Trust, make_trust
 from hfld_lite.hierarchy import Chain
 from hfld_lite.networks import resnet1d
 from hfld_lite.recipes import Recipe, network_of
-from hfld_lite.storage.files import read_json, regular_size
+from hfld_lite.storage.files import read_json, regular_size, write_whole
 from hfld_lite.version import __version__
 
 FORMAT = 3
@@ -214,10 +214,8 @@ def begin_run(part: Path, recipe: Recipe, data: dict[str, Any], command: str) ->
         command: that began the run, for its page.
     """
     recipe.save(part / "recipe.json")
-    text = json.dumps({"format": FORMAT, "data": data, "command": command}) + "\n"
-    draft = part / (BEGUN + ".part")
-    draft.write_text(text)
-    os.replace(draft, part / BEGUN)
+    begun = {"format": FORMAT, "data": data, "command": command}
+    write_whole(part / BEGUN, json.dumps(begun) + "\n")
     return part / CHECKPOINTS
 
 
@@ -332,8 +330,8 @@ def save_run(
             for role in (detector.networks if len(chain.split.validation) else ())
         },
     }
-    (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
-    (folder / "split.json").write_text(json.dumps(chain.split.to_dict()) + "\n")
+    write_whole(folder / FACTS, json.dumps(facts, indent=2) + "\n")
+    write_whole(folder / "split.json", json.dumps(chain.split.to_dict()) + "\n")
     chain.history().to_csv(folder / "history.csv", index=False)
     result.table.to_csv(folder / "results.csv", index=False)
     result.predictions.to_csv(folder / "predictions.csv", index=False)

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hfld_lite.errors import ArgumentError, DataError
-from hfld_lite.data.recordings import nearest
+from hfld_lite.errors import ArgumentError, DataError, nearest
 
 TILE_LAYOUT = "one .mat file per type and class, *N.mat normal and *D.mat defective"
 SOUND_LAYOUT = "one subfolder of WAV or FLAC files per class, or a manifest.csv"

@@ -14,7 +14,7 @@ from uuid import uuid4
 import numpy as np
 
 from hfld_lite.errors import DataError
-from hfld_lite.storage.files import file_digest, read_json
+from hfld_lite.storage.files import file_digest, read_json, write_whole
 from hfld_lite.version import __version__
 
 MANIFEST = "manifest.json"
@@ -61,7 +61,7 @@ def write(folder: str | Path, arrays: dict, facts: dict, *, overwrite: bool = Fa
         sums = {name: file_digest(part / name) for name in ARRAYS}
         manifest = {"format": FORMAT, "hfld_lite": __version__, **facts, "sha256": sums}
         text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-        (part / MANIFEST).write_text(text, encoding="utf-8")
+        write_whole(part / MANIFEST, text)
         _move(part, folder)
     except OSError as error:
         raise DataError(

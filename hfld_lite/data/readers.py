@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hfld_lite.errors import ArgumentError, DataError
+from hfld_lite.errors import ArgumentError, DataError, nearest
 from hfld_lite.data.layouts import (
     LONG_NAME,
     SOUND_LAYOUT,
@@ -24,7 +24,7 @@ from hfld_lite.data.layouts import (
 )
 from hfld_lite.data.mat_files import mat_variable, read_long_mat, read_mat
 from hfld_lite.data.prepared import MANIFEST
-from hfld_lite.data.recordings import Recordings, nearest
+from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.sound_files import read_sound, read_wav_folder
 
 __all__ = ["read_folder", "read_long_mat", "read_mat", "read_signals", "read_wav_folder"]

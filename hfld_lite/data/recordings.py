@@ -5,16 +5,15 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import InitVar, dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
 from hfld_lite.data import prepared
-from hfld_lite.errors import ArgumentError, DataError, HfldError
+from hfld_lite.errors import ArgumentError, DataError, HfldError, nearest
+from hfld_lite.storage.files import bytes_digest
 
 _CHUNK = 1 << 24  # values looked at together, 64 MiB: a memory map may be larger than memory
 
@@ -160,11 +159,13 @@ class Recordings:
 
     def fingerprint(self) -> str:
         """SHA-256 of signals, labels and groups, to tell whether data are those of a training."""
-        digest = sha256()
-        for array in (self.signals, self.labels, self.groups):
-            for start in range(0, len(array), 1024):
-                digest.update(np.ascontiguousarray(array[start : start + 1024]).tobytes())
-        return digest.hexdigest()
+
+        def parts() -> Iterator[bytes]:
+            for array in (self.signals, self.labels, self.groups):
+                for start in range(0, len(array), 1024):
+                    yield np.ascontiguousarray(array[start : start + 1024]).tobytes()
+
+        return bytes_digest(parts())
 
     def summary(self) -> str:
         """Say in four lines what this is: the source; counts and seconds; classes; groups."""
@@ -252,13 +253,6 @@ class Recordings:
             )
         except HfldError as error:  # the folder is at fault, so it comes first in the message
             raise DataError(folder, str(error).rstrip("."), mend="prepare it anew") from error
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """Phrase a hint for a name that isn't among `names`: the closest of them, else all."""
-    names = list(names)
-    close = difflib.get_close_matches(str(name), names, cutoff=0.5)
-    return f"perhaps {' or '.join(close)} is meant" if close else f"there are {', '.join(names)}"
 
 
 def place(origin: str) -> str:

@@ -70,7 +70,7 @@ class Checkpoints:
                 (self.folder / leftover).unlink(missing_ok=True)
             if not path.exists():
                 text = json.dumps({**facts, "made_with": made_with}, indent=2) + "\n"
-                write_whole(path, lambda part: part.write_text(text))
+                write_whole(path, text)
             elif not resume:
                 raise RecipeError(
                     f"{folder} holds a training already; go on with it (resume) or choose another "

@@ -12,8 +12,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping
-from hashlib import sha256
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +64,22 @@ def _flush(path: Path) -> None:
 
 def digest(text: str, tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of a text and of named tensors, in hexadecimal."""
-    result = sha256(text.encode())
-    for name in sorted(tensors):
-        value = tensors[name].detach().cpu().contiguous()
-        result.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        result.update(value.reshape(-1).view(torch.uint8).numpy())
+
+    def parts() -> Iterator[Any]:
+        yield text.encode()
+        for name in sorted(tensors):
+            value = tensors[name].detach().cpu().contiguous()
+            yield f"{name} {value.dtype} {tuple(value.shape)}".encode()
+            yield value.reshape(-1).view(torch.uint8).numpy()
+
+    return bytes_digest(parts())
+
+
+def bytes_digest(parts: Iterable[Any]) -> str:
+    """SHA-256 of bytes or arrays, one after the other, in hexadecimal."""
+    result = hashlib.sha256()
+    for part in parts:
+        result.update(part)
     return result.hexdigest()
 
 
