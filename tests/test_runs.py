@@ -248,7 +248,10 @@ def test_a_death_between_the_last_two_renames_is_mended_by_going_on(
         (lambda part: (part / "begun.json").unlink(), "stopped before it began; add --fresh"),
         (lambda part: (part / "begun.json").write_text("{"), "begun.json cannot be read"),
         (lambda part: (part / "begun.json").write_text('{"format": 1}'), "format is 1; this"),
-        (lambda part: (part / "begun.json").write_text('{"format": 3}'), "damaged .'data'."),
+        (
+            lambda part: (part / "begun.json").write_text('{"format": 3}'),
+            "damaged .data is missing.",
+        ),
         (lambda part: (part / "recipe.json").unlink(), "recipe.json"),
     ],
 )

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import struct
 import zlib
 from pathlib import Path
@@ -291,6 +292,11 @@ class TestPrepared:
             Recordings.load(folder, verify=False)
 
 
+TRUST = {"rate": 0.1, "limit": 0.5, "normal": [0], "novelty": 3.0, "run": 3}
+TRUST |= {"means": [[0.0] * 24] * 2, "deviations": [[1.0] * 24] * 2}
+TRUST |= {"harmful": 9, "usual": 20, "doubted": 0.0}
+
+
 class TestRuns:
     @pytest.fixture
     def run(self, tmp_path):
@@ -344,7 +350,8 @@ class TestRuns:
         ("key", "value", "words"),
         [
             ("class_names", "ND", "class_names is 'ND'"),
-            ("class_names", ["N", 3], "class_names are"),
+            ("class_names", ["N", 3], r"class_names\[1\] is 3; expected text"),
+            ("class_names", ["N", ""], r"class_names\[1\] is ''; expected a length of 1 or more"),
             ("class_names", ["N", "N"], "class_names are"),
             ("normal_classes", ["X"], "normal_classes"),
             ("normal_classes", ["N", "D"], "normal_classes"),
@@ -357,7 +364,27 @@ class TestRuns:
             ("data", None, "data is None"),
             ("source", None, "source is None"),
             ("stages", ["student"], "stages is"),
-            ("stages", {"student": {}}, "the stage student is {}"),
+            ("stages", {"student": {}}, "stages.student.learned_from is missing"),
+            ("stages", {}, "stages is {}; expected a length of 1 or more"),
+            (
+                "stages",
+                {str(i): {} for i in range(500_000)},
+                "stages: there are 500000 entries; expected 100",
+            ),
+            ("samples", 2**41, "samples is 2199023255552; expected 1099511627776 or less"),
+            ("window", [2**41, 1], r"window\[0\] is 2199023255552"),
+            ("normal_classes", [0] * 2_000_000, r"normal_classes\[0\] is 0; expected text"),
+            ("trust", {"student": {**TRUST, "normal": [-1]}}, r"normal\[0\] is -1; expected 0 or"),
+            ("trust", {"student": {**TRUST, "normal": [2]}}, r"normal is \(2,\); expected \(0,\)"),
+            (
+                "trust",
+                {"student": {**TRUST, "means": [[0] * 23]}},
+                r"means\[0\] is \[0, 0.*length of 24",
+            ),
+            ("trust", {"student": {**TRUST, "deviations": [[0] * 24] * 2}}, "not above 0"),
+            ("trust", {"student": {**TRUST, "rate": "0.1"}}, "rate is '0.1'; expected a number"),
+            ("data", {"folder": 3, "options": {}}, "data.folder is 3; expected text"),
+            ("data", {"simulated": {"seed": -1}}, "data.simulated.seed is -1; expected 0 or more"),
             ("preprocessing", None, "preprocessed by None"),
             ("preprocessing", {**fuzz.preprocessing(fuzz.TINY), "bins": 300}, "'bins': 300"),
         ],
@@ -366,6 +393,36 @@ class TestRuns:
         facts = json.loads((run / "run.json").read_text())
         (run / "run.json").write_text(json.dumps(facts | {key: value}))
         with pytest.raises(RecipeError, match=f"run.*{words}"):
+            load_run(run)
+
+    def test_wrong_facts_are_refused_at_once_and_in_one_sentence(self, run):
+        facts = json.loads((run / "run.json").read_text())
+        many = {str(i): {} for i in range(300_000)}
+        for change in ({"stages": many}, {"trust": [0] * 10**6}, {"source": "x" * 2**21}):
+            (run / "run.json").write_text(json.dumps(facts | change))
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            with pytest.raises(RecipeError) as caught:
+                load_run(run)
+            assert len(str(caught.value)) < 400
+            assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 << 10
+
+    def test_limits_that_fit_are_read(self, run):
+        facts = json.loads((run / "run.json").read_text())
+        (run / "run.json").write_text(json.dumps(facts | {"trust": {"student": TRUST}}))
+        assert load_run(run).trust["student"].to_dict()["normal"] == (0,)
+
+    @pytest.mark.parametrize(
+        ("lists", "words"),
+        [
+            ({"train": [0, True], "validation": [], "test": [1]}, r"train\[1\] is True"),
+            ({"train": [-1], "validation": [], "test": [1]}, r"train\[0\] is -1; expected 0 or"),
+            ({"train": [0], "validation": [], "test": "1"}, "test is '1'; expected a list"),
+            ({"train": ["x"] * 10**6, "validation": [], "test": [1]}, r"train\[0\] is 'x'"),
+        ],
+    )
+    def test_splits_of_the_wrong_kind(self, run, lists, words):
+        (run / "split.json").write_text(json.dumps(lists))
+        with pytest.raises(RecipeError, match=f"run is damaged .The split cannot be read: {words}"):
             load_run(run)
 
     @pytest.mark.parametrize("name", ["run.json", "recipe.json", "split.json"])

@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
+from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -26,29 +27,83 @@ from hfld_lite.evaluation.trust import Trust, make_trust
 from hfld_lite.hierarchy import Chain
 from hfld_lite.networks import resnet1d
 from hfld_lite.recipes import Recipe, network_of
-from hfld_lite.storage.files import read_json, regular_size, write_whole
+from hfld_lite.storage.files import (
+    Checked,
+    Few,
+    Index,
+    Name,
+    Size,
+    Text,
+    Window,
+    explain,
+    read_json,
+    regular_size,
+    short,
+    write_whole,
+)
 from hfld_lite.version import __version__
 
 FORMAT = 3
 """Version of the run folder's format."""
 
-_KINDS = {  # entry of run.json: the types that its value may have
-    "hfld_lite": (str,),
-    "class_names": (list,),
-    "normal_classes": (list,),
-    "sample_rate": (int,),
-    "samples": (int,),
-    "window": (list, type(None)),
-    "source": (str,),
-    "simulated": (bool,),
-    "data": (dict,),
-    "fingerprint": (str,),
-    "stages": (dict,),
-    "trust": (dict,),
-}
-_STAGE = {"learned_from": str, "best_epoch": int, "seconds": float}
-
 FACTS, BEGUN, LOCK, CHECKPOINTS = "run.json", "begun.json", "lock", "checkpoints"
+
+
+class _Simulated(Checked):
+    seed: Index
+
+
+class _Origin(Checked):
+    """How to get a run's recordings again: simulate them, or read a folder."""
+
+    simulated: _Simulated | None = None
+    folder: Name | None = None
+    options: Annotated[dict[str, Any], Few] = Field(default_factory=dict)
+
+
+class _Stage(Checked):
+    learned_from: Text
+    best_epoch: Index
+    seconds: float
+
+
+class _Facts(Checked):
+    """The entries of ``run.json`` that are used; see `save_run`."""
+
+    hfld_lite: Text
+    class_names: Annotated[list[Name], Field(fail_fast=True)]
+    normal_classes: Annotated[list[Name], Field(fail_fast=True)]
+    sample_rate: Size
+    samples: Size
+    window: Window
+    source: Text
+    simulated: bool
+    data: _Origin
+    fingerprint: Text
+    stages: Annotated[dict[str, _Stage], Few, Field(min_length=1)]
+    trust: Annotated[dict[str, Trust], Few]
+
+    @model_validator(mode="after")
+    def _check_classes(self) -> "_Facts":
+        names, normal = self.class_names, self.normal_classes
+        if len(set(names)) < len(names) or not set(normal) < set(names):
+            raise ValueError(
+                f"class_names are {short(names)} and normal_classes {short(normal)}; "
+                "expected names that differ, and some of them for the normal classes"
+            )
+        positions = tuple(names.index(name) for name in normal)
+        for role, trust in self.trust.items():
+            if trust.normal != positions:
+                raise ValueError(
+                    f"trust.{role}.normal is {short(trust.normal)}; expected {positions}, "
+                    "the positions of the normal classes"
+                )
+        return self
+
+
+class _Begun(Checked):
+    data: _Origin
+    command: Text
 
 
 @dataclass(frozen=True)
@@ -80,7 +135,7 @@ class Run:
 
 def read_origin(data: dict[str, Any], progress: bool = False) -> Recordings:
     """Read or simulate the recordings that ``run.json`` describes under ``data``."""
-    if "simulated" in data:
+    if data.get("simulated"):
         return simulate_tiles(seed=data["simulated"]["seed"], progress=progress)
     return read_folder(data["folder"], progress=progress, **data["options"])
 
@@ -229,9 +284,10 @@ def begun_run(part: Path) -> tuple[Recipe, dict[str, Any], str]:
     begun = _json(path, f"{path} is missing: the run was stopped before it began; add --fresh.")
     _check_format(path, begun)
     try:
-        return Recipe.load(part / "recipe.json"), dict(begun["data"]), str(begun["command"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise RecipeError(f"{path} is damaged ({error}); begin the run anew.") from error
+        _Begun.model_validate(begun)
+    except ValidationError as error:
+        raise RecipeError(f"{path} is damaged ({explain(error)}); begin the run anew.") from error
+    return Recipe.load(part / "recipe.json"), begun["data"], begun["command"]
 
 
 def _check_place(folder: Path, part: Path, fresh: bool, resume: bool) -> None:
@@ -358,26 +414,26 @@ def load_run(folder: str | Path) -> Run:
             f"hfld_lite {facts.get('hfld_lite')}, which made the run, and its own recipe.json."
         )
     try:
-        _check_facts(facts)
-        names, roles = tuple(facts["class_names"]), tuple(facts["stages"])
+        checked = _Facts.model_validate(facts)
+        names, roles = tuple(checked.class_names), tuple(checked.stages)
         networks = {role: _network(folder, role, recipe, len(names)) for role in roles}
         detector = Detector(
             recipe,
             networks,
             names,
-            tuple(facts["normal_classes"]),
-            int(facts["sample_rate"]),
-            int(facts["samples"]),
+            tuple(checked.normal_classes),
+            checked.sample_rate,
+            checked.samples,
         )
         split = Split.from_dict(_json(folder / "split.json"))
-        trust = {role: Trust.from_dict(facts["trust"][role]) for role in facts["trust"]}
     except RecipeError:
         raise
-    except (KeyError, TypeError, ValueError, HfldError) as error:
+    except (ValueError, HfldError) as error:
+        reason = explain(error) if isinstance(error, ValidationError) else str(error).rstrip(".")
         raise RecipeError(
-            f"{folder}: the run is damaged ({error}); train it again or copy it again."
+            f"{folder}: the run is damaged ({reason}); train it again or copy it again."
         ) from error
-    return Run(folder, detector, split, facts, trust)
+    return Run(folder, detector, split, facts, checked.trust)
 
 
 def _check_format(path: Path, facts: dict[str, Any]) -> None:
@@ -414,28 +470,6 @@ def _check_weights(state: dict[str, Tensor], expected: dict[str, Tensor]) -> Non
             raise ValueError(f"{name} is {state[name].dtype}, not {expected[name].dtype}")
         if not state[name].isfinite().all():
             raise ValueError(f"{name} holds NaN or infinity")
-
-
-def _check_facts(facts: dict[str, Any]) -> None:
-    """Raise a ValueError unless ``run.json`` has what `save_run` writes."""
-    for name, kind in _KINDS.items():
-        if type(facts.get(name)) not in kind:  # bool is an int, and must not pass for one
-            raise ValueError(f"{name} is {facts.get(name)!r}")
-    names, normal, window = (facts[k] for k in ("class_names", "normal_classes", "window"))
-    if not all(isinstance(name, str) and name for name in [*names, *normal]):
-        raise ValueError(f"class_names are {names}, normal_classes {normal}")
-    if len(set(names)) < len(names) or not set(normal) < set(names):
-        raise ValueError(f"class_names are {names}, normal_classes {normal}")
-    sizes = [facts["sample_rate"], facts["samples"], *(window or [])]
-    if not all(type(size) is int and 0 < size < 2**63 for size in sizes):
-        raise ValueError(f"sample_rate, samples and window are {sizes}")
-    if window is not None and len(window) != 2:
-        raise ValueError(f"window is {window}")
-    for role, stage in facts["stages"].items():
-        if not isinstance(stage, dict) or [type(stage.get(k)) for k in _STAGE] != [
-            *_STAGE.values()
-        ]:
-            raise ValueError(f"the stage {role} is {stage!r}")
 
 
 def _json(path: Path, missing: str = "") -> dict:

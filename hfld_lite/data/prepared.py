@@ -9,30 +9,53 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Annotated
 from uuid import uuid4
 
 import numpy as np
+from pydantic import Field, ValidationError, field_validator
 
 from hfld_lite.errors import DataError
-from hfld_lite.storage.files import file_digest, read_json, write_whole
+from hfld_lite.storage.files import (
+    Checked,
+    Few,
+    Size,
+    Window,
+    explain,
+    file_digest,
+    read_json,
+    write_whole,
+)
 from hfld_lite.version import __version__
 
 MANIFEST = "manifest.json"
 FORMAT = 1  # the version of this layout
 ARRAYS = {"signals.npy": "<f4", "labels.npy": "<i8", "groups.npy": "<U", "origins.npy": "<U"}
-FACTS = {  # key of the manifest: the types that its value may have
-    "source": (str,),
-    "simulated": (bool,),
-    "count": (int,),
-    "samples": (int,),
-    "sample_rate": (int,),
-    "units": (str,),
-    "window": (list, type(None)),
-    "classes": (list,),
-    "normal_classes": (list,),
-}
 _MOST_HEADER = 10_000  # bytes, as in numpy.load
 _ANEW = "prepare the folder anew"
+
+
+class Manifest(Checked):
+    """The facts in ``manifest.json``, and the files' checksums."""
+
+    source: str
+    simulated: bool
+    count: Size
+    samples: Size
+    sample_rate: Size
+    units: str
+    window: Window
+    classes: Annotated[list[str], Field(fail_fast=True)]
+    normal_classes: Annotated[list[str], Field(fail_fast=True)]
+    sha256: Annotated[dict[str, str], Few]
+
+    @field_validator("sha256")
+    @classmethod
+    def _check_names(cls, sums: dict[str, str]) -> dict[str, str]:
+        if set(sums) != set(ARRAYS):
+            named = ", ".join(sums)[:200] or "none"
+            raise ValueError(f"the files are {named}; expected exactly {', '.join(ARRAYS)}")
+        return sums
 
 
 def write(folder: str | Path, arrays: dict, facts: dict, *, overwrite: bool = False) -> Path:
@@ -41,7 +64,7 @@ def write(folder: str | Path, arrays: dict, facts: dict, *, overwrite: bool = Fa
     Args:
         folder: new or empty; one that holds a prepared folder is replaced if `overwrite`.
         arrays: one for each name in `ARRAYS`.
-        facts: a value for each key in `FACTS`.
+        facts: the other values of a `Manifest`.
         overwrite: see `folder`; a folder that holds anything else is never replaced.
 
     Returns:
@@ -96,7 +119,7 @@ def read(folder: str | Path, *, verify: bool = True) -> tuple[dict, dict]:
     for name, kind in ARRAYS.items():
         path = folder / name
         array = arrays[name] = _map(path)
-        shape = (manifest["count"], manifest["samples"])[: 2 if kind == "<f4" else 1]
+        shape = (manifest.count, manifest.samples)[: 2 if kind == "<f4" else 1]
         if array.shape != shape or not array.dtype.str.startswith(kind):
             raise DataError(
                 path,
@@ -104,7 +127,7 @@ def read(folder: str | Path, *, verify: bool = True) -> tuple[dict, dict]:
                 expected=f"{kind} of shape {shape}, as {MANIFEST} says",
                 mend=_ANEW,
             )
-        if verify and file_digest(path) != manifest["sha256"][name]:
+        if verify and file_digest(path) != manifest.sha256[name]:
             raise DataError(
                 path,
                 f"does not match its checksum in {MANIFEST}, so it was changed or damaged",
@@ -112,10 +135,10 @@ def read(folder: str | Path, *, verify: bool = True) -> tuple[dict, dict]:
             )
         if kind == "<U" and not _is_text(array):
             raise DataError(path, "holds numbers that are no characters", mend=_ANEW)
-    return arrays, {key: manifest[key] for key in FACTS}
+    return arrays, manifest.model_dump(exclude={"sha256"})
 
 
-def _manifest(folder: Path) -> dict:
+def _manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         raise DataError(
@@ -136,20 +159,10 @@ def _manifest(folder: Path) -> dict:
             expected=str(FORMAT),
             mend=f"use the version of hfld_lite that wrote it or {_ANEW}",
         )
-    for key, kinds in {**FACTS, "sha256": (dict,)}.items():
-        if key not in manifest:
-            raise DataError(path, f"the key {key!r} is missing", mend=_ANEW)
-        if type(manifest[key]) not in kinds:  # bool is an int, and must not pass for one
-            names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
-            raise DataError(path, f"{key} is {manifest[key]!r}", expected=names, mend=_ANEW)
-    if set(manifest["sha256"]) != set(ARRAYS):
-        raise DataError(
-            path,
-            f"sha256 names {', '.join(manifest['sha256']) or 'no file'}",
-            expected=f"exactly {', '.join(ARRAYS)}",
-            mend=_ANEW,
-        )
-    return manifest
+    try:
+        return Manifest.model_validate(manifest)
+    except ValidationError as error:
+        raise DataError(path, explain(error), mend=_ANEW) from error
 
 
 def _map(path: Path) -> np.memmap:

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
 
 import numpy as np
+from pydantic import Field, ValidationError
 from sklearn.model_selection import StratifiedGroupKFold
 
 from hfld_lite.errors import ArgumentError, DataError
 from hfld_lite.data.recordings import Recordings, indices_of, place
+from hfld_lite.storage.files import Checked, Index, explain
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +45,18 @@ class Split:
         """Make a split of what `to_dict` returned."""
         if not isinstance(lists, dict) or set(lists) != {"train", "validation", "test"}:
             raise ArgumentError("A split has exactly the keys train, validation and test.")
-        return cls(**lists)
+        try:
+            return cls(**dict(_Lists.model_validate(lists)))
+        except ValidationError as error:
+            raise ArgumentError(f"The split cannot be read: {explain(error)}.") from error
+
+
+class _Lists(Checked):
+    """What `Split.to_dict` returns."""
+
+    train: Annotated[list[Index], Field(fail_fast=True)]
+    validation: Annotated[list[Index], Field(fail_fast=True)]
+    test: Annotated[list[Index], Field(fail_fast=True)]
 
 
 def split(

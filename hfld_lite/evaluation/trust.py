@@ -17,12 +17,13 @@ longest run of samples at the recording's extreme value.
 """
 
 import math
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field, Strict, ValidationError, model_validator
 
 from hfld_lite.errors import ArgumentError
+from hfld_lite.storage.files import Checked, Index, explain
 
 BANDS = 24
 RATE = 0.01
@@ -33,8 +34,12 @@ NOVEL = "its spectrum is unlike those of the training (another microphone or roo
 CLIPPED = "it is clipped: the loudest samples are cut off"
 
 
-@dataclass(frozen=True)
-class Trust:
+_Row = Annotated[tuple[float, ...], Strict(False), Field(min_length=BANDS, max_length=BANDS)]
+_Table = Annotated[tuple[_Row, ...], Strict(False), Field(min_length=1, fail_fast=True)]
+"""JSON has no tuples, so that lists are taken too; the numbers in them stay strict."""
+
+
+class Trust(Checked):
     """What the program on the device needs to doubt; all plain numbers, saved as JSON.
 
     Attributes:
@@ -50,14 +55,24 @@ class Trust:
 
     rate: float
     limit: float
-    normal: tuple[int, ...]
-    means: tuple[tuple[float, ...], ...]
-    deviations: tuple[tuple[float, ...], ...]
+    normal: Annotated[tuple[Index, ...], Strict(False), Field(fail_fast=True)]
+    means: _Table
+    deviations: _Table
     novelty: float
-    run: int
-    harmful: int
-    usual: int
+    run: Index
+    harmful: Index
+    usual: Index
     doubted: float
+
+    @model_validator(mode="after")
+    def _check_tables(self) -> "Trust":
+        if len(self.means) != len(self.deviations):
+            raise ValueError(
+                f"means has {len(self.means)} rows and deviations {len(self.deviations)}"
+            )
+        if min(map(min, self.deviations)) <= 0:
+            raise ValueError("deviations holds values that are not above 0")
+        return self
 
     def unsure(self, probabilities: np.ndarray) -> np.ndarray:
         """Whether "unsure" is the answer, booleans ``(n,)``, by probabilities ``(n, classes)``.
@@ -97,7 +112,7 @@ class Trust:
 
     def to_dict(self) -> dict[str, Any]:
         """Values that JSON can hold."""
-        return asdict(self)
+        return self.model_dump()
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Trust":
@@ -106,19 +121,10 @@ class Trust:
         Raises:
             ValueError: if it is something else.
         """
-        tables = {
-            name: tuple(tuple(float(x) for x in row) for row in values[name])
-            for name in ("means", "deviations")
-        }
-        whole = {name: int(values[name]) for name in ("run", "harmful", "usual")}
-        real = {name: float(values[name]) for name in ("rate", "limit", "novelty", "doubted")}
-        trust = cls(normal=tuple(int(i) for i in values["normal"]), **tables, **whole, **real)
-        shape = np.array(trust.means).shape
-        if shape != np.array(trust.deviations).shape or shape[1:] != (BANDS,):
-            raise ValueError(f"means and deviations of the bands have shape {shape}")
-        if not np.isfinite([*real.values()]).all() or np.min(trust.deviations) <= 0:
-            raise ValueError("trust holds values that are not finite or not positive")
-        return trust
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ValueError(explain(error)) from error
 
 
 def make_trust(
@@ -174,7 +180,7 @@ def make_trust(
         usual=len(usual),
         doubted=0.0,
     )
-    return replace(made, doubted=float(made.unsure(probabilities).mean()))
+    return made.model_copy(update={"doubted": float(made.unsure(probabilities).mean())})
 
 
 def suspicion(probabilities: np.ndarray, normal: tuple[int, ...]) -> np.ndarray:

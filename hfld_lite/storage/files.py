@@ -1,7 +1,8 @@
 """Files: written whole or not at all, and those of strangers read with care.
 
-Readers raise a ValueError or an OSError whose text completes the sentence "… cannot be read (…)";
-the callers know which file it is and how to mend it.
+The readers raise a ValueError or an OSError whose text completes the sentence "… cannot be read
+(…)"; the callers know which file it is and how to mend it. Pydantic models say what a JSON file
+may hold, and `explain` makes a sentence of their errors.
 """
 
 from __future__ import annotations
@@ -11,12 +12,14 @@ import json
 import math
 import os
 import re
+import reprlib
 import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from torch import Tensor
 
 JSON_BYTES = 1 << 23
@@ -25,6 +28,9 @@ JSON_BYTES = 1 << 23
 SLACK = 1 << 24
 RATIO = 64
 """Compressed data may unfold to ``SLACK + RATIO · size``; no recording comes near: noise stays."""
+
+LARGEST = 1 << 40
+"""The largest count that is believed: samples, hertz, indices."""
 
 _SURROGATE = re.compile(r"\\ud[89a-f]", re.IGNORECASE)
 
@@ -148,3 +154,75 @@ def _float(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text} is no finite number")
     return value
+
+
+class Checked(BaseModel):
+    """Base of the models of JSON files: nothing is converted, and no number is NaN or infinite."""
+
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
+
+
+def _few(value: Any) -> Any:
+    # pydantic describes each wrong entry of an object, at a kilobyte each
+    if isinstance(value, dict) and len(value) > 100:
+        raise ValueError(f"there are {len(value)} entries; expected 100 or fewer")
+    return value
+
+
+Few = BeforeValidator(_few)
+"""For an object whose entries have names that are not fixed: it has 100 of them or fewer."""
+
+Text = Annotated[str, Field(max_length=1 << 20)]
+Name = Annotated[str, Field(min_length=1, max_length=1 << 20)]
+Index = Annotated[int, Field(ge=0, lt=LARGEST)]
+Size = Annotated[int, Field(gt=0, le=LARGEST)]
+Window = Annotated[list[Size] | None, Field(min_length=2, max_length=2, fail_fast=True)]
+"""Window and hop in samples, or null."""
+
+_EXPECTED = {
+    "int_type": "an integer",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+    "literal_error": "{expected}",
+    "too_short": "a length of {min_length} or more",
+    "too_long": "a length of {max_length} or less",
+    "string_too_short": "a length of {min_length} or more",
+    "string_too_long": "a length of {max_length} or less",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "{ge} or more",
+    "less_than": "less than {lt}",
+    "less_than_equal": "{le} or less",
+}
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
+
+
+def short(value: Any) -> str:
+    """The value as Python writes it, cut to the length that fits into a message."""
+    return _SHORT.repr(value)
+
+
+def explain(error: ValidationError) -> str:
+    """The first error that pydantic found, as "sample_rate is '40k'; expected an integer".
+
+    The text of a ValueError that a validator raised follows the place that it is about.
+    """
+    first = error.errors(include_url=False)[0]
+    kind, context = first["type"], first.get("ctx", {})
+    place = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in first["loc"])
+    place = place.removeprefix(".") or "the whole"
+    if kind == "missing":
+        return f"{place} is missing"
+    if kind == "extra_forbidden":
+        return f"{place} is not a known entry"
+    if kind == "value_error":
+        return f"{place}: {context['error']}" if first["loc"] else str(context["error"])
+    expected = _EXPECTED.get(kind, first["msg"].removeprefix("Input should be ")).format(**context)
+    return f"{place} is {short(first['input'])}; expected {expected}"
