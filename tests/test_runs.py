@@ -1,8 +1,11 @@
+import errno
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -157,7 +160,7 @@ def test_fresh_replaces_what_is_finished_and_what_is_not(saved, tiny_recipe):
     (part / "figures" / "curves.png").write_text("of a run that was killed while it was reported")
     assert files(saved) == before
     with pytest.raises(PowerCutError), new_run(saved, fresh=True):  # noqa: PT012
-        assert [path.name for path in part.iterdir()] == ["lock"]
+        assert not list(part.iterdir())
         raise PowerCutError
     assert files(saved) == before
     assert not part.exists()
@@ -190,9 +193,23 @@ def other_process(code, *arguments):
 
 
 TAKE = """
-import fcntl, sys
-handle = open(sys.argv[1], "w")
-fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+import sys
+import filelock
+lock = getattr(filelock, sys.argv[2])(sys.argv[1], timeout=0)
+lock.acquire()
+"""
+
+AT_WORK = """
+import sys
+from hfld_lite.app.runs import begin_run, new_run
+from hfld_lite.recipes import preset
+if sys.argv[2:]:
+    import errno, fcntl
+    def flock(*_):
+        raise OSError(getattr(errno, sys.argv[2]), "not here")
+    fcntl.flock = flock
+run = new_run(sys.argv[1], fresh=True)
+begin_run(run.__enter__(), preset("demo"), {"simulated": {"seed": 0}}, "hfld train")
 """
 
 
@@ -200,8 +217,9 @@ fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 def test_a_run_that_another_process_is_at_is_left_alone(tmp_path, tiny_recipe, options):
     part = begin(tmp_path / "run", tiny_recipe)
     before = files(part)
+    lock = f"{part}.lock"
     with (
-        other_process(TAKE, str(part / "lock")),
+        other_process(TAKE, lock, "FileLock"),
         pytest.raises(RecipeError, match=r"run\.unfinished: another process is training there"),
     ):
         new_run(tmp_path / "run", **options).__enter__()
@@ -210,12 +228,57 @@ def test_a_run_that_another_process_is_at_is_left_alone(tmp_path, tiny_recipe, o
     with pytest.raises(PowerCutError), new_run(tmp_path / "run", **options) as part:  # noqa: PT012
         begin_run(part, tiny_recipe, DATA, "")
         refused = subprocess.run(
-            [sys.executable, "-c", TAKE, part / "lock"], capture_output=True, text=True, check=False
+            [sys.executable, "-c", TAKE, lock, "FileLock"],
+            capture_output=True,
+            text=True,
+            check=False,
         )
-        assert "BlockingIOError" in refused.stderr, "and the other way round"
+        assert "Timeout" in refused.stderr, "and the other way round"
+        if pid := os.fork():  # as a data loader's worker is
+            os.waitpid(pid, 0)
+        else:
+            os._exit(0)
+        with pytest.raises(RecipeError, match="another process is training there"):
+            new_run(tmp_path / "run", fresh=True).__enter__()
         raise PowerCutError
-    with other_process(TAKE, str(part / "lock")):
+    with other_process(TAKE, lock, "FileLock"):
         pass  # it ended with the block
+
+
+@pytest.mark.parametrize("kind", [(), ("ENOSYS",), ("ENOTSUP",)])
+def test_after_a_kill_a_new_run_can_begin(tmp_path, kind, monkeypatch):
+    run = tmp_path / "run"
+    with other_process(AT_WORK, str(run), *kind) as process:
+        if kind:
+            monkeypatch.setattr(fcntl, "flock", without_locks(getattr(errno, *kind)))
+        with pytest.raises(RecipeError, match=r"another process is training there"):
+            new_run(run, fresh=True).__enter__()
+        process.kill()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with new_run(run, resume=True) as part:
+            assert begun_run(part)[2] == "hfld train"
+            (part / "run.json").write_text("{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def without_locks(number):
+    def flock(*_):
+        raise OSError(number, "not here")
+
+    return flock
+
+
+@pytest.mark.parametrize("name", ["ENOSYS", "ENOTSUP", "EOPNOTSUPP"])
+def test_a_file_system_without_locks_is_told_of_and_used(tmp_path, tiny_recipe, monkeypatch, name):
+    monkeypatch.setattr(fcntl, "flock", without_locks(getattr(errno, name)))
+    with pytest.warns(UserWarning, match=r"this file system has no locks, so .*lock stands for"):  # noqa: SIM117, PT031
+        with new_run(tmp_path / "run") as part:
+            begin_run(part, tiny_recipe, DATA, "")
+            with pytest.raises(RecipeError, match="another process is training there; let it"):
+                new_run(tmp_path / "run", resume=True).__enter__()
+            (part / "run.json").write_text("{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 @pytest.mark.parametrize("renames", [0, 1])

@@ -1,16 +1,19 @@
 """Run folders: a trained chain on disk, written whole or not at all, and read back with care."""
 
+import errno
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -46,7 +49,12 @@ from hfld_lite.version import __version__
 FORMAT = 3
 """Version of the run folder's format."""
 
-FACTS, BEGUN, LOCK, CHECKPOINTS = "run.json", "begun.json", "lock", "checkpoints"
+FACTS, BEGUN, CHECKPOINTS = "run.json", "begun.json", "checkpoints"
+
+OLD_LOCK = "lock"
+"""Where hfld_lite 0.1.0 had its lock, in the unfinished run's folder."""
+
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 class _Simulated(Checked):
@@ -202,17 +210,20 @@ def new_run(folder: str | Path, fresh: bool = False, resume: bool = False) -> It
     folder = _named(folder)
     part = unfinished(folder)
     _check_place(folder, part, fresh, resume)
+    made = not part.exists()
     try:
         part.mkdir(parents=True, exist_ok=fresh or resume)
-        lock = os.open(part / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
-    except OSError as error:
+        lock = _lock(part)
+    except (OSError, RecipeError) as error:
+        with suppress(OSError):
+            if made:
+                part.rmdir()
+        if isinstance(error, RecipeError):
+            raise
         raise RecipeError(
             f"{folder} cannot be written ({error.strerror}); choose another folder."
         ) from error
-    mine = False
     try:
-        _lock(lock, part)
-        mine = True
         if fresh:
             _empty(part)
         yield part
@@ -223,21 +234,21 @@ def new_run(folder: str | Path, fresh: bool = False, resume: bool = False) -> It
         os.replace(part, folder)
         for rest in (folder / CHECKPOINTS, old):
             shutil.rmtree(rest, ignore_errors=True)
-        for name in (LOCK, BEGUN):
+        for name in (OLD_LOCK, BEGUN):
             (folder / name).unlink(missing_ok=True)
     finally:
-        os.close(lock)
-        if mine and part.exists() and not (part / BEGUN).exists():
+        if part.exists() and not (part / BEGUN).exists():
             shutil.rmtree(part, ignore_errors=True)
+        _unlock(lock, part)
 
 
 def _empty(part: Path) -> None:
-    """Remove what an unfinished run left, but for the lock."""
+    """Remove what an unfinished run left."""
     (part / BEGUN).unlink(missing_ok=True)  # first, so that no half of it can be gone on with
     for path in part.iterdir():
         if path.is_dir():  # figures, of a run that was killed when it was all but complete
             shutil.rmtree(path)
-        elif path.name != LOCK:
+        else:
             path.unlink()
 
 
@@ -296,7 +307,8 @@ def _check_place(folder: Path, part: Path, fresh: bool, resume: bool) -> None:
         raise RecipeError(f"{folder} is a file; choose a folder that is not there yet.")
     if there and not (folder / FACTS).is_file():
         raise RecipeError(f"{folder} holds other files; choose a folder that is not there yet.")
-    if part.is_dir() and any(part.iterdir()) and not (part / LOCK).exists():
+    marks = (part / BEGUN, _lock_file(part), _soft_lock_file(part), part / OLD_LOCK)
+    if part.is_dir() and any(part.iterdir()) and not any(mark.exists() for mark in marks):
         raise RecipeError(f"{part} holds other files; choose another folder than {folder}.")
     if resume:
         if not part.is_dir():
@@ -319,16 +331,58 @@ def _check_place(folder: Path, part: Path, fresh: bool, resume: bool) -> None:
         )
 
 
-def _lock(handle: int, part: Path) -> None:
-    """Refuse a second process at the same run; the lock ends with the process, however it ends."""
+def _lock_file(part: Path) -> Path:
+    """Beside the folder, since Windows does not rename a folder in which a file is open."""
+    return part.with_name(part.name + ".lock")
+
+
+def _soft_lock_file(part: Path) -> Path:
+    return part.with_name(part.name + ".softlock")
+
+
+def _lock(part: Path) -> BaseFileLock:
+    """Refuse a second process at the same run; the lock ends with the process, however it ends.
+
+    Raises:
+        RecipeError: another process holds the lock.
+        OSError: the lock file cannot be written.
+    """
+    lock: BaseFileLock = FileLock(_lock_file(part), timeout=0.2)
+    hint = ""
     try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise RecipeError(f"{part}: another process is training there; let it finish.") from error
+        with warnings.catch_warnings():  # filelock's own, where it falls back by itself
+            warnings.simplefilter("ignore")
+            try:
+                lock.acquire()
+            except (NotImplementedError, OSError) as error:
+                if not isinstance(error, NotImplementedError) and error.errno not in _NO_LOCKS:
+                    raise
+                lock = SoftFileLock(_soft_lock_file(part), timeout=0.2)
+                hint = f", or delete {lock.lock_file} if there is none"
+                _lock_file(part).unlink(missing_ok=True)  # it locks nothing here
+                lock.acquire()
+    except Timeout as error:
+        raise RecipeError(
+            f"{part}: another process is training there; let it finish{hint}."
+        ) from error
+    if isinstance(lock, SoftFileLock):
+        warnings.warn(
+            f"{part.parent}: this file system has no locks, so {lock.lock_file} stands for one. "
+            "If this process is killed, and a new run is refused because of that file, delete it.",
+            stacklevel=4,
+        )
+    return lock
+
+
+def _unlock(lock: BaseFileLock, part: Path) -> None:
+    """Remove the lock file and release the lock."""
+    native = not isinstance(lock, SoftFileLock)  # a SoftFileLock removes its own file
+    if native and os.name == "posix":  # first, or the file might be another process's by then
+        _lock_file(part).unlink(missing_ok=True)
+    lock.release()
+    if native and os.name != "posix":  # where an open file cannot be removed
+        with suppress(OSError):
+            _lock_file(part).unlink(missing_ok=True)
 
 
 def preprocessing(recipe: Recipe) -> dict[str, Any]:
