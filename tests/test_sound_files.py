@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from hfld_lite.data.sound_files import read_wav_folder
+from hfld_lite.data.class_folders import read_wav_folder
 from hfld_lite.errors import ArgumentError, DataError
 
 
@@ -43,7 +43,7 @@ class TestFolder:
         assert read.labels.tolist() == [1] * 4 + [0] * 4
         assert read.origins[5] == "normal/n_tile0_drop1.wav:0"
         assert np.array_equal(read.signals[5], noise(seed=1))
-        assert read.source == "sounds: 8 sound files"
+        assert read.source == "sounds: 8 .wav files"
         assert "each recording its own" in str(read)
 
     def test_flac(self, folder):
@@ -94,7 +94,7 @@ class TestFolder:
 
     def test_class_without_files(self, folder):
         (folder / "chipped").mkdir()
-        with pytest.raises(DataError, match="chipped: holds no WAV or FLAC file: it is empty"):
+        with pytest.raises(DataError, match=r"chipped: holds no .wav or .flac file: it is empty"):
             read_wav_folder(folder)
 
     def test_one_class_only(self, tmp_path):
@@ -250,7 +250,10 @@ class TestManifest:
             ("file,label\n0.wav,ok\n0.wav,bad\n", "line 3: the file '0.wav' is listed twice"),
             ("file,label\n../outside.wav,ok\n", "line 2: the file '../outside.wav' lies outside"),
             ("file,label\n/etc/passwd,ok\n", "line 2: the file '/etc/passwd' lies outside"),
-            ("file,label\nmanifest.csv,ok\n", "line 2: the file 'manifest.csv' is no WAV"),
+            (
+                "file,label\nmanifest.csv,ok\n",
+                "line 2: the file 'manifest.csv' does not end in .wav",
+            ),
             ("file,label\n0.wav,ok\n1.wav\n", "line 3: a field is empty, missing or too much"),
             ("file,label\n0.wav,ok,x\n", "line 2: a field is empty, missing or too much"),
             ("file,label\n0.wav,\n", "line 2: a field is empty"),

@@ -189,7 +189,7 @@ class TestManifest:
     def test_a_pipe_for_a_manifest_and_one_that_is_too_long(self, folder, monkeypatch):
         with pytest.raises(DataError, match=r"pipe.wav, line 1: cannot be read .*no regular file"):
             read_wav_folder(folder, manifest=folder / "pipe.wav")
-        monkeypatch.setattr("hfld_lite.data.sound_files._MANIFEST_BYTES", 10)
+        monkeypatch.setattr("hfld_lite.data.class_folders._MANIFEST_BYTES", 10)
         (folder / "manifest.csv").write_text("file,label\n0.wav,ok\n1.wav,bad\n")
         with pytest.raises(DataError, match=r"it has 30 bytes, and 10 are the most"):
             read_wav_folder(folder)

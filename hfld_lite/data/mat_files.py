@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import zlib
 from collections import Counter
@@ -11,25 +12,26 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import scipy.io
-import scipy.io.matlab
 from tqdm.auto import tqdm
 
-from hfld_lite.errors import DataError
-from hfld_lite.data.layouts import (
-    LONG_NAME,
-    TILE_LAYOUT,
+from hfld_lite.data.readers import (
     expression,
     float32,
     known_classes,
+    layout,
     left_out,
     listing,
     need_two,
     pooled_order,
+    reader,
     some,
 )
 from hfld_lite.data.recordings import Recordings, positive
+from hfld_lite.errors import DataError
 from hfld_lite.storage.files import regular_size, unfolded
+
+TILE_LAYOUT = "one .mat file per type and class, *N.mat normal and *D.mat defective"
+LONG_NAME = r"(?P<label>.+)_load\d+"
 
 _NUMBERS = {"double", "single", "logical"} | {
     f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)
@@ -39,6 +41,20 @@ _CLASSES = range(6, 16)  # the codes of matrices of numbers: double, single, int
 _VERSION_4_BYTES = {0: 8, 1: 4, 2: 4, 3: 2, 4: 2, 5: 1}  # of one number, by its code
 
 
+def _stems(inside: list[Path]) -> list[str]:
+    return [path.stem for path in inside if path.suffix.lower() == ".mat"]
+
+
+def _are_long(inside: list[Path]) -> bool:
+    stems = _stems(inside)
+    return bool(stems) and all(re.fullmatch(LONG_NAME, stem) for stem in stems)
+
+
+def _are_tiles(inside: list[Path]) -> bool:
+    return bool(_stems(inside)) and not _are_long(inside)
+
+
+@layout("tiles in .mat files", TILE_LAYOUT, _are_tiles)
 def read_mat(
     paths: str | Path | Iterable[str | Path],
     *,
@@ -106,6 +122,11 @@ def read_mat(
     )
 
 
+@layout(
+    "long recordings in .mat files",
+    "one .mat file per long recording, CLASS_loadNUMBER.mat",
+    _are_long,
+)
 def read_long_mat(
     paths: str | Path | Iterable[str | Path],
     *,
@@ -215,8 +236,19 @@ def _mat_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     return files
 
 
+@reader(".mat", class_folders=False)
+def _read_rows(
+    path: Path, variable: str | None = None, long: bool = False
+) -> tuple[np.ndarray, None]:
+    """Read a .mat file whose variable holds a recording a row, or one long one."""
+    return mat_variable(path, variable or ("DE_time" if long else "data")), None
+
+
 def mat_variable(file: Path, name: str) -> np.ndarray:
     """Read a matrix of real numbers from a .mat file."""
+    import scipy.io  # here, since `import hfld_lite` should not wait for it
+    import scipy.io.matlab
+
     if file.stat().st_size == 0 and file.is_file():
         raise DataError(file, "the file is empty", mend="copy it again")
     try:

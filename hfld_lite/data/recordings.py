@@ -1,6 +1,7 @@
 """Recordings: signals with labels, groups and origins; checked, saved and loaded.
 
-`hfld_lite.data.readers` makes them of foreign files (.mat, WAV, FLAC); `hfld_lite.data.splits` divides them.
+`hfld_lite.data.readers` reads them from foreign files (.mat, WAV, FLAC), and
+`hfld_lite.data.splits` divides them.
 """
 
 from __future__ import annotations

@@ -13,10 +13,9 @@ from typing import Annotated
 
 import numpy as np
 from pydantic import Field, ValidationError
-from sklearn.model_selection import StratifiedGroupKFold
 
-from hfld_lite.errors import ArgumentError, DataError
 from hfld_lite.data.recordings import Recordings, indices_of, place
+from hfld_lite.errors import ArgumentError, DataError
 from hfld_lite.storage.files import Checked, Index, explain
 
 
@@ -171,6 +170,8 @@ def _draw(
                 expected=f"at least {folds}",
                 mend="record more tiles of this class or ask for larger parts",
             )
+    from sklearn.model_selection import StratifiedGroupKFold  # slow to load
+
     folder = StratifiedGroupKFold(folds, shuffle=True, random_state=int(seed))
     piles = [rows[pile] for _, pile in folder.split(rows, labels, groups)]
     ends = np.cumsum([0, *counts])

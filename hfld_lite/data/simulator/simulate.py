@@ -16,10 +16,10 @@ import pandas as pd
 from numpy.random import Generator, SeedSequence, default_rng
 from tqdm.auto import tqdm
 
-from hfld_lite.errors import ArgumentError
-from hfld_lite.data.simulator.modes import mode_numbers, mode_values, natural_frequencies
 from hfld_lite.data.recordings import Recordings
+from hfld_lite.data.simulator.modes import mode_numbers, mode_values, natural_frequencies
 from hfld_lite.data.simulator.tiles import BLOCK, TILE_TYPES, Bench, Tiles, draw_tiles, tile_type
+from hfld_lite.errors import ArgumentError
 
 SAMPLE_RATE = 40_000
 """Hz, as in the published code."""

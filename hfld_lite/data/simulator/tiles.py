@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.random import Generator
 
-from hfld_lite.errors import ArgumentError
 from hfld_lite.data.simulator.modes import (
     Shell,
     mode_numbers,
@@ -19,6 +18,7 @@ from hfld_lite.data.simulator.modes import (
     squared_frequencies,
     strain_energy,
 )
+from hfld_lite.errors import ArgumentError
 
 TILE_TYPES = {
     "A": Shell(length=0.070, arc=0.100, thickness=0.0065, radius=0.065),

@@ -1,0 +1,1 @@
+"""Recordings: read, checked, divided, looked at, simulated."""
