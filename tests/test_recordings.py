@@ -58,7 +58,7 @@ class TestFields:
             ({"class_names": ("N",)}, ["only the class 'N'", "two classes"]),
             ({"class_names": ("N", "N")}, ["named twice"]),
             ({"class_names": "ND"}, ["tuple of strings"]),
-            ({"class_names": ("N", "")}, ["strings that aren't empty"]),
+            ({"class_names": ("N", "")}, ["strings that are not empty"]),
             ({"normal_classes": ("normal",)}, ["'normal'", "choose from N, D"]),
             ({"normal_classes": ("N", "D")}, ["every class", "defective"]),
             ({"sample_rate": 0}, ["sample_rate is 0", "whole number above 0"]),
@@ -118,11 +118,6 @@ class TestSelect:
     def test_other_indices_are_refused(self, indices):
         with pytest.raises(ArgumentError):
             make().select(indices)
-
-    def test_of_class(self):
-        assert set(make().of_class("D").labels) == {1}
-        with pytest.raises(ArgumentError, match="No class is named 'X'; choose from N, D"):
-            make().of_class("X")
 
 
 def test_summary():
@@ -253,7 +248,7 @@ class TestFolder:
             ({"classes": ["N", "N"]}, "named twice"),
             ({"classes": ["N", 3]}, r"classes\[1\] is 3; expected text"),
             ({"normal_classes": [["N"]]}, r"normal_classes\[0\] is \['N'\]; expected text"),
-            ({"normal_classes": ["X"]}, "no class is named"),
+            ({"normal_classes": ["X"]}, "the normal class 'X' is not a class"),
             (
                 {"sha256": {"../../etc/passwd": ""}},
                 "sha256: the files are ../../etc/passwd; expected exactly",

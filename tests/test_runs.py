@@ -63,7 +63,7 @@ def test_a_failing_training_leaves_nothing_and_keeps_what_was_there(saved):
     [
         (lambda run: (run / "run.json").unlink(), "holds no run"),
         (lambda run: (run / "run.json").write_text("{"), "run.json cannot be read"),
-        (lambda run: (run / "run.json").write_text("[]"), "no JSON object"),
+        (lambda run: (run / "run.json").write_text("[]"), "does not hold a JSON object"),
         (lambda run: (run / "run.json").write_text('{"format": 99}'), "format is 99"),
         (lambda run: (run / "recipe.json").unlink(), "recipe.json"),
         (lambda run: (run / "split.json").unlink(), "split.json is missing"),
@@ -129,7 +129,9 @@ def test_an_unfinished_run_stays_from_its_beginning_on(tmp_path, tiny_recipe):
     assert part == tmp_path / "run.unfinished" == unfinished(tmp_path / "run")
     assert begun_run(part) == (tiny_recipe, DATA, "hfld train")
     with (
-        pytest.raises(RecipeError, match=r"unfinished run; go on with `hfld train --resume .*run`"),
+        pytest.raises(
+            RecipeError, match=r"unfinished run; resume it with `hfld train --resume .*run`"
+        ),
         new_run(tmp_path / "run"),
     ):
         pass
@@ -137,7 +139,7 @@ def test_an_unfinished_run_stays_from_its_beginning_on(tmp_path, tiny_recipe):
         assert again == part
         raise PowerCutError
     assert "checkpoints/teacher.safetensors" in files(part)
-    with pytest.raises(RecipeError, match=r"one is unfinished, go on with .*--resume .*/run`"):
+    with pytest.raises(RecipeError, match=r"one is unfinished, resume it with .*--resume .*/run`"):
         load_run(tmp_path / "run")
     with new_run(tmp_path / "run", resume=True) as part:
         (part / "run.json").write_text("{}")
@@ -148,7 +150,7 @@ def test_an_unfinished_run_stays_from_its_beginning_on(tmp_path, tiny_recipe):
 def test_there_must_be_something_to_go_on_with(saved, tmp_path):
     with pytest.raises(RecipeError, match=r"run is finished; look at it with"):
         new_run(saved, resume=True).__enter__()
-    with pytest.raises(RecipeError, match=r"no unfinished run .*x\.unfinished; begin one with"):
+    with pytest.raises(RecipeError, match=r"no unfinished run .*x\.unfinished; start one with"):
         new_run(tmp_path / "x", resume=True).__enter__()
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
@@ -363,7 +365,11 @@ def test_a_run_carries_what_made_it(saved):
         ("format", 1, "the format is 1; this version of hfld_lite reads format 3"),
         ("format", None, "the format is None"),
         ("preprocessing", None, "preprocessed by None, and here"),
-        ("preprocessing", {"view": "wave"}, r"preprocessed by .'view': 'wave'.*use hfld_lite \d"),
+        (
+            "preprocessing",
+            {"view": "wave"},
+            r"preprocessed by .'view': 'wave'.*hfld_lite that made the run, .\d",
+        ),
     ],
 )
 def test_runs_made_otherwise_are_refused(saved, key, value, words):

@@ -75,7 +75,9 @@ class TestFolder:
     def test_tiles_from_names(self, folder):
         read = read_wav_folder(folder, group_pattern=r"^(._tile\d)")
         assert sorted(set(read.groups)) == ["c_tile0", "c_tile1", "n_tile0", "n_tile1"]
-        with pytest.raises(DataError, match=r"c_tile0_drop0.wav: the name does not tell the tile"):
+        with pytest.raises(
+            DataError, match=r"c_tile0_drop0.wav: the name does not contain the tile"
+        ):
             read_wav_folder(folder, group_pattern="(piece.)")
         for pattern in ("tile", "(", "(a)(b)"):
             with pytest.raises(ArgumentError, match="group_pattern"):
@@ -115,7 +117,7 @@ class TestFiles:
 
     def test_no_sound_file(self, folder):
         (folder / "normal" / "x.wav").write_text("some text")
-        with pytest.raises(DataError, match=r"x.wav: is damaged or no sound file"):
+        with pytest.raises(DataError, match=r"x.wav: is damaged or not a sound file"):
             read_wav_folder(folder)
 
     @pytest.mark.parametrize("keep", [30, 60, 500])
@@ -254,8 +256,8 @@ class TestManifest:
                 "file,label\nmanifest.csv,ok\n",
                 "line 2: the file 'manifest.csv' does not end in .wav",
             ),
-            ("file,label\n0.wav,ok\n1.wav\n", "line 3: a field is empty, missing or too much"),
-            ("file,label\n0.wav,ok,x\n", "line 2: a field is empty, missing or too much"),
+            ("file,label\n0.wav,ok\n1.wav\n", "line 3: a field is empty, missing or superfluous"),
+            ("file,label\n0.wav,ok,x\n", "line 2: a field is empty, missing or superfluous"),
             ("file,label\n0.wav,\n", "line 2: a field is empty"),
             ('file,label\n0.wav,ok\n"1.wav', "cannot be read"),
             ("file,label\n0\0.wav,ok\n", "line [12]: cannot be read"),

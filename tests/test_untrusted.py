@@ -29,13 +29,13 @@ class TestJson:
         [
             ("[" * 100_000, "nested too deeply"),
             ('{"a": ' * 100_000, "nested too deeply"),
-            ('{"a": 1, "b": 2, "a": 3}', "the key 'a' stands twice"),
-            ('{"a": NaN}', "NaN is no finite number"),
-            ("[-Infinity]", "-Infinity is no finite number"),
-            ("[1e999]", "1e999 is no finite number"),
+            ('{"a": 1, "b": 2, "a": 3}', "the key 'a' occurs twice"),
+            ('{"a": NaN}', "NaN is not a finite number"),
+            ("[-Infinity]", "-Infinity is not a finite number"),
+            ("[1e999]", "1e999 is not a finite number"),
             ("1" * 5000, "4300 digits"),
             (r'{"\ud800": 1}', "surrogates not allowed"),
-            ('"' + " " * (1 << 23) + '"', "8388608 are the most"),
+            ('"' + " " * (1 << 23) + '"', "the limit is 8388608"),
         ],
     )
     def test_what_readers_disagree_on_is_refused(self, tmp_path, text, words):
@@ -52,7 +52,7 @@ class TestJson:
     def test_a_pipe_or_device_is_not_waited_for(self, tmp_path):
         os.mkfifo(tmp_path / "pipe")
         for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
-            with pytest.raises(RecipeError, match="no regular file"):
+            with pytest.raises(RecipeError, match="not a regular file"):
                 Recipe.load(path)
 
     @pytest.mark.parametrize(
@@ -118,7 +118,7 @@ class TestSounds:
             ("W64", lambda d: w64_with(d, 2**63), "claims 9223372036854775808 bytes of sound"),
             ("FLAC", lambda d: flac_with(d, 2**36 - 1), "claims 68719476735 samples in 1 channels"),
             ("FLAC", lambda d: flac_with(d, 0), "claims 9223372036854775807 samples"),
-            ("AIFF", lambda d: d, "begins like neither of them"),
+            ("AIFF", lambda d: d, "does not begin like WAV or FLAC"),
             ("WAV", lambda d: d[:36], "the chunk 'data' is missing"),
             ("WAV", lambda d: d[:36] + b"junk\0\0\0\0" * 2000 + d[36:], "within 1000 chunks"),
             ("WAV", lambda d: d[:16] + b"\xff" * 4 + d[20:], "a chunk claims 4294967295 bytes"),
@@ -128,7 +128,7 @@ class TestSounds:
         channels = 2 if form in ("WAVEX", "RF64", "W64") else 1
         (tmp_path / "x.wav").write_bytes(change(fuzz.sound(form, "PCM_16", channels)))
         monkeypatch.setattr(soundfile, "read", lambda *_, **__: pytest.fail("reading began"))
-        with pytest.raises(DataError, match=f"x.wav: is damaged or no sound file .*{words}"):
+        with pytest.raises(DataError, match=f"x.wav: is damaged or not a sound file .*{words}"):
             read_signals(tmp_path / "x.wav", sample_rate=8000, samples=100)
 
     @pytest.mark.parametrize("form", ["WAV", "WAVEX", "RF64", "W64", "FLAC"])
@@ -187,11 +187,13 @@ class TestManifest:
             read_wav_folder(folder)
 
     def test_a_pipe_for_a_manifest_and_one_that_is_too_long(self, folder, monkeypatch):
-        with pytest.raises(DataError, match=r"pipe.wav, line 1: cannot be read .*no regular file"):
+        with pytest.raises(
+            DataError, match=r"pipe.wav, line 1: cannot be read .*not a regular file"
+        ):
             read_wav_folder(folder, manifest=folder / "pipe.wav")
         monkeypatch.setattr("hfld_lite.data.class_folders._MANIFEST_BYTES", 10)
         (folder / "manifest.csv").write_text("file,label\n0.wav,ok\n1.wav,bad\n")
-        with pytest.raises(DataError, match=r"it has 30 bytes, and 10 are the most"):
+        with pytest.raises(DataError, match=r"it has 30 bytes, and the limit is 10"):
             read_wav_folder(folder)
 
 
@@ -219,7 +221,7 @@ class TestMat:
             (element(15, zlib.compress(matrix(2**32 - 8))), r"compressed bytes claim to hold 42"),
             (element(15, zlib.compress(matrix(numbers=2**31))), "claims to hold one of 2147483648"),
             (element(15, zlib.compress(b"")), "a compressed element holds nothing"),
-            (element(15, zlib.compress(bytes(2**25))), "truncated or no MATLAB file"),
+            (element(15, zlib.compress(bytes(2**25))), "truncated or not a MATLAB file"),
         ],
     )
     def test_version_5(self, tmp_path, monkeypatch, content, words):
@@ -258,7 +260,7 @@ class TestMat:
         first = matrix().replace(struct.pack("<II", 6, 0), struct.pack("<II", 2, 0))  # a structure
         (tmp_path / "AN.mat").write_bytes(HEAD + first + matrix())
         (tmp_path / "AD.mat").write_bytes(HEAD + matrix())
-        with pytest.raises(DataError, match=r"AN.mat: 'data' is no matrix of real numbers"):
+        with pytest.raises(DataError, match=r"AN.mat: 'data' is not a matrix of real numbers"):
             read_mat(tmp_path, samples=2)
 
 
@@ -288,7 +290,7 @@ class TestPrepared:
     def test_numbers_that_are_no_characters(self, folder, code):
         data = (folder / "groups.npy").read_bytes()
         (folder / "groups.npy").write_bytes(data[:-4] + struct.pack("<I", code))
-        with pytest.raises(DataError, match=r"groups.npy: holds numbers that are no characters"):
+        with pytest.raises(DataError, match=r"groups.npy: holds numbers that are not characters"):
             Recordings.load(folder, verify=False)
 
 

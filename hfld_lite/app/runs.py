@@ -1,4 +1,4 @@
-"""Run folders: a trained chain on disk, written whole or not at all, and read back with care."""
+"""Run folders: a trained chain on disk, written completely or not at all, checked when read."""
 
 import errno
 import json
@@ -116,27 +116,27 @@ class _Begun(Checked):
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder that was read: networks, split and the facts of ``run.json``."""
+    """What a run folder holds: networks, split and the facts of ``run.json``."""
 
     folder: Path
     detector: Detector
     split: Split
     facts: dict[str, Any]
     trust: dict[str, Trust]
-    """By role; empty where there was no validation part to set the limits on."""
+    """By role; empty if there was no validation part to set the limits on."""
 
     def recordings(self, progress: bool = False) -> Recordings:
-        """Read or simulate again what the networks were trained and tested on.
+        """Read or simulate again the recordings that the networks were trained and tested on.
 
         Raises:
             DataError: if the recordings are gone.
-            RecipeError: if they are not the same any more.
+            RecipeError: if they have changed.
         """
         recordings = read_origin(self.facts["data"], progress)
         if recordings.fingerprint() != self.facts["fingerprint"]:
             raise RecipeError(
-                f"The data of {self.folder} have changed since the training, so that its training "
-                "and test parts are lost; put them back, or train again."
+                f"The data of {self.folder} have changed since the training, so its training and "
+                "test parts are unknown; restore the data or train again."
             )
         return recordings
 
@@ -168,8 +168,8 @@ def trust_of(
     """
     if not len(parts.validation):
         raise ArgumentError(
-            "The run has no validation part to set a miss rate on; leave the rate out, or train "
-            "with another recipe than published."
+            "The run has no validation part to set a miss rate on; omit the rate, or train with a "
+            "recipe other than published."
         )
     seen = recordings.select(parts.validation)
     return make_trust(
@@ -192,20 +192,20 @@ def _signals(recordings: Recordings) -> tuple[np.ndarray, np.ndarray]:
 
 @contextmanager
 def new_run(folder: str | Path, fresh: bool = False, resume: bool = False) -> Iterator[Path]:
-    """Give a folder to fill beside ``folder``; rename it to ``folder`` when the block ends well.
+    """Yield a folder next to ``folder``; rename it to ``folder`` when the block has succeeded.
 
-    That folder is ``FOLDER.unfinished``. It is tried before the block runs, so that hours of
-    training are not lost to a place that cannot be written, and it stays if the block fails after
-    :func:`begin_run`. What stood in ``folder`` stays until the new run is complete.
+    That folder is ``FOLDER.unfinished``. It is created before the block runs, so that a place that
+    cannot be written is noticed before hours of training. It is kept if the block fails after
+    :func:`begin_run`. The previous content of ``folder`` is kept until the new run is complete.
 
     Args:
-        folder: where the run shall be.
-        fresh: replace a run that is there, finished or not.
-        resume: go on with an unfinished run.
+        folder: of the run.
+        fresh: replace an existing run, finished or not.
+        resume: continue an unfinished run.
 
     Raises:
-        RecipeError: if the place is taken or cannot be written, if another process is at work
-            there, or if there is nothing to go on with.
+        RecipeError: if the place is taken or cannot be written, if another process is training
+            there, or if there is nothing to resume.
     """
     folder = _named(folder)
     part = unfinished(folder)
@@ -244,40 +244,40 @@ def new_run(folder: str | Path, fresh: bool = False, resume: bool = False) -> It
 
 def _empty(part: Path) -> None:
     """Remove what an unfinished run left."""
-    (part / BEGUN).unlink(missing_ok=True)  # first, so that no half of it can be gone on with
+    (part / BEGUN).unlink(missing_ok=True)  # first, so that half a run cannot be resumed
     for path in part.iterdir():
-        if path.is_dir():  # figures, of a run that was killed when it was all but complete
+        if path.is_dir():  # figures, of a run that was killed during its report
             shutil.rmtree(path)
         else:
             path.unlink()
 
 
 def unfinished(folder: Path) -> Path:
-    """Where a run that is not finished stands, beside its folder."""
+    """The folder of an unfinished run, next to that of the finished one."""
     folder = _named(folder)
     return folder.with_name(folder.name + ".unfinished")
 
 
 def _named(folder: str | Path) -> Path:
-    """The same folder, by a path that ends in its name: the current one is not called "."."""
+    """The folder as a path that ends in its name; those to "." and ".." do not."""
     folder = Path(folder)
     return Path(os.path.abspath(folder)) if folder.name in ("", "..") else folder
 
 
 def run_of(folder: Path) -> Path:
-    """The run's folder, of it or of its unfinished one."""
+    """The folder of the run, given that folder or the unfinished one."""
     folder = _named(folder)
     return folder.with_name(folder.name.removesuffix(".unfinished"))
 
 
 def begin_run(part: Path, recipe: Recipe, data: dict[str, Any], command: str) -> Path:
-    """Write into a folder of `new_run` what going on needs; give the folder for checkpoints.
+    """Write what resuming needs into a folder of `new_run`; return the folder for checkpoints.
 
     Args:
         part: the folder.
         recipe: of the run.
         data: how to get the recordings again, JSON values.
-        command: that began the run, for its page.
+        command: that began the run, shown in its report.
     """
     recipe.save(part / "recipe.json")
     begun = {"format": FORMAT, "data": data, "command": command}
@@ -297,16 +297,16 @@ def begun_run(part: Path) -> tuple[Recipe, dict[str, Any], str]:
     try:
         _Begun.model_validate(begun)
     except ValidationError as error:
-        raise RecipeError(f"{path} is damaged ({explain(error)}); begin the run anew.") from error
+        raise RecipeError(f"{path} is damaged ({explain(error)}); start the run again.") from error
     return Recipe.load(part / "recipe.json"), begun["data"], begun["command"]
 
 
 def _check_place(folder: Path, part: Path, fresh: bool, resume: bool) -> None:
     there = folder.is_dir() and any(folder.iterdir())
     if folder.exists() and not folder.is_dir():
-        raise RecipeError(f"{folder} is a file; choose a folder that is not there yet.")
+        raise RecipeError(f"{folder} is a file; choose a new folder.")
     if there and not (folder / FACTS).is_file():
-        raise RecipeError(f"{folder} holds other files; choose a folder that is not there yet.")
+        raise RecipeError(f"{folder} holds other files; choose a new folder.")
     marks = (part / BEGUN, _lock_file(part), _soft_lock_file(part), part / OLD_LOCK)
     if part.is_dir() and any(part.iterdir()) and not any(mark.exists() for mark in marks):
         raise RecipeError(f"{part} holds other files; choose another folder than {folder}.")
@@ -315,7 +315,7 @@ def _check_place(folder: Path, part: Path, fresh: bool, resume: bool) -> None:
             hint = (
                 f"{folder} is finished; look at it with `hfld info {folder}`"
                 if there
-                else "begin one with `hfld train --out`"
+                else "start one with `hfld train --out`"
             )
             raise RecipeError(f"There is no unfinished run {part}; {hint}.")
         return
@@ -326,8 +326,8 @@ def _check_place(folder: Path, part: Path, fresh: bool, resume: bool) -> None:
         )
     if part.exists() and not fresh:
         raise RecipeError(
-            f"{part} holds an unfinished run; go on with `hfld train --resume {folder}`, or add "
-            "--fresh to begin anew."
+            f"{part} holds an unfinished run; resume it with `hfld train --resume {folder}`, or "
+            "add --fresh to start again."
         )
 
 
@@ -386,7 +386,7 @@ def _unlock(lock: BaseFileLock, part: Path) -> None:
 
 
 def preprocessing(recipe: Recipe) -> dict[str, Any]:
-    """What is done to a recording before a network reads it."""
+    """How a recording is transformed before it enters a network."""
     return {
         "view": recipe.view,
         "samples": recipe.samples,
@@ -451,21 +451,22 @@ def load_run(folder: str | Path) -> Run:
     """Read a run folder.
 
     Raises:
-        RecipeError: if it is no run folder, has another format or other preprocessing than this
+        RecipeError: if it is not a run folder, has another format or other preprocessing than this
             version, or a file in it is missing or damaged; the message names the file.
     """
     folder = Path(folder)
     how = "train one with `hfld train`"
     if unfinished(folder).is_dir():
-        how = f"one is unfinished, go on with `hfld train --resume {folder}`"
+        how = f"one is unfinished, resume it with `hfld train --resume {folder}`"
     facts = _json(folder / FACTS, f"{folder} holds no run; {how}.")
     _check_format(folder / FACTS, facts)
     recipe = Recipe.load(folder / "recipe.json")
     if facts.get("preprocessing") != preprocessing(recipe):
         raise RecipeError(
             f"{folder / FACTS}: the networks were trained on recordings preprocessed by "
-            f"{facts.get('preprocessing')}, and here it would be {preprocessing(recipe)}; use "
-            f"hfld_lite {facts.get('hfld_lite')}, which made the run, and its own recipe.json."
+            f"{short(facts.get('preprocessing'))}, and here it would be {preprocessing(recipe)}; "
+            f"use the run's own recipe.json and the hfld_lite that made the run, "
+            f"{short(facts.get('hfld_lite'))}."
         )
     try:
         checked = _Facts.model_validate(facts)
@@ -493,7 +494,7 @@ def load_run(folder: str | Path) -> Run:
 def _check_format(path: Path, facts: dict[str, Any]) -> None:
     if facts.get("format") != FORMAT:
         raise RecipeError(
-            f"{path}: the format is {facts.get('format')!r}; this version of hfld_lite reads "
+            f"{path}: the format is {short(facts.get('format'))}; this version of hfld_lite reads "
             f"format {FORMAT}."
         )
 
@@ -501,7 +502,7 @@ def _check_format(path: Path, facts: dict[str, Any]) -> None:
 def _network(folder: Path, role: str, recipe: Recipe, classes: int) -> torch.nn.Module:
     spec = network_of(recipe, role)
     path = folder / f"{role}.safetensors"
-    with torch.device("meta"):  # shapes without numbers: a recipe alone reserves no memory
+    with torch.device("meta"):  # shapes only: a recipe alone must not allocate memory
         network = resnet1d(spec.depth, classes, spec.width, spec.head, spec.dropout)
     try:
         regular_size(path)
@@ -518,7 +519,7 @@ def _network(folder: Path, role: str, recipe: Recipe, classes: int) -> torch.nn.
 
 
 def _check_weights(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Refuse what torch would convert in silence, and weights that answer NaN to everything."""
+    """Refuse other types, which torch would convert silently, and weights that give only NaN."""
     for name in state.keys() & expected.keys():
         if state[name].dtype != expected[name].dtype:
             raise ValueError(f"{name} is {state[name].dtype}, not {expected[name].dtype}")
@@ -534,5 +535,5 @@ def _json(path: Path, missing: str = "") -> dict:
     except (OSError, ValueError) as error:
         raise RecipeError(f"{path} cannot be read ({error}); copy the run again.") from error
     if not isinstance(content, dict):
-        raise RecipeError(f"{path} holds no JSON object; copy the run again.")
+        raise RecipeError(f"{path} does not hold a JSON object; copy the run again.")
     return content

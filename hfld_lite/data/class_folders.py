@@ -84,11 +84,11 @@ def read_wav_folder(
     Args:
         folder: what to read.
         samples: use the first so many of each file; where not given, all must be equally long.
-        pad: append zeros to files shorter than `samples`, instead of refusing them.
+        pad: append zeros to files shorter than `samples` instead of refusing them.
         sample_rate: in Hz, what the files must have, or, with `resample`, will have; required for
             formats that do not tell it.
         resample: convert files of other rates (polyphase filter) to `sample_rate`, or where that
-            isn't given to the most common rate.
+            is not given to the most common rate.
         manifest: the CSV file; where not given, ``manifest.csv`` in `folder` if it is there.
         group_pattern: regular expression that finds the tile in a file's name, by its one group:
             ``"(tile[0-9]+)"``. Without it and without the column, each file is its own group.
@@ -185,7 +185,7 @@ def _from_manifest(folder: Path, manifest: Path) -> dict[Path, tuple[str, str, s
             if None in row or not all(row.values()):
                 raise DataError(
                     f"{manifest}, line {line}",
-                    "a field is empty, missing or too much",
+                    "a field is empty, missing or superfluous",
                     expected=f"{len(reader.fieldnames)} fields",
                 )
             path = (root / row["file"]).resolve()
@@ -216,16 +216,16 @@ def _from_manifest(folder: Path, manifest: Path) -> dict[Path, tuple[str, str, s
 
 
 def _grouped(listed: dict[Path, tuple], pattern: re.Pattern) -> dict[Path, tuple]:
-    """Put the tile's name, found in the file's name, in the place of the group."""
+    """Replace each group by the tile's name, which is found in the file's name."""
     grouped = {}
     for path, (name, label, group) in listed.items():
         if group != name:
-            raise ArgumentError("Groups stand in the manifest, so leave out group_pattern.")
+            raise ArgumentError("The manifest has groups already, so leave out group_pattern.")
         match = pattern.search(path.name)
         if not match or not match[1]:
             raise DataError(
                 path,
-                "the name does not tell the tile",
+                "the name does not contain the tile",
                 expected=f"a name in which {pattern.pattern!r} is found",
                 mend="rename the file or give another group_pattern",
             )

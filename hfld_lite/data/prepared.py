@@ -1,7 +1,7 @@
 """The prepared folder: arrays as .npy files beside a manifest with their checksums.
 
-Written whole or not at all; read without trust: names, types and sizes are compared before anything
-is reserved, and nothing is ever unpickled. `Recordings.save` and `Recordings.load` stand on this.
+It is written completely or not at all. On reading, names, types and sizes are compared before any
+memory is reserved, and nothing is unpickled. Used by `Recordings.save` and `Recordings.load`.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MANIFEST = "manifest.json"
 FORMAT = 1  # the version of this layout
 ARRAYS = {"signals.npy": "<f4", "labels.npy": "<i8", "groups.npy": "<U", "origins.npy": "<U"}
 _MOST_HEADER = 10_000  # bytes, as in numpy.load
-_ANEW = "prepare the folder anew"
+_AGAIN = "prepare the folder again"
 
 
 class Manifest(Checked):
@@ -113,7 +113,7 @@ def read(folder: str | Path, *, verify: bool = True) -> tuple[dict, dict]:
     folder = Path(folder)
     for name in (MANIFEST, *ARRAYS):
         if not (folder / name).resolve().is_relative_to(folder.resolve()):
-            raise DataError(folder / name, "is a link that leads out of the folder", mend=_ANEW)
+            raise DataError(folder / name, "is a link that leads out of the folder", mend=_AGAIN)
     manifest = _manifest(folder)
     arrays = {}
     for name, kind in ARRAYS.items():
@@ -125,16 +125,16 @@ def read(folder: str | Path, *, verify: bool = True) -> tuple[dict, dict]:
                 path,
                 f"holds {array.dtype} of shape {array.shape}",
                 expected=f"{kind} of shape {shape}, as {MANIFEST} says",
-                mend=_ANEW,
+                mend=_AGAIN,
             )
         if verify and file_digest(path) != manifest.sha256[name]:
             raise DataError(
                 path,
                 f"does not match its checksum in {MANIFEST}, so it was changed or damaged",
-                mend=f"copy it again or {_ANEW}",
+                mend=f"copy it again or {_AGAIN}",
             )
         if kind == "<U" and not _is_text(array):
-            raise DataError(path, "holds numbers that are no characters", mend=_ANEW)
+            raise DataError(path, "holds numbers that are not characters", mend=_AGAIN)
     return arrays, manifest.model_dump(exclude={"sha256"})
 
 
@@ -150,25 +150,25 @@ def _manifest(folder: Path) -> Manifest:
     try:
         manifest = read_json(path)
     except (OSError, ValueError) as error:
-        raise DataError(path, f"is not readable as JSON ({error})", mend=_ANEW) from error
+        raise DataError(path, f"is not readable as JSON ({error})", mend=_AGAIN) from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else None
         raise DataError(
             path,
             f"the format version is {found!r}",
             expected=str(FORMAT),
-            mend=f"use the version of hfld_lite that wrote it or {_ANEW}",
+            mend=f"use the version of hfld_lite that wrote it or {_AGAIN}",
         )
     try:
         return Manifest.model_validate(manifest)
     except ValidationError as error:
-        raise DataError(path, explain(error), mend=_ANEW) from error
+        raise DataError(path, explain(error), mend=_AGAIN) from error
 
 
 def _map(path: Path) -> np.memmap:
     """Memory-map a .npy file whose header and size agree."""
     if not path.is_file():
-        raise DataError(path, "is missing", mend=f"copy it again or {_ANEW}")
+        raise DataError(path, "is missing", mend=f"copy it again or {_AGAIN}")
     try:
         with path.open("rb") as file:  # numpy would reserve whatever length the header claims
             major, _ = np.lib.format.read_magic(file)
@@ -178,14 +178,14 @@ def _map(path: Path) -> np.memmap:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         whole = array.offset + array.nbytes == path.stat().st_size
     except Exception as error:  # numpy's header parser raises many kinds on damaged input
-        raise DataError(path, f"is not a whole .npy file ({error})", mend=_ANEW) from error
+        raise DataError(path, f"is not a whole .npy file ({error})", mend=_AGAIN) from error
     if not whole or not array.flags.c_contiguous:
-        raise DataError(path, "its size does not fit its header", mend=f"copy it again or {_ANEW}")
+        raise DataError(path, "its size does not fit its header", mend=f"copy it again or {_AGAIN}")
     return array
 
 
 def _is_text(array: np.ndarray) -> bool:
-    """Tell whether all code points of a string array are characters of Unicode."""
+    """Return whether all code points of a string array are characters of Unicode."""
     if array.itemsize == 0:
         return True
     codes = np.array(array).view("<u4")
@@ -213,7 +213,7 @@ def _check_target(folder: Path, overwrite: bool) -> None:
 
 
 def _move(part: Path, folder: Path) -> None:
-    """Put `part` in the place of `folder`; what stood there goes only when the new one stands."""
+    """Put `part` in the place of `folder`; remove the previous folder only after that."""
     if not folder.exists():
         part.rename(folder)
         return

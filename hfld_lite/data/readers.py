@@ -1,7 +1,7 @@
 """The registry of file formats, what their readers share, and what finds the right reader.
 
 A new format is one function with ``@reader(".ending")`` that returns the signals in a file and
-their sample rate, or None where the file does not tell it. The functions here, their messages and
+their sample rate, or None if the file does not contain it. The functions here, their messages and
 the folders with a subfolder for each class know the format from then on::
 
     @reader(".npy")
@@ -69,7 +69,7 @@ def reader(
 
     Args:
         endings: in lower case, with the dot.
-        header: tells rate in Hz, samples and channels without reading the whole file, so that a
+        header: returns rate in Hz, samples and channels without reading the whole file, so that a
             folder with one wrong file is refused at once.
         units: of the signals.
         class_folders: whether such files may lie in a folder for each class, one recording a file.
@@ -162,7 +162,7 @@ def read_signals(
     Args:
         file: a sound file, a .mat file with a recording a row (or, with `hop`, one long one), or
             one of another registered format.
-        sample_rate: in Hz, compared with the file's where that tells it.
+        sample_rate: in Hz, compared with the file's if that contains one.
         samples: of one recording; the first so many are used, as in training.
         hop: where the training data were windows of long recordings, the step between them.
         variable: in a .mat file; by default ``data``, or ``DE_time`` for long recordings.
@@ -215,7 +215,7 @@ def read_file(path: Path, **options: Any) -> tuple[np.ndarray, int | None]:
         signals = np.atleast_2d(signals)
     except HfldError:
         raise
-    except Exception as error:  # a reader need not know every fault that a file can have
+    except Exception as error:  # a reader need not foresee every fault of a file
         raise DataError(path, f"cannot be read ({error})", mend="copy it again") from error
     if signals.ndim != 2 or signals.dtype.kind not in "fiu" or signals.size == 0:
         raise DataError(
@@ -248,7 +248,7 @@ def some(paths: Sequence[Path]) -> str:
 
 
 def left_out(folder: Path, paths: Sequence[Path], why: str) -> None:
-    """Warn that `paths` weren't read."""
+    """Warn that `paths` were not read."""
     if paths:
         text = f"{folder}: left out {len(paths)} that {why}: {some(paths)}"
         warnings.warn(text, stacklevel=3)
@@ -281,7 +281,7 @@ def expression(text: str, what: str, named: str = "") -> re.Pattern:
     try:
         pattern = re.compile(text)
     except re.error as error:
-        raise ArgumentError(f"{what} {text!r} is no regular expression: {error}.") from error
+        raise ArgumentError(f"{what} {text!r} is not a regular expression: {error}.") from error
     if pattern.groups != 1 or (named and named not in pattern.groupindex):
         form = f"(?P<{named}>…)" if named else "(…)"
         raise ArgumentError(f"{what} {text!r} must have exactly one group, {form}.")
@@ -294,7 +294,7 @@ def pooled_order(name: str) -> tuple[str, bool]:
 
 
 def float32(array: np.ndarray) -> np.ndarray:
-    """Convert; what overflows becomes infinite and is named when Recordings looks at it."""
+    """Convert; what overflows becomes infinite, and `Recordings` refuses that."""
     with np.errstate(over="ignore"):
         return array.astype(np.float32, order="C")  # MATLAB keeps columns together
 

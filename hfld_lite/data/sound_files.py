@@ -32,7 +32,7 @@ def _header(path: Path) -> tuple[int, int, int]:
     except (soundfile.SoundFileError, OSError, ValueError) as error:
         raise DataError(
             path,
-            f"is damaged or no sound file ({error})",
+            f"is damaged or not a sound file ({error})",
             expected="a WAV or FLAC file",
             mend="copy it again",
         ) from error
@@ -44,8 +44,8 @@ def _header(path: Path) -> tuple[int, int, int]:
 def _check_container(path: Path, size: int) -> None:
     """Raise a ValueError unless the file begins as WAV or FLAC, and a WAV holds what it claims.
 
-    libsndfile knows two dozen other formats, which nobody asked for here, and cuts a sound that
-    ends too early in silence. WAV: "RIFF", "RIFX" (big-endian) or "RF64" (EBU Tech 3306: sizes in
+    libsndfile reads two dozen other formats, which are not wanted here, and silently shortens a
+    sound that ends too early. WAV: "RIFF", "RIFX" (big-endian) or "RF64" (EBU Tech 3306: sizes in
     the chunk "ds64"), a size, "WAVE", then chunks of name, size and content, padded to two bytes.
     Sony's Wave64 has GUIDs for names, 64-bit sizes that include the chunk's head, and pads to 8.
     """
@@ -55,7 +55,7 @@ def _check_container(path: Path, size: int) -> None:
             return
         wave64, big = head.startswith(_W64), head.startswith(b"RIFX")
         if not wave64 and not (head[:4] in (*_RIFF, _RF64) and head[8:] == b"WAVE"):
-            raise ValueError("it begins like neither of them")
+            raise ValueError("it does not begin like WAV or FLAC")
         form = "<16sQ" if wave64 else ">4sI" if big else "<4sI"
         width, pad = struct.calcsize(form), 8 if wave64 else 2
         file.seek(40 if wave64 else 12)

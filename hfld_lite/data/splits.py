@@ -1,7 +1,7 @@
 """Splits: training, validation and test parts, by class and by group.
 
-A group names a physical tile. Recordings of one tile are so alike that a network which saw one of
-them in training recognises the tile and not its defect, so no group stands on both sides.
+A group names a physical tile. Recordings of one tile are so similar that a network trained on some
+of them recognises the tile instead of the defect, so each group lies in one part only.
 """
 
 from __future__ import annotations
@@ -79,26 +79,26 @@ def split(
 
 
 def published_split(recordings: Recordings, *, validation: float = 0.0, seed: int = 0) -> Split:
-    """Split as the published code does: every fifth row of each file goes to the test part.
+    """Split as the HFLKD paper's released code does: every fifth row of each file is for testing.
 
-    These are the rows 4, 9, 14, … of each file, counted from 0 and read off `origins`. It takes no
-    notice of groups, so it is refused where rows of one group would stand on both sides. Windows
-    of long recordings count as rows.
+    These are the rows 4, 9, 14, … of each file, counted from 0, as given by `origins`. The rule
+    ignores groups, so it is refused if rows of one group would lie in two parts. Windows of long
+    recordings count as rows.
 
     Args:
         recordings: what to split, with origins that end in ``:row``.
-        validation: its fraction of all recordings, 0 for none (as published); drawn from those
-            that aren't in the test part, by class and group as in `split`.
+        validation: its fraction of all recordings, 0 for none (as released); drawn from those
+            that are not in the test part, by class and group as in `split`.
         seed: for that draw.
 
     Raises:
-        DataError: a group or a class does not allow it.
+        DataError: a group would lie in two parts, or a part would lack a class.
     """
     rows = [origin.rpartition(":")[2] for origin in recordings.origins]
     if wrong := [i for i, row in enumerate(rows) if not (row.isascii() and row.isdigit())]:
         raise DataError(
             "split",
-            f"the origin {str(recordings.origins[wrong[0]])!r} ends with no row number",
+            f"the origin {str(recordings.origins[wrong[0]])!r} does not end with a row number",
             expected="file:row",
         )
     in_test = np.array([row.endswith(("4", "9")) for row in rows], dtype=bool)  # row % 5 == 4
@@ -110,7 +110,7 @@ def published_split(recordings: Recordings, *, validation: float = 0.0, seed: in
 
 
 def check_split(split: Split, recordings: Recordings) -> Split:
-    """Return `split` if it is sound: no index twice, no group on two sides, no class missing.
+    """Return `split` if it is valid: no index twice, no group in two parts, no class missing.
 
     Raises:
         DataError: otherwise; it names the recording, the group or the class.
@@ -136,7 +136,7 @@ def check_split(split: Split, recordings: Recordings) -> Split:
     if straddling.size:
         raise DataError(
             where,
-            f"the group {str(names[straddling[0]])!r} stands on two sides",
+            f"the group {str(names[straddling[0]])!r} is in more than one part",
             expected="every group in one part only",
             mend="use `split`, which keeps groups whole",
         )

@@ -1,4 +1,4 @@
-"""Ferrite tiles with tolerance and defects: their modes, as no microphone tells them.
+"""Ferrite tiles with tolerance and defects, and their true modes.
 
 SI units throughout. Source of the defect's effect: Rayleigh-Ritz in the basis of the sound tile's
 modes; to first order this is Rayleigh's quotient, and the off-diagonal terms couple close modes and
@@ -114,7 +114,7 @@ def draw_tiles(kind: str, count: int, defective: bool, bench: Bench, rng: Genera
 
     In the modal basis of the nominal tile the defect adds compliance, K⁻¹ = diag(1/ω²) +
     ε D/(ρh) e_ij(x₀, y₀) / (ω_i² ω_j²), where e holds the bending energy that two modes share at
-    the defect: modes that bend there fall, modes that don't stay, and close ones mix and part. To
+    the defect: modes that bend there fall, modes that do not stay, and close ones mix and part. To
     first order that is K − ε D/(ρh) e, but it never takes more stiffness than there is.
     Damping rises with the energy at the defect:
     η_i = η (1 + scatter) + crack_loss · ε · e_ii / mean e_ii. Lost mass is neglected.
