@@ -247,7 +247,7 @@ def test_only_the_same_training_is_continued(tiny_recordings, recipe, tmp_path):
         (renamed, recipe, {}, "class_names"),
         (tiny_recordings, recipe, {"parts": other}, "split"),
     ):
-        with pytest.raises(RecipeError, match=f"has another {named} than this one"):
+        with pytest.raises(RecipeError, match=f"has another {named}; resume it"):
             train(recordings, changed, tmp_path, resume=True, **options)
     with pytest.raises(RecipeError, match="holds a training already"):
         train(tiny_recordings, recipe, tmp_path)
