@@ -18,7 +18,7 @@ from hfld_lite.data.simulator.modes import (
     squared_frequencies,
     strain_energy,
 )
-from hfld_lite.errors import ArgumentError
+from hfld_lite.errors import ArgumentError, nearest
 
 TILE_TYPES = {
     "A": Shell(length=0.070, arc=0.100, thickness=0.0065, radius=0.065),
@@ -168,5 +168,5 @@ def draw_tiles(kind: str, count: int, defective: bool, bench: Bench, rng: Genera
 def tile_type(kind: str) -> Shell:
     """The nominal shell of a tile type, or an ArgumentError that lists the types."""
     if kind not in TILE_TYPES:
-        raise ArgumentError(f"Tile type {kind!r} is unknown; choose from {', '.join(TILE_TYPES)}.")
+        raise ArgumentError(f"Tile type {kind!r} is unknown; {nearest(kind, TILE_TYPES)}.")
     return TILE_TYPES[kind]
