@@ -22,6 +22,7 @@ from hfld_lite.data.views import add_noise
 from hfld_lite.edge.analysis import processor
 from hfld_lite.errors import RecipeError
 from hfld_lite.recipes import Recipe, preset
+from hfld_lite.storage.files import write_whole
 from hfld_lite.version import __version__
 
 TILES_PER_CLASS = 130
@@ -66,7 +67,7 @@ def cells(
             if until is not None and time.time() > until:
                 return []
             torch.set_num_threads(1)  # the jobs share the cores already
-            _write_whole(path, json.dumps(run(*job)).encode())
+            write_whole(path, json.dumps(run(*job)))
         return json.loads(path.read_text())
 
     found = joblib.Parallel(at_once, verbose=5)(joblib.delayed(one)(job) for job in jobs)
@@ -85,7 +86,8 @@ def pack(folder: Path, path: Path, made_with: str) -> None:
     for cell in sorted(folder.glob("*-*.json")):
         rows = json.loads(cell.read_text())
         lines.append(json.dumps({"cell": cell.name, "rows": rows}, separators=(",", ":")))
-    _write_whole(path, lzma.compress("\n".join(lines).encode(), preset=9))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, lzma.compress("\n".join(lines).encode(), preset=9))
 
 
 def unpack(path: Path, folder: Path, made_with: str) -> int:
@@ -101,21 +103,15 @@ def unpack(path: Path, folder: Path, made_with: str) -> int:
     if json.loads(first)["made_with"] != made_with:
         print(f"{path} was made with other settings; its cells are not used.")
         return 0
+    folder.mkdir(parents=True, exist_ok=True)
     laid = 0
     for line in lines:
         cell = json.loads(line)
         target = folder / cell["cell"]
         if not target.exists():
-            _write_whole(target, json.dumps(cell["rows"]).encode())
+            write_whole(target, json.dumps(cell["rows"]))
             laid += 1
     return laid
-
-
-def _write_whole(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_bytes(data)
-    part.replace(path)
 
 
 def forget_peak() -> None:
@@ -141,4 +137,4 @@ def write_table(path: Path, table: pd.DataFrame, *notes: str) -> None:
         f"{processor()}, {date.today()}",
     ]
     text = "".join(f"# {line}\n" for line in lines) + table.to_csv(index=False)
-    path.write_text(text)
+    write_whole(path, text)

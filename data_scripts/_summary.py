@@ -17,6 +17,7 @@ from hfld_lite.course.figures import forest, scatter
 from hfld_lite.evaluation.metrics import holm, miss_rate_at, paired_interval
 from hfld_lite.networks import count_parameters, resnet1d
 from hfld_lite.recipes import Recipe
+from hfld_lite.storage.files import write_whole
 
 CLASSES = ("AN", "AD", "BN", "BD", "CN", "CD")
 """Of the simulated tiles, in the order of their labels."""
@@ -308,7 +309,7 @@ def write_page(out: Path, table: pd.DataFrame, rows: pd.DataFrame, *notes: str) 
     for name, (title, alt) in FIGURES.items():
         if (out / f"study_{name}.png").exists():
             text += [f"## {title}", f"![{alt}](study_{name}.png)"]
-    (out / "study.md").write_text("\n\n".join(text) + "\n")
+    write_whole(out / "study.md", "\n\n".join(text) + "\n")
 
 
 _ENDS, _POINTS = ["difference", "low", "high"], ["difference, points", "p_holm"]
@@ -337,7 +338,7 @@ def _markdown(table: pd.DataFrame) -> str:
 def draw(out: Path, table: pd.DataFrame, rows: pd.DataFrame, recipe: Recipe) -> None:
     """Write the figures of all questions that have been answered; the recipe is the tiles'."""
     for name, figure in [*_chain(table, recipe), *_figures(table, rows)]:
-        (out / f"study_{name}.png").write_bytes(png(figure, dpi=90))
+        write_whole(out / f"study_{name}.png", png(figure, dpi=90))
 
 
 def _chain(table: pd.DataFrame, recipe: Recipe) -> Iterator[tuple[str, Any]]:

@@ -34,6 +34,7 @@ from hfld_lite.distillation import Supervised
 from hfld_lite.evaluation.metrics import evaluate
 from hfld_lite.networks import count_parameters, resnet1d
 from hfld_lite.recipes import preset
+from hfld_lite.storage.files import write_whole
 from hfld_lite.training import Samples, fit, predict_logits, seeded
 from hfld_lite.version import __version__
 
@@ -167,7 +168,7 @@ def main(
             f"bench: {asdict(bench)}",
         ]
         text = "".join(f"# {note}\n" for note in notes) + table.round(4).to_csv(index=False)
-        out.write_text(text)
+        write_whole(out, text)
 
 
 if __name__ == "__main__":

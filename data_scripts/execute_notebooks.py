@@ -4,7 +4,6 @@ What changes from run to run for no reason is left out: widget state and the cel
 --solutions those of the exercises are executed, in notebooks/solutions/.
 """
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +11,8 @@ import nbformat
 import typer
 from nbclient import NotebookClient
 from typer import Argument, Option
+
+from hfld_lite.storage.files import write_whole
 
 FOLDER = Path(__file__).parent.parent / "notebooks"
 
@@ -43,9 +44,7 @@ def execute(path: Path) -> None:
     notebook.metadata["language_info"] = {"name": "python"}
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
-    part = path.with_suffix(".part")
-    nbformat.write(notebook, part)
-    os.replace(part, path)
+    write_whole(path, lambda part: nbformat.write(notebook, part))
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ import typer
 from make_exercises import SOLUTIONS, STUB
 from typer import Argument
 
+from hfld_lite.storage.files import write_whole
+
 CONFIG = f"""# nbgrader's settings for the course; notebooks/README_teachers.md says what they do.
 c = get_config()  # noqa: F821
 
@@ -47,7 +49,7 @@ def main(
             shutil.copyfile(source, assignment / source.name)
             print(f"assignment {source.stem}")
     if not config.exists():
-        config.write_text(CONFIG, encoding="utf-8")
+        write_whole(config, CONFIG)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ hfld_lite/course/exercises/help/. The same source gives the same bytes.
 
 import copy
 import json
-import os
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +25,8 @@ from nbgrader.preprocessors import (
 )
 from traitlets.config import Config
 from typer import Argument, Option
+
+from hfld_lite.storage.files import write_whole
 
 ROOT = Path(__file__).parent.parent
 SOLUTIONS = ROOT / "notebooks" / "solutions"
@@ -73,9 +74,7 @@ def main(
     for path, text in stale:
         print(f"{path.relative_to(ROOT)}: {'out of step' if check else 'written'}")
         if not check:
-            part = path.with_suffix(".part")
-            part.write_text(text, encoding="utf-8")
-            os.replace(part, path)
+            write_whole(path, text)
     if check and stale:
         raise typer.Exit(1)
 

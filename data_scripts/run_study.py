@@ -13,7 +13,6 @@ run: all tiles new, ten times as many to test on. a, and g by block, have all me
 h what the paper's claims hang on; the others the student alone, KD, the best rival and HFLKD.
 """
 
-import hashlib
 import json
 import time
 from collections.abc import Iterable
@@ -47,6 +46,7 @@ from hfld_lite.evaluation.metrics import calibration_error, evaluate
 from hfld_lite.evaluation.trust import suspicion
 from hfld_lite.hierarchy import Stage, Trainer
 from hfld_lite.networks import resnet1d
+from hfld_lite.storage.files import digest, write_whole
 from hfld_lite.training import Fit, predict_logits
 
 HEADLINE = ("alone", "hierarchy")
@@ -102,7 +102,7 @@ class Study:
         """A digest of all that the cells depend on, but for the library itself."""
         facts = [*self.scale[:2], TILE_SEED, TEST_BLOCKS_SEED, META_SHARE, repr(GRIDS)]
         facts += [recipe.digest() for recipe in self.recipes]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:12]
+        return digest(json.dumps(facts), {})[:12]
 
     def case(self, data: str, seed: int) -> Case:
         """Recordings, recipe and parts of a condition."""
@@ -235,7 +235,7 @@ class Study:
 
     def keep(self, name: str, chosen: dict) -> None:
         """Write what was chosen."""
-        (self.work / f"{name}.json").write_text(json.dumps(chosen, indent=1))
+        write_whole(self.work / f"{name}.json", json.dumps(chosen, indent=1))
 
     def weights(self, role: str, data: str, seed: int) -> Path:
         """Where a teacher's weights are kept."""
@@ -284,8 +284,8 @@ class Study:
         rows = []
         for stage in stages:
             path = self.weights(stage.role, data, seed)
-            save_file(stage.network.state_dict(), path.with_suffix(".part"))
-            path.with_suffix(".part").replace(path)
+            weights = stage.network.state_dict()
+            write_whole(path, lambda part, weights=weights: save_file(weights, part))
             rows.append(self._row(case, data, seed, stage, tested=seed < TUNING))
         return rows
 

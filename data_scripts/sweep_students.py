@@ -33,6 +33,7 @@ from hfld_lite.evaluation.metrics import evaluate
 from hfld_lite.hierarchy import Stage, Trainer
 from hfld_lite.networks import count_parameters, resnet1d
 from hfld_lite.recipes import Network, Recipe
+from hfld_lite.storage.files import write_whole
 from hfld_lite.training import Fit
 
 DEPTHS, WIDTHS, BINS = (10, 18), (1 / 16, 1 / 8, 1 / 4), (875, 1750, 3500)
@@ -69,10 +70,8 @@ def _accuracy(stage: Stage) -> float:
 
 
 def _keep(stage: Stage, work: Path, *name: object) -> None:
-    path = _weights(work, *name)
-    part = path.with_suffix(".part")
-    save_file(stage.network.state_dict(), part)
-    part.replace(path)
+    weights = stage.network.state_dict()
+    write_whole(_weights(work, *name), lambda part: save_file(weights, part))
 
 
 def _weights(work: Path, *name: object) -> Path:
@@ -278,7 +277,7 @@ def main(
         command,
     )
     budgets = {"int8_bytes": BUDGET_BYTES, "macs": BUDGET_MACS}
-    (out / "edge_front.png").write_bytes(png(front_figure(table, budgets=budgets)))
+    write_whole(out / "edge_front.png", png(front_figure(table, budgets=budgets)))
     best = choose(table)
     chosen = (int(best.bins), int(best.depth), float(best.width), str(best["head"]))
     tested = cells(

@@ -8,7 +8,7 @@ from pydantic import Field
 from hfld_lite.data.augmentation import Augmentation
 from hfld_lite.distillation import CROSS_ENTROPY, TERMS
 from hfld_lite.errors import HfldError, RecipeError, nearest
-from hfld_lite.storage.models import Real, Saved, Text, Whole, choices
+from hfld_lite.storage.models import Real, Saved, Whole, Words, choices
 from hfld_lite.weighting import WEIGHTINGS
 
 HFLKD = "hflkd"
@@ -36,7 +36,7 @@ class Network:
 
     depth: Whole
     width: Real = 1.0
-    head: Text = "small"
+    head: Words = "small"
     dropout: Real | None = None
     epochs: Annotated[Whole, Field(ge=1)] = 20
 
@@ -82,7 +82,7 @@ class Recipe(Saved):
         terms: weights of further registered terms by name, beside the method's own.
     """
 
-    name: Text = "custom"
+    name: Words = "custom"
     teacher: Network = Network(18, 1 / 4)
     secondary_teachers: tuple[Network, ...] = (Network(18, 1 / 8),)
     student: Network = Network(10, 1 / 16)
@@ -98,7 +98,7 @@ class Recipe(Saved):
     batch_size: Annotated[Whole, Field(ge=2)] = 32  # batch norm needs two
     temperature: Positive = 5.0
     heads: Annotated[Whole, Field(ge=1)] = 8
-    weighting: Text = "fixed"
+    weighting: Words = "fixed"
     alpha: Weight = 1.0
     mu: Weight = 1.0
     nu: Weight = 1.0
@@ -111,8 +111,8 @@ class Recipe(Saved):
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
     behaviour: Literal["sound", "published"] = "sound"
     seed: Annotated[Whole, Field(ge=0)] = 0
-    method: Text = HFLKD
-    terms: dict[Text, Weight] = field(default_factory=dict)
+    method: Words = HFLKD
+    terms: dict[Words, Weight] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse names and combinations that would fail, or do nothing, hours later."""

@@ -31,6 +31,7 @@ from pathlib import Path
 
 import numpy as np
 import scipy.io
+import scipy.signal  # before the fork, which is not to be charged with it
 import soundfile
 import torch
 from hypothesis import HealthCheck, Phase, given, settings

@@ -297,7 +297,7 @@ def test_divergence_is_told_with_what_to_try(place, tiny_recipe, mistake):
     assert re.fullmatch(pattern, said), said
     assert not (place / "diverged").exists()
     said = mistake("info", place / "diverged")
-    assert f"one is unfinished, go on with `hfld train --resume {place / 'diverged'}`" in said
+    assert f"one is unfinished, resume it with `hfld train --resume {place / 'diverged'}`" in said
     assert "add --fresh" in mistake(*started(place, "diverged"))
 
 

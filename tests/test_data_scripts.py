@@ -81,7 +81,8 @@ def test_wav_as_a_program(sounds, tmp_path):
     assert done.returncode == 0, done.stderr
     notes = [line for line in done.stderr.splitlines() if line.startswith("note: ")]
     assert notes == [
-        f"note: {sounds}: left out 1 that are no WAV or FLAC files in a class's folder: readme.txt",
+        f"note: {sounds}: left out 1 that are not .wav or .flac files in a class's folder: "
+        "readme.txt",
         f"note: {sounds}: of 6 files, 2 mixed down to one channel; "
         "2 cut to the first 110 samples; 2 padded with zeros to 110 samples",
     ]
@@ -150,4 +151,4 @@ def test_classes_to_leave_out(call, bearings, tmp_path):
     assert Recordings.load(tmp_path / "all").normal_classes == ("N",)
     status, _, errors = call(*args, tmp_path / "out", "--leave-out", "IRR")
     assert status == 2
-    assert "leave_out: no class is named 'IRR'; perhaps IR is meant." in errors
+    assert "leave_out: no class is named 'IRR'; the nearest name is IR." in errors

@@ -240,7 +240,7 @@ def test_a_truncated_file_is_refused(tmp_path, state, keep):
 @pytest.mark.parametrize("where", ["missing.pkl", "", "pipe"])
 def test_what_is_no_file_is_refused(tmp_path, where):
     os.mkfifo(tmp_path / "pipe")
-    with pytest.raises(DataError, match=r"no regular file|No such file"):
+    with pytest.raises(DataError, match=r"not a regular file|No such file"):
         load(tmp_path / where)
 
 

@@ -44,7 +44,7 @@ class TestTiles:
         assert np.array_equal(read.signals[12], rows(seed=1)[2, :40].astype(np.float32))
         assert read.origins[12] == read.groups[12] == "AD.mat:2"
         assert "AN.mat, AD.mat, BN.mat, BD.mat" in read.source
-        assert "which tile a row belongs to is not told" in read.source
+        assert "the tile of a row is unknown" in read.source
 
     def test_two_classes(self, tmp_path):
         read = read_mat(tiles(tmp_path), samples=40, pool=False)
@@ -61,7 +61,7 @@ class TestTiles:
 
     def test_other_files_are_named(self, tmp_path):
         (tiles(tmp_path) / "notes.txt").write_text("x")
-        with pytest.warns(UserWarning, match=r"left out 1 that are no .mat files: notes.txt"):
+        with pytest.warns(UserWarning, match=r"left out 1 that are not .mat files: notes.txt"):
             read_mat(tmp_path, samples=40)
 
     def test_folder_missing(self, tmp_path):
@@ -99,7 +99,7 @@ class TestTiles:
     def test_truncated_or_not_matlab(self, tmp_path, damage):
         path = tiles(tmp_path) / "BN.mat"
         path.write_bytes(damage(path.read_bytes()))
-        with pytest.raises(DataError, match=r"BN.mat: the file is truncated or no MATLAB file"):
+        with pytest.raises(DataError, match=r"BN.mat: the file is truncated or not a MATLAB file"):
             read_mat(tmp_path, samples=40)
 
     @pytest.mark.parametrize("compressed", [False, True])
@@ -156,7 +156,7 @@ class TestTiles:
 
     @pytest.mark.parametrize("value", ["text", {"a": 1}, np.array([{}], object), rows() + 1j])
     def test_variable_of_another_kind(self, tmp_path, value):
-        with pytest.raises(DataError, match=r"BN.mat: 'data' is no matrix of real numbers"):
+        with pytest.raises(DataError, match=r"BN.mat: 'data' is not a matrix of real numbers"):
             read_mat(tiles(tmp_path, BN=value), samples=40)
 
     def test_empty_variable(self, tmp_path):
@@ -235,11 +235,13 @@ class TestLong:
         assert read_long_mat(long(tmp_path), window=50, blocks=4).normal_classes == ("N",)
         read = read_long_mat(tmp_path, window=50, blocks=4, normal=["B1"])
         assert read.normal_classes == ("B1",)
-        with pytest.raises(ArgumentError, match="normal: no class is named 'B2'; perhaps B1"):
+        with pytest.raises(
+            ArgumentError, match="normal: no class is named 'B2'; the nearest name is B1"
+        ):
             read_long_mat(tmp_path, window=50, blocks=4, normal=["B2"])
 
     def test_unknown_class_to_leave_out(self, tmp_path):
-        words = "leave_out: no class is named 'X'; there are B1, IR, N"
+        words = "leave_out: no class is named 'X'; choose from B1, IR, N"
         with pytest.raises(ArgumentError, match=words):
             read_long_mat(long(tmp_path), leave_out=["X"])
 
@@ -249,7 +251,7 @@ class TestLong:
 
     def test_name_that_tells_no_class(self, tmp_path):
         long(tmp_path, ["B1_load0", "IR"])
-        with pytest.raises(DataError, match=r"IR.mat: the name does not tell the class"):
+        with pytest.raises(DataError, match=r"IR.mat: the name does not contain the class"):
             read_long_mat(tmp_path)
         label = r"(?P<label>[A-Z]+).*"
         assert read_long_mat(tmp_path, label=label, window=50).class_names == ("B", "IR")
@@ -288,5 +290,5 @@ class TestReal:
     def test_the_normal_one_is_there_if_wanted(self):
         read = read_long_mat(Path(REAL) / "cwru", blocks=10)
         assert read.normal_classes == ("N",)
-        with pytest.raises(DataError, match="stands on two sides"):
+        with pytest.raises(DataError, match="is in more than one part"):
             published_split(read)

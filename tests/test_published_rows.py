@@ -322,7 +322,7 @@ def test_row_every_fifth_row_of_each_file(tiny_recordings):
     fifth = rows % 5 == 4
     groups = tiny_recordings.groups
     assert set(groups[fifth]) & set(groups[~fifth]), "drops of one tile stand on both sides there"
-    with pytest.raises(DataError, match=r"stands on two sides.*use `split`"):
+    with pytest.raises(DataError, match=r"is in more than one part.*use `split`"):
         published_split(tiny_recordings)
     drawn = split(tiny_recordings)
     sides = [set(groups[part]) for part in drawn.parts().values()]

@@ -220,7 +220,7 @@ def test_students_of_another_teacher_are_trained_anew(
     with pytest.warns(UserWarning, match="was trained with another") as said:
         found, done = train(tiny_recordings, recipe, tmp_path, resume=True)
     messages = " ".join(str(w.message) for w in said)
-    assert "stage secondary_teacher was trained with another teacher than" in messages
+    assert "stage secondary_teacher was trained with another teacher than the" in messages
     assert "stage student was trained with another secondary_teacher than" in messages
     assert done == after("teacher", 3)
     assert all(found[role] != undisturbed[role] for role in ROLES)
@@ -247,7 +247,7 @@ def test_only_the_same_training_is_continued(tiny_recordings, recipe, tmp_path):
         (renamed, recipe, {}, "class_names"),
         (tiny_recordings, recipe, {"parts": other}, "split"),
     ):
-        with pytest.raises(RecipeError, match=f"has another {named} than this one"):
+        with pytest.raises(RecipeError, match=f"has another {named}; resume it"):
             train(recordings, changed, tmp_path, resume=True, **options)
     with pytest.raises(RecipeError, match="holds a training already"):
         train(tiny_recordings, recipe, tmp_path)

@@ -1,8 +1,11 @@
+import errno
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
+import warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -60,7 +63,7 @@ def test_a_failing_training_leaves_nothing_and_keeps_what_was_there(saved):
     [
         (lambda run: (run / "run.json").unlink(), "holds no run"),
         (lambda run: (run / "run.json").write_text("{"), "run.json cannot be read"),
-        (lambda run: (run / "run.json").write_text("[]"), "no JSON object"),
+        (lambda run: (run / "run.json").write_text("[]"), "does not hold a JSON object"),
         (lambda run: (run / "run.json").write_text('{"format": 99}'), "format is 99"),
         (lambda run: (run / "recipe.json").unlink(), "recipe.json"),
         (lambda run: (run / "split.json").unlink(), "split.json is missing"),
@@ -126,7 +129,9 @@ def test_an_unfinished_run_stays_from_its_beginning_on(tmp_path, tiny_recipe):
     assert part == tmp_path / "run.unfinished" == unfinished(tmp_path / "run")
     assert begun_run(part) == (tiny_recipe, DATA, "hfld train")
     with (
-        pytest.raises(RecipeError, match=r"unfinished run; go on with `hfld train --resume .*run`"),
+        pytest.raises(
+            RecipeError, match=r"unfinished run; resume it with `hfld train --resume .*run`"
+        ),
         new_run(tmp_path / "run"),
     ):
         pass
@@ -134,7 +139,7 @@ def test_an_unfinished_run_stays_from_its_beginning_on(tmp_path, tiny_recipe):
         assert again == part
         raise PowerCutError
     assert "checkpoints/teacher.safetensors" in files(part)
-    with pytest.raises(RecipeError, match=r"one is unfinished, go on with .*--resume .*/run`"):
+    with pytest.raises(RecipeError, match=r"one is unfinished, resume it with .*--resume .*/run`"):
         load_run(tmp_path / "run")
     with new_run(tmp_path / "run", resume=True) as part:
         (part / "run.json").write_text("{}")
@@ -145,7 +150,7 @@ def test_an_unfinished_run_stays_from_its_beginning_on(tmp_path, tiny_recipe):
 def test_there_must_be_something_to_go_on_with(saved, tmp_path):
     with pytest.raises(RecipeError, match=r"run is finished; look at it with"):
         new_run(saved, resume=True).__enter__()
-    with pytest.raises(RecipeError, match=r"no unfinished run .*x\.unfinished; begin one with"):
+    with pytest.raises(RecipeError, match=r"no unfinished run .*x\.unfinished; start one with"):
         new_run(tmp_path / "x", resume=True).__enter__()
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
@@ -157,7 +162,7 @@ def test_fresh_replaces_what_is_finished_and_what_is_not(saved, tiny_recipe):
     (part / "figures" / "curves.png").write_text("of a run that was killed while it was reported")
     assert files(saved) == before
     with pytest.raises(PowerCutError), new_run(saved, fresh=True):  # noqa: PT012
-        assert [path.name for path in part.iterdir()] == ["lock"]
+        assert not list(part.iterdir())
         raise PowerCutError
     assert files(saved) == before
     assert not part.exists()
@@ -190,9 +195,23 @@ def other_process(code, *arguments):
 
 
 TAKE = """
-import fcntl, sys
-handle = open(sys.argv[1], "w")
-fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+import sys
+import filelock
+lock = getattr(filelock, sys.argv[2])(sys.argv[1], timeout=0)
+lock.acquire()
+"""
+
+AT_WORK = """
+import sys
+from hfld_lite.app.runs import begin_run, new_run
+from hfld_lite.recipes import preset
+if sys.argv[2:]:
+    import errno, fcntl
+    def flock(*_):
+        raise OSError(getattr(errno, sys.argv[2]), "not here")
+    fcntl.flock = flock
+run = new_run(sys.argv[1], fresh=True)
+begin_run(run.__enter__(), preset("demo"), {"simulated": {"seed": 0}}, "hfld train")
 """
 
 
@@ -200,8 +219,9 @@ fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
 def test_a_run_that_another_process_is_at_is_left_alone(tmp_path, tiny_recipe, options):
     part = begin(tmp_path / "run", tiny_recipe)
     before = files(part)
+    lock = f"{part}.lock"
     with (
-        other_process(TAKE, str(part / "lock")),
+        other_process(TAKE, lock, "FileLock"),
         pytest.raises(RecipeError, match=r"run\.unfinished: another process is training there"),
     ):
         new_run(tmp_path / "run", **options).__enter__()
@@ -210,12 +230,57 @@ def test_a_run_that_another_process_is_at_is_left_alone(tmp_path, tiny_recipe, o
     with pytest.raises(PowerCutError), new_run(tmp_path / "run", **options) as part:  # noqa: PT012
         begin_run(part, tiny_recipe, DATA, "")
         refused = subprocess.run(
-            [sys.executable, "-c", TAKE, part / "lock"], capture_output=True, text=True, check=False
+            [sys.executable, "-c", TAKE, lock, "FileLock"],
+            capture_output=True,
+            text=True,
+            check=False,
         )
-        assert "BlockingIOError" in refused.stderr, "and the other way round"
+        assert "Timeout" in refused.stderr, "and the other way round"
+        if pid := os.fork():  # as a data loader's worker is
+            os.waitpid(pid, 0)
+        else:
+            os._exit(0)
+        with pytest.raises(RecipeError, match="another process is training there"):
+            new_run(tmp_path / "run", fresh=True).__enter__()
         raise PowerCutError
-    with other_process(TAKE, str(part / "lock")):
+    with other_process(TAKE, lock, "FileLock"):
         pass  # it ended with the block
+
+
+@pytest.mark.parametrize("kind", [(), ("ENOSYS",), ("ENOTSUP",)])
+def test_after_a_kill_a_new_run_can_begin(tmp_path, kind, monkeypatch):
+    run = tmp_path / "run"
+    with other_process(AT_WORK, str(run), *kind) as process:
+        if kind:
+            monkeypatch.setattr(fcntl, "flock", without_locks(getattr(errno, *kind)))
+        with pytest.raises(RecipeError, match=r"another process is training there"):
+            new_run(run, fresh=True).__enter__()
+        process.kill()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with new_run(run, resume=True) as part:
+            assert begun_run(part)[2] == "hfld train"
+            (part / "run.json").write_text("{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+def without_locks(number):
+    def flock(*_):
+        raise OSError(number, "not here")
+
+    return flock
+
+
+@pytest.mark.parametrize("name", ["ENOSYS", "ENOTSUP", "EOPNOTSUPP"])
+def test_a_file_system_without_locks_is_told_of_and_used(tmp_path, tiny_recipe, monkeypatch, name):
+    monkeypatch.setattr(fcntl, "flock", without_locks(getattr(errno, name)))
+    with pytest.warns(UserWarning, match=r"this file system has no locks, so .*lock stands for"):  # noqa: SIM117, PT031
+        with new_run(tmp_path / "run") as part:
+            begin_run(part, tiny_recipe, DATA, "")
+            with pytest.raises(RecipeError, match="another process is training there; let it"):
+                new_run(tmp_path / "run", resume=True).__enter__()
+            (part / "run.json").write_text("{}")
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 @pytest.mark.parametrize("renames", [0, 1])
@@ -248,7 +313,10 @@ def test_a_death_between_the_last_two_renames_is_mended_by_going_on(
         (lambda part: (part / "begun.json").unlink(), "stopped before it began; add --fresh"),
         (lambda part: (part / "begun.json").write_text("{"), "begun.json cannot be read"),
         (lambda part: (part / "begun.json").write_text('{"format": 1}'), "format is 1; this"),
-        (lambda part: (part / "begun.json").write_text('{"format": 3}'), "damaged .'data'."),
+        (
+            lambda part: (part / "begun.json").write_text('{"format": 3}'),
+            "damaged .data is missing.",
+        ),
         (lambda part: (part / "recipe.json").unlink(), "recipe.json"),
     ],
 )
@@ -297,7 +365,11 @@ def test_a_run_carries_what_made_it(saved):
         ("format", 1, "the format is 1; this version of hfld_lite reads format 3"),
         ("format", None, "the format is None"),
         ("preprocessing", None, "preprocessed by None, and here"),
-        ("preprocessing", {"view": "wave"}, r"preprocessed by .'view': 'wave'.*use hfld_lite \d"),
+        (
+            "preprocessing",
+            {"view": "wave"},
+            r"preprocessed by .'view': 'wave'.*hfld_lite that made the run, .\d",
+        ),
     ],
 )
 def test_runs_made_otherwise_are_refused(saved, key, value, words):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from hfld_lite.data.sound_files import read_wav_folder
+from hfld_lite.data.class_folders import read_wav_folder
 from hfld_lite.errors import ArgumentError, DataError
 
 
@@ -43,7 +43,7 @@ class TestFolder:
         assert read.labels.tolist() == [1] * 4 + [0] * 4
         assert read.origins[5] == "normal/n_tile0_drop1.wav:0"
         assert np.array_equal(read.signals[5], noise(seed=1))
-        assert read.source == "sounds: 8 sound files"
+        assert read.source == "sounds: 8 .wav files"
         assert "each recording its own" in str(read)
 
     def test_flac(self, folder):
@@ -75,7 +75,9 @@ class TestFolder:
     def test_tiles_from_names(self, folder):
         read = read_wav_folder(folder, group_pattern=r"^(._tile\d)")
         assert sorted(set(read.groups)) == ["c_tile0", "c_tile1", "n_tile0", "n_tile1"]
-        with pytest.raises(DataError, match=r"c_tile0_drop0.wav: the name does not tell the tile"):
+        with pytest.raises(
+            DataError, match=r"c_tile0_drop0.wav: the name does not contain the tile"
+        ):
             read_wav_folder(folder, group_pattern="(piece.)")
         for pattern in ("tile", "(", "(a)(b)"):
             with pytest.raises(ArgumentError, match="group_pattern"):
@@ -94,7 +96,7 @@ class TestFolder:
 
     def test_class_without_files(self, folder):
         (folder / "chipped").mkdir()
-        with pytest.raises(DataError, match="chipped: holds no WAV or FLAC file: it is empty"):
+        with pytest.raises(DataError, match=r"chipped: holds no .wav or .flac file: it is empty"):
             read_wav_folder(folder)
 
     def test_one_class_only(self, tmp_path):
@@ -115,7 +117,7 @@ class TestFiles:
 
     def test_no_sound_file(self, folder):
         (folder / "normal" / "x.wav").write_text("some text")
-        with pytest.raises(DataError, match=r"x.wav: is damaged or no sound file"):
+        with pytest.raises(DataError, match=r"x.wav: is damaged or not a sound file"):
             read_wav_folder(folder)
 
     @pytest.mark.parametrize("keep", [30, 60, 500])
@@ -250,9 +252,12 @@ class TestManifest:
             ("file,label\n0.wav,ok\n0.wav,bad\n", "line 3: the file '0.wav' is listed twice"),
             ("file,label\n../outside.wav,ok\n", "line 2: the file '../outside.wav' lies outside"),
             ("file,label\n/etc/passwd,ok\n", "line 2: the file '/etc/passwd' lies outside"),
-            ("file,label\nmanifest.csv,ok\n", "line 2: the file 'manifest.csv' is no WAV"),
-            ("file,label\n0.wav,ok\n1.wav\n", "line 3: a field is empty, missing or too much"),
-            ("file,label\n0.wav,ok,x\n", "line 2: a field is empty, missing or too much"),
+            (
+                "file,label\nmanifest.csv,ok\n",
+                "line 2: the file 'manifest.csv' does not end in .wav",
+            ),
+            ("file,label\n0.wav,ok\n1.wav\n", "line 3: a field is empty, missing or superfluous"),
+            ("file,label\n0.wav,ok,x\n", "line 2: a field is empty, missing or superfluous"),
             ("file,label\n0.wav,\n", "line 2: a field is empty"),
             ('file,label\n0.wav,ok\n"1.wav', "cannot be read"),
             ("file,label\n0\0.wav,ok\n", "line [12]: cannot be read"),

@@ -110,7 +110,7 @@ class TestPublished:
 
     def test_shared_groups_are_refused(self):
         groups = [f"{file}-{row // 2}" for file in self.files for row in range(20)]
-        with pytest.raises(DataError, match=r"group 'AD-2' stands on two sides.*use `split`"):
+        with pytest.raises(DataError, match=r"group 'AD-2' is in more than one part.*use `split`"):
             published_split(self.recordings(groups=groups))
 
     def test_files_too_short(self):
@@ -118,7 +118,7 @@ class TestPublished:
             published_split(self.recordings(rows=4))
 
     def test_origins_without_rows(self):
-        with pytest.raises(DataError, match=r"'a.wav' ends with no row number"):
+        with pytest.raises(DataError, match=r"'a.wav' does not end with a row number"):
             published_split(make([0, 1, 2], "abc", ["a.wav", "b.wav:0", "c.wav:0"]))
 
 
@@ -139,7 +139,7 @@ class TestCheck:
             (([-1, 1, 2], [], [6, 7, 8]), "the train part has indices from -1"),
             (([0, 1, 2], [], [2, 6, 7]), "row 2 .* drawn twice, the second time for the test"),
             (([0, 1, 1, 2], [], [6, 7, 8]), "row 1 .* drawn twice"),
-            (([0, 1, 2], [], [3, 6, 7, 8]), "group 'a' stands on two sides"),
+            (([0, 1, 2], [], [3, 6, 7, 8]), "group 'a' is in more than one part"),
             (([0, 1, 2], [], [6, 8]), "'class1' is missing from the test part"),
             (([0, 1], [], [6, 7, 8]), "'class2' is missing from the train part"),
             (([0, 1, 2], [3], [6, 7, 8]), "group 'a'"),

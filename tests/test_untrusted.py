@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import struct
 import zlib
 from pathlib import Path
@@ -28,13 +29,13 @@ class TestJson:
         [
             ("[" * 100_000, "nested too deeply"),
             ('{"a": ' * 100_000, "nested too deeply"),
-            ('{"a": 1, "b": 2, "a": 3}', "the key 'a' stands twice"),
-            ('{"a": NaN}', "NaN is no finite number"),
-            ("[-Infinity]", "-Infinity is no finite number"),
-            ("[1e999]", "1e999 is no finite number"),
+            ('{"a": 1, "b": 2, "a": 3}', "the key 'a' occurs twice"),
+            ('{"a": NaN}', "NaN is not a finite number"),
+            ("[-Infinity]", "-Infinity is not a finite number"),
+            ("[1e999]", "1e999 is not a finite number"),
             ("1" * 5000, "4300 digits"),
             (r'{"\ud800": 1}', "surrogates not allowed"),
-            ('"' + " " * (1 << 23) + '"', "8388608 are the most"),
+            ('"' + " " * (1 << 23) + '"', "the limit is 8388608"),
         ],
     )
     def test_what_readers_disagree_on_is_refused(self, tmp_path, text, words):
@@ -51,7 +52,7 @@ class TestJson:
     def test_a_pipe_or_device_is_not_waited_for(self, tmp_path):
         os.mkfifo(tmp_path / "pipe")
         for path in (tmp_path / "pipe", Path("/dev/zero"), tmp_path):
-            with pytest.raises(RecipeError, match="no regular file"):
+            with pytest.raises(RecipeError, match="not a regular file"):
                 Recipe.load(path)
 
     @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ class TestSounds:
             ("W64", lambda d: w64_with(d, 2**63), "claims 9223372036854775808 bytes of sound"),
             ("FLAC", lambda d: flac_with(d, 2**36 - 1), "claims 68719476735 samples in 1 channels"),
             ("FLAC", lambda d: flac_with(d, 0), "claims 9223372036854775807 samples"),
-            ("AIFF", lambda d: d, "begins like neither of them"),
+            ("AIFF", lambda d: d, "does not begin like WAV or FLAC"),
             ("WAV", lambda d: d[:36], "the chunk 'data' is missing"),
             ("WAV", lambda d: d[:36] + b"junk\0\0\0\0" * 2000 + d[36:], "within 1000 chunks"),
             ("WAV", lambda d: d[:16] + b"\xff" * 4 + d[20:], "a chunk claims 4294967295 bytes"),
@@ -127,7 +128,7 @@ class TestSounds:
         channels = 2 if form in ("WAVEX", "RF64", "W64") else 1
         (tmp_path / "x.wav").write_bytes(change(fuzz.sound(form, "PCM_16", channels)))
         monkeypatch.setattr(soundfile, "read", lambda *_, **__: pytest.fail("reading began"))
-        with pytest.raises(DataError, match=f"x.wav: is damaged or no sound file .*{words}"):
+        with pytest.raises(DataError, match=f"x.wav: is damaged or not a sound file .*{words}"):
             read_signals(tmp_path / "x.wav", sample_rate=8000, samples=100)
 
     @pytest.mark.parametrize("form", ["WAV", "WAVEX", "RF64", "W64", "FLAC"])
@@ -186,11 +187,13 @@ class TestManifest:
             read_wav_folder(folder)
 
     def test_a_pipe_for_a_manifest_and_one_that_is_too_long(self, folder, monkeypatch):
-        with pytest.raises(DataError, match=r"pipe.wav, line 1: cannot be read .*no regular file"):
+        with pytest.raises(
+            DataError, match=r"pipe.wav, line 1: cannot be read .*not a regular file"
+        ):
             read_wav_folder(folder, manifest=folder / "pipe.wav")
-        monkeypatch.setattr("hfld_lite.data.sound_files._MANIFEST_BYTES", 10)
+        monkeypatch.setattr("hfld_lite.data.class_folders._MANIFEST_BYTES", 10)
         (folder / "manifest.csv").write_text("file,label\n0.wav,ok\n1.wav,bad\n")
-        with pytest.raises(DataError, match=r"it has 30 bytes, and 10 are the most"):
+        with pytest.raises(DataError, match=r"it has 30 bytes, and the limit is 10"):
             read_wav_folder(folder)
 
 
@@ -218,7 +221,7 @@ class TestMat:
             (element(15, zlib.compress(matrix(2**32 - 8))), r"compressed bytes claim to hold 42"),
             (element(15, zlib.compress(matrix(numbers=2**31))), "claims to hold one of 2147483648"),
             (element(15, zlib.compress(b"")), "a compressed element holds nothing"),
-            (element(15, zlib.compress(bytes(2**25))), "truncated or no MATLAB file"),
+            (element(15, zlib.compress(bytes(2**25))), "truncated or not a MATLAB file"),
         ],
     )
     def test_version_5(self, tmp_path, monkeypatch, content, words):
@@ -257,7 +260,7 @@ class TestMat:
         first = matrix().replace(struct.pack("<II", 6, 0), struct.pack("<II", 2, 0))  # a structure
         (tmp_path / "AN.mat").write_bytes(HEAD + first + matrix())
         (tmp_path / "AD.mat").write_bytes(HEAD + matrix())
-        with pytest.raises(DataError, match=r"AN.mat: 'data' is no matrix of real numbers"):
+        with pytest.raises(DataError, match=r"AN.mat: 'data' is not a matrix of real numbers"):
             read_mat(tmp_path, samples=2)
 
 
@@ -287,8 +290,13 @@ class TestPrepared:
     def test_numbers_that_are_no_characters(self, folder, code):
         data = (folder / "groups.npy").read_bytes()
         (folder / "groups.npy").write_bytes(data[:-4] + struct.pack("<I", code))
-        with pytest.raises(DataError, match=r"groups.npy: holds numbers that are no characters"):
+        with pytest.raises(DataError, match=r"groups.npy: holds numbers that are not characters"):
             Recordings.load(folder, verify=False)
+
+
+TRUST = {"rate": 0.1, "limit": 0.5, "normal": [0], "novelty": 3.0, "run": 3}
+TRUST |= {"means": [[0.0] * 24] * 2, "deviations": [[1.0] * 24] * 2}
+TRUST |= {"harmful": 9, "usual": 20, "doubted": 0.0}
 
 
 class TestRuns:
@@ -344,7 +352,8 @@ class TestRuns:
         ("key", "value", "words"),
         [
             ("class_names", "ND", "class_names is 'ND'"),
-            ("class_names", ["N", 3], "class_names are"),
+            ("class_names", ["N", 3], r"class_names\[1\] is 3; expected text"),
+            ("class_names", ["N", ""], r"class_names\[1\] is ''; expected a length of 1 or more"),
             ("class_names", ["N", "N"], "class_names are"),
             ("normal_classes", ["X"], "normal_classes"),
             ("normal_classes", ["N", "D"], "normal_classes"),
@@ -357,7 +366,27 @@ class TestRuns:
             ("data", None, "data is None"),
             ("source", None, "source is None"),
             ("stages", ["student"], "stages is"),
-            ("stages", {"student": {}}, "the stage student is {}"),
+            ("stages", {"student": {}}, "stages.student.learned_from is missing"),
+            ("stages", {}, "stages is {}; expected a length of 1 or more"),
+            (
+                "stages",
+                {str(i): {} for i in range(500_000)},
+                "stages: there are 500000 entries; expected 100",
+            ),
+            ("samples", 2**41, "samples is 2199023255552; expected 1099511627776 or less"),
+            ("window", [2**41, 1], r"window\[0\] is 2199023255552"),
+            ("normal_classes", [0] * 2_000_000, r"normal_classes\[0\] is 0; expected text"),
+            ("trust", {"student": {**TRUST, "normal": [-1]}}, r"normal\[0\] is -1; expected 0 or"),
+            ("trust", {"student": {**TRUST, "normal": [2]}}, r"normal is \(2,\); expected \(0,\)"),
+            (
+                "trust",
+                {"student": {**TRUST, "means": [[0] * 23]}},
+                r"means\[0\] is \[0, 0.*length of 24",
+            ),
+            ("trust", {"student": {**TRUST, "deviations": [[0] * 24] * 2}}, "not above 0"),
+            ("trust", {"student": {**TRUST, "rate": "0.1"}}, "rate is '0.1'; expected a number"),
+            ("data", {"folder": 3, "options": {}}, "data.folder is 3; expected text"),
+            ("data", {"simulated": {"seed": -1}}, "data.simulated.seed is -1; expected 0 or more"),
             ("preprocessing", None, "preprocessed by None"),
             ("preprocessing", {**fuzz.preprocessing(fuzz.TINY), "bins": 300}, "'bins': 300"),
         ],
@@ -366,6 +395,36 @@ class TestRuns:
         facts = json.loads((run / "run.json").read_text())
         (run / "run.json").write_text(json.dumps(facts | {key: value}))
         with pytest.raises(RecipeError, match=f"run.*{words}"):
+            load_run(run)
+
+    def test_wrong_facts_are_refused_at_once_and_in_one_sentence(self, run):
+        facts = json.loads((run / "run.json").read_text())
+        many = {str(i): {} for i in range(300_000)}
+        for change in ({"stages": many}, {"trust": [0] * 10**6}, {"source": "x" * 2**21}):
+            (run / "run.json").write_text(json.dumps(facts | change))
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            with pytest.raises(RecipeError) as caught:
+                load_run(run)
+            assert len(str(caught.value)) < 400
+            assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 << 10
+
+    def test_limits_that_fit_are_read(self, run):
+        facts = json.loads((run / "run.json").read_text())
+        (run / "run.json").write_text(json.dumps(facts | {"trust": {"student": TRUST}}))
+        assert load_run(run).trust["student"].to_dict()["normal"] == (0,)
+
+    @pytest.mark.parametrize(
+        ("lists", "words"),
+        [
+            ({"train": [0, True], "validation": [], "test": [1]}, r"train\[1\] is True"),
+            ({"train": [-1], "validation": [], "test": [1]}, r"train\[0\] is -1; expected 0 or"),
+            ({"train": [0], "validation": [], "test": "1"}, "test is '1'; expected a list"),
+            ({"train": ["x"] * 10**6, "validation": [], "test": [1]}, r"train\[0\] is 'x'"),
+        ],
+    )
+    def test_splits_of_the_wrong_kind(self, run, lists, words):
+        (run / "split.json").write_text(json.dumps(lists))
+        with pytest.raises(RecipeError, match=f"run is damaged .The split cannot be read: {words}"):
             load_run(run)
 
     @pytest.mark.parametrize("name", ["run.json", "recipe.json", "split.json"])

@@ -1,15 +1,19 @@
-"""Run folders: a trained chain on disk, written whole or not at all, and read back with care."""
+"""Run folders: a trained chain on disk, written completely or not at all, checked when read."""
 
+import errno
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -25,96 +29,146 @@ from hfld_lite.evaluation.trust import Trust
 from hfld_lite.hierarchy import Chain
 from hfld_lite.networks import resnet1d
 from hfld_lite.recipes import Recipe, network_of
-from hfld_lite.storage.files import read_json, regular_size
+from hfld_lite.storage.files import read_json, regular_size, write_whole
+from hfld_lite.storage.models import Checked, Few, Index, Name, Size, Text, Window, explain, short
 from hfld_lite.version import __version__
 
 FORMAT = 3
 """Version of the run folder's format."""
 
-_KINDS = {  # entry of run.json: the types that its value may have
-    "hfld_lite": (str,),
-    "class_names": (list,),
-    "normal_classes": (list,),
-    "sample_rate": (int,),
-    "samples": (int,),
-    "window": (list, type(None)),
-    "source": (str,),
-    "simulated": (bool,),
-    "data": (dict,),
-    "fingerprint": (str,),
-    "stages": (dict,),
-    "trust": (dict,),
-}
-_STAGE = {"learned_from": str, "best_epoch": int, "seconds": float}
+FACTS, BEGUN, CHECKPOINTS = "run.json", "begun.json", "checkpoints"
 
-FACTS, BEGUN, LOCK, CHECKPOINTS = "run.json", "begun.json", "lock", "checkpoints"
+OLD_LOCK = "lock"
+"""Where hfld_lite 0.1.0 had its lock, in the unfinished run's folder."""
+
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+
+
+class _Simulated(Checked):
+    seed: Index
+
+
+class _Origin(Checked):
+    """How to get a run's recordings again: simulate them, or read a folder."""
+
+    simulated: _Simulated | None = None
+    folder: Name | None = None
+    options: Annotated[dict[str, Any], Few] = Field(default_factory=dict)
+
+
+class _Stage(Checked):
+    learned_from: Text
+    best_epoch: Index
+    seconds: float
+
+
+class _Facts(Checked):
+    """The entries of ``run.json`` that are used; see `save_run`."""
+
+    hfld_lite: Text
+    class_names: Annotated[list[Name], Field(fail_fast=True)]
+    normal_classes: Annotated[list[Name], Field(fail_fast=True)]
+    sample_rate: Size
+    samples: Size
+    window: Window
+    source: Text
+    simulated: bool
+    data: _Origin
+    fingerprint: Text
+    stages: Annotated[dict[str, _Stage], Few, Field(min_length=1)]
+    trust: Annotated[dict[str, Trust], Few]
+
+    @model_validator(mode="after")
+    def _check_classes(self) -> "_Facts":
+        names, normal = self.class_names, self.normal_classes
+        if len(set(names)) < len(names) or not set(normal) < set(names):
+            raise ValueError(
+                f"class_names are {short(names)} and normal_classes {short(normal)}; "
+                "expected names that differ, and some of them for the normal classes"
+            )
+        positions = tuple(names.index(name) for name in normal)
+        for role, trust in self.trust.items():
+            if trust.normal != positions:
+                raise ValueError(
+                    f"trust.{role}.normal is {short(trust.normal)}; expected {positions}, "
+                    "the positions of the normal classes"
+                )
+        return self
+
+
+class _Begun(Checked):
+    data: _Origin
+    command: Text
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder that was read: networks, split and the facts of ``run.json``."""
+    """What a run folder holds: networks, split and the facts of ``run.json``."""
 
     folder: Path
     detector: Detector
     split: Split
     facts: dict[str, Any]
     trust: dict[str, Trust]
-    """By role; empty where there was no validation part to set the limits on."""
+    """By role; empty if there was no validation part to set the limits on."""
 
     def recordings(self, progress: bool = False) -> Recordings:
-        """Read or simulate again what the networks were trained and tested on.
+        """Read or simulate again the recordings that the networks were trained and tested on.
 
         Raises:
             DataError: if the recordings are gone.
-            RecipeError: if they are not the same any more.
+            RecipeError: if they have changed.
         """
         recordings = read_origin(self.facts["data"], progress)
         if recordings.fingerprint() != self.facts["fingerprint"]:
             raise RecipeError(
-                f"The data of {self.folder} have changed since the training, so that its training "
-                "and test parts are lost; put them back, or train again."
+                f"The data of {self.folder} have changed since the training, so its training and "
+                "test parts are unknown; restore the data or train again."
             )
         return recordings
 
 
 def read_origin(data: dict[str, Any], progress: bool = False) -> Recordings:
     """Read or simulate the recordings that ``run.json`` describes under ``data``."""
-    if "simulated" in data:
+    if data.get("simulated"):
         return simulate_tiles(seed=data["simulated"]["seed"], progress=progress)
     return read_folder(data["folder"], progress=progress, **data["options"])
 
 
 @contextmanager
 def new_run(folder: str | Path, fresh: bool = False, resume: bool = False) -> Iterator[Path]:
-    """Give a folder to fill beside ``folder``; rename it to ``folder`` when the block ends well.
+    """Yield a folder next to ``folder``; rename it to ``folder`` when the block has succeeded.
 
-    That folder is ``FOLDER.unfinished``. It is tried before the block runs, so that hours of
-    training are not lost to a place that cannot be written, and it stays if the block fails after
-    :func:`begin_run`. What stood in ``folder`` stays until the new run is complete.
+    That folder is ``FOLDER.unfinished``. It is created before the block runs, so that a place that
+    cannot be written is noticed before hours of training. It is kept if the block fails after
+    :func:`begin_run`. The previous content of ``folder`` is kept until the new run is complete.
 
     Args:
-        folder: where the run shall be.
-        fresh: replace a run that is there, finished or not.
-        resume: go on with an unfinished run.
+        folder: of the run.
+        fresh: replace an existing run, finished or not.
+        resume: continue an unfinished run.
 
     Raises:
-        RecipeError: if the place is taken or cannot be written, if another process is at work
-            there, or if there is nothing to go on with.
+        RecipeError: if the place is taken or cannot be written, if another process is training
+            there, or if there is nothing to resume.
     """
     folder = _named(folder)
     part = unfinished(folder)
     _check_place(folder, part, fresh, resume)
+    made = not part.exists()
     try:
         part.mkdir(parents=True, exist_ok=fresh or resume)
-        lock = os.open(part / LOCK, os.O_CREAT | os.O_RDWR, 0o644)
-    except OSError as error:
+        lock = _lock(part)
+    except (OSError, RecipeError) as error:
+        with suppress(OSError):
+            if made:
+                part.rmdir()
+        if isinstance(error, RecipeError):
+            raise
         raise RecipeError(
             f"{folder} cannot be written ({error.strerror}); choose another folder."
         ) from error
-    mine = False
     try:
-        _lock(lock, part)
-        mine = True
         if fresh:
             _empty(part)
         yield part
@@ -125,56 +179,54 @@ def new_run(folder: str | Path, fresh: bool = False, resume: bool = False) -> It
         os.replace(part, folder)
         for rest in (folder / CHECKPOINTS, old):
             shutil.rmtree(rest, ignore_errors=True)
-        for name in (LOCK, BEGUN):
+        for name in (OLD_LOCK, BEGUN):
             (folder / name).unlink(missing_ok=True)
     finally:
-        os.close(lock)
-        if mine and part.exists() and not (part / BEGUN).exists():
+        if part.exists() and not (part / BEGUN).exists():
             shutil.rmtree(part, ignore_errors=True)
+        _unlock(lock, part)
 
 
 def _empty(part: Path) -> None:
-    """Remove what an unfinished run left, but for the lock."""
-    (part / BEGUN).unlink(missing_ok=True)  # first, so that no half of it can be gone on with
+    """Remove what an unfinished run left."""
+    (part / BEGUN).unlink(missing_ok=True)  # first, so that half a run cannot be resumed
     for path in part.iterdir():
-        if path.is_dir():  # figures, of a run that was killed when it was all but complete
+        if path.is_dir():  # figures, of a run that was killed during its report
             shutil.rmtree(path)
-        elif path.name != LOCK:
+        else:
             path.unlink()
 
 
 def unfinished(folder: Path) -> Path:
-    """Where a run that is not finished stands, beside its folder."""
+    """The folder of an unfinished run, next to that of the finished one."""
     folder = _named(folder)
     return folder.with_name(folder.name + ".unfinished")
 
 
 def _named(folder: str | Path) -> Path:
-    """The same folder, by a path that ends in its name: the current one is not called "."."""
+    """The folder as a path that ends in its name; those to "." and ".." do not."""
     folder = Path(folder)
     return Path(os.path.abspath(folder)) if folder.name in ("", "..") else folder
 
 
 def run_of(folder: Path) -> Path:
-    """The run's folder, of it or of its unfinished one."""
+    """The folder of the run, given that folder or the unfinished one."""
     folder = _named(folder)
     return folder.with_name(folder.name.removesuffix(".unfinished"))
 
 
 def begin_run(part: Path, recipe: Recipe, data: dict[str, Any], command: str) -> Path:
-    """Write into a folder of `new_run` what going on needs; give the folder for checkpoints.
+    """Write what resuming needs into a folder of `new_run`; return the folder for checkpoints.
 
     Args:
         part: the folder.
         recipe: of the run.
         data: how to get the recordings again, JSON values.
-        command: that began the run, for its page.
+        command: that began the run, shown in its report.
     """
     recipe.save(part / "recipe.json")
-    text = json.dumps({"format": FORMAT, "data": data, "command": command}) + "\n"
-    draft = part / (BEGUN + ".part")
-    draft.write_text(text)
-    os.replace(draft, part / BEGUN)
+    begun = {"format": FORMAT, "data": data, "command": command}
+    write_whole(part / BEGUN, json.dumps(begun) + "\n")
     return part / CHECKPOINTS
 
 
@@ -188,25 +240,27 @@ def begun_run(part: Path) -> tuple[Recipe, dict[str, Any], str]:
     begun = _json(path, f"{path} is missing: the run was stopped before it began; add --fresh.")
     _check_format(path, begun)
     try:
-        return Recipe.load(part / "recipe.json"), dict(begun["data"]), str(begun["command"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise RecipeError(f"{path} is damaged ({error}); begin the run anew.") from error
+        _Begun.model_validate(begun)
+    except ValidationError as error:
+        raise RecipeError(f"{path} is damaged ({explain(error)}); start the run again.") from error
+    return Recipe.load(part / "recipe.json"), begun["data"], begun["command"]
 
 
 def _check_place(folder: Path, part: Path, fresh: bool, resume: bool) -> None:
     there = folder.is_dir() and any(folder.iterdir())
     if folder.exists() and not folder.is_dir():
-        raise RecipeError(f"{folder} is a file; choose a folder that is not there yet.")
+        raise RecipeError(f"{folder} is a file; choose a new folder.")
     if there and not (folder / FACTS).is_file():
-        raise RecipeError(f"{folder} holds other files; choose a folder that is not there yet.")
-    if part.is_dir() and any(part.iterdir()) and not (part / LOCK).exists():
+        raise RecipeError(f"{folder} holds other files; choose a new folder.")
+    marks = (part / BEGUN, _lock_file(part), _soft_lock_file(part), part / OLD_LOCK)
+    if part.is_dir() and any(part.iterdir()) and not any(mark.exists() for mark in marks):
         raise RecipeError(f"{part} holds other files; choose another folder than {folder}.")
     if resume:
         if not part.is_dir():
             hint = (
                 f"{folder} is finished; look at it with `hfld info {folder}`"
                 if there
-                else "begin one with `hfld train --out`"
+                else "start one with `hfld train --out`"
             )
             raise RecipeError(f"There is no unfinished run {part}; {hint}.")
         return
@@ -217,25 +271,67 @@ def _check_place(folder: Path, part: Path, fresh: bool, resume: bool) -> None:
         )
     if part.exists() and not fresh:
         raise RecipeError(
-            f"{part} holds an unfinished run; go on with `hfld train --resume {folder}`, or add "
-            "--fresh to begin anew."
+            f"{part} holds an unfinished run; resume it with `hfld train --resume {folder}`, or "
+            "add --fresh to start again."
         )
 
 
-def _lock(handle: int, part: Path) -> None:
-    """Refuse a second process at the same run; the lock ends with the process, however it ends."""
+def _lock_file(part: Path) -> Path:
+    """Beside the folder, since Windows does not rename a folder in which a file is open."""
+    return part.with_name(part.name + ".lock")
+
+
+def _soft_lock_file(part: Path) -> Path:
+    return part.with_name(part.name + ".softlock")
+
+
+def _lock(part: Path) -> BaseFileLock:
+    """Refuse a second process at the same run; the lock ends with the process, however it ends.
+
+    Raises:
+        RecipeError: another process holds the lock.
+        OSError: the lock file cannot be written.
+    """
+    lock: BaseFileLock = FileLock(_lock_file(part), timeout=0.2)
+    hint = ""
     try:
-        import fcntl
-    except ImportError:  # Windows
-        return
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        raise RecipeError(f"{part}: another process is training there; let it finish.") from error
+        with warnings.catch_warnings():  # filelock's own, where it falls back by itself
+            warnings.simplefilter("ignore")
+            try:
+                lock.acquire()
+            except (NotImplementedError, OSError) as error:
+                if not isinstance(error, NotImplementedError) and error.errno not in _NO_LOCKS:
+                    raise
+                lock = SoftFileLock(_soft_lock_file(part), timeout=0.2)
+                hint = f", or delete {lock.lock_file} if there is none"
+                _lock_file(part).unlink(missing_ok=True)  # it locks nothing here
+                lock.acquire()
+    except Timeout as error:
+        raise RecipeError(
+            f"{part}: another process is training there; let it finish{hint}."
+        ) from error
+    if isinstance(lock, SoftFileLock):
+        warnings.warn(
+            f"{part.parent}: this file system has no locks, so {lock.lock_file} stands for one. "
+            "If this process is killed, and a new run is refused because of that file, delete it.",
+            stacklevel=4,
+        )
+    return lock
+
+
+def _unlock(lock: BaseFileLock, part: Path) -> None:
+    """Remove the lock file and release the lock."""
+    native = not isinstance(lock, SoftFileLock)  # a SoftFileLock removes its own file
+    if native and os.name == "posix":  # first, or the file might be another process's by then
+        _lock_file(part).unlink(missing_ok=True)
+    lock.release()
+    if native and os.name != "posix":  # where an open file cannot be removed
+        with suppress(OSError):
+            _lock_file(part).unlink(missing_ok=True)
 
 
 def preprocessing(recipe: Recipe) -> dict[str, Any]:
-    """What is done to a recording before a network reads it."""
+    """How a recording is transformed before it enters a network."""
     return {
         "view": recipe.view,
         "samples": recipe.samples,
@@ -289,8 +385,8 @@ def save_run(
             for role in (detector.networks if len(chain.split.validation) else ())
         },
     }
-    (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
-    (folder / "split.json").write_text(json.dumps(chain.split.to_dict()) + "\n")
+    write_whole(folder / FACTS, json.dumps(facts, indent=2) + "\n")
+    write_whole(folder / "split.json", json.dumps(chain.split.to_dict()) + "\n")
     chain.history().to_csv(folder / "history.csv", index=False)
     result.table.to_csv(folder / "results.csv", index=False)
     result.predictions.to_csv(folder / "predictions.csv", index=False)
@@ -300,49 +396,50 @@ def load_run(folder: str | Path) -> Run:
     """Read a run folder.
 
     Raises:
-        RecipeError: if it is no run folder, has another format or other preprocessing than this
+        RecipeError: if it is not a run folder, has another format or other preprocessing than this
             version, or a file in it is missing or damaged; the message names the file.
     """
     folder = Path(folder)
     how = "train one with `hfld train`"
     if unfinished(folder).is_dir():
-        how = f"one is unfinished, go on with `hfld train --resume {folder}`"
+        how = f"one is unfinished, resume it with `hfld train --resume {folder}`"
     facts = _json(folder / FACTS, f"{folder} holds no run; {how}.")
     _check_format(folder / FACTS, facts)
     recipe = Recipe.load(folder / "recipe.json")
     if facts.get("preprocessing") != preprocessing(recipe):
         raise RecipeError(
             f"{folder / FACTS}: the networks were trained on recordings preprocessed by "
-            f"{facts.get('preprocessing')}, and here it would be {preprocessing(recipe)}; use "
-            f"hfld_lite {facts.get('hfld_lite')}, which made the run, and its own recipe.json."
+            f"{short(facts.get('preprocessing'))}, and here it would be {preprocessing(recipe)}; "
+            f"use the run's own recipe.json and the hfld_lite that made the run, "
+            f"{short(facts.get('hfld_lite'))}."
         )
     try:
-        _check_facts(facts)
-        names, roles = tuple(facts["class_names"]), tuple(facts["stages"])
+        checked = _Facts.model_validate(facts)
+        names, roles = tuple(checked.class_names), tuple(checked.stages)
         networks = {role: _network(folder, role, recipe, len(names)) for role in roles}
         detector = Detector(
             recipe,
             networks,
             names,
-            tuple(facts["normal_classes"]),
-            int(facts["sample_rate"]),
-            int(facts["samples"]),
+            tuple(checked.normal_classes),
+            checked.sample_rate,
+            checked.samples,
         )
         split = Split.from_dict(_json(folder / "split.json"))
-        trust = {role: Trust.from_dict(facts["trust"][role]) for role in facts["trust"]}
     except RecipeError:
         raise
-    except (KeyError, TypeError, ValueError, HfldError) as error:
+    except (ValueError, HfldError) as error:
+        reason = explain(error) if isinstance(error, ValidationError) else str(error).rstrip(".")
         raise RecipeError(
-            f"{folder}: the run is damaged ({error}); train it again or copy it again."
+            f"{folder}: the run is damaged ({reason}); train it again or copy it again."
         ) from error
-    return Run(folder, detector, split, facts, trust)
+    return Run(folder, detector, split, facts, checked.trust)
 
 
 def _check_format(path: Path, facts: dict[str, Any]) -> None:
     if facts.get("format") != FORMAT:
         raise RecipeError(
-            f"{path}: the format is {facts.get('format')!r}; this version of hfld_lite reads "
+            f"{path}: the format is {short(facts.get('format'))}; this version of hfld_lite reads "
             f"format {FORMAT}."
         )
 
@@ -350,7 +447,7 @@ def _check_format(path: Path, facts: dict[str, Any]) -> None:
 def _network(folder: Path, role: str, recipe: Recipe, classes: int) -> torch.nn.Module:
     spec = network_of(recipe, role)
     path = folder / f"{role}.safetensors"
-    with torch.device("meta"):  # shapes without numbers: a recipe alone reserves no memory
+    with torch.device("meta"):  # shapes only: a recipe alone must not allocate memory
         network = resnet1d(spec.depth, classes, spec.width, spec.head, spec.dropout)
     try:
         regular_size(path)
@@ -367,34 +464,12 @@ def _network(folder: Path, role: str, recipe: Recipe, classes: int) -> torch.nn.
 
 
 def _check_weights(state: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    """Refuse what torch would convert in silence, and weights that answer NaN to everything."""
+    """Refuse other types, which torch would convert silently, and weights that give only NaN."""
     for name in state.keys() & expected.keys():
         if state[name].dtype != expected[name].dtype:
             raise ValueError(f"{name} is {state[name].dtype}, not {expected[name].dtype}")
         if not state[name].isfinite().all():
             raise ValueError(f"{name} holds NaN or infinity")
-
-
-def _check_facts(facts: dict[str, Any]) -> None:
-    """Raise a ValueError unless ``run.json`` has what `save_run` writes."""
-    for name, kind in _KINDS.items():
-        if type(facts.get(name)) not in kind:  # bool is an int, and must not pass for one
-            raise ValueError(f"{name} is {facts.get(name)!r}")
-    names, normal, window = (facts[k] for k in ("class_names", "normal_classes", "window"))
-    if not all(isinstance(name, str) and name for name in [*names, *normal]):
-        raise ValueError(f"class_names are {names}, normal_classes {normal}")
-    if len(set(names)) < len(names) or not set(normal) < set(names):
-        raise ValueError(f"class_names are {names}, normal_classes {normal}")
-    sizes = [facts["sample_rate"], facts["samples"], *(window or [])]
-    if not all(type(size) is int and 0 < size < 2**63 for size in sizes):
-        raise ValueError(f"sample_rate, samples and window are {sizes}")
-    if window is not None and len(window) != 2:
-        raise ValueError(f"window is {window}")
-    for role, stage in facts["stages"].items():
-        if not isinstance(stage, dict) or [type(stage.get(k)) for k in _STAGE] != [
-            *_STAGE.values()
-        ]:
-            raise ValueError(f"the stage {role} is {stage!r}")
 
 
 def _json(path: Path, missing: str = "") -> dict:
@@ -405,5 +480,5 @@ def _json(path: Path, missing: str = "") -> dict:
     except (OSError, ValueError) as error:
         raise RecipeError(f"{path} cannot be read ({error}); copy the run again.") from error
     if not isinstance(content, dict):
-        raise RecipeError(f"{path} holds no JSON object; copy the run again.")
+        raise RecipeError(f"{path} does not hold a JSON object; copy the run again.")
     return content

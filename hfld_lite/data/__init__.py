@@ -1,1 +1,1 @@
-"""Recordings: read, simulated, checked, split, and turned into what networks read."""
+"""Recordings: read, checked, divided, looked at, simulated."""

@@ -1,7 +1,7 @@
-"""Recordings as they might have been: other pitch, moment, loudness and noise, drawn at every step.
+"""Augmentation: pitch, time, loudness and noise are varied at random, in every step.
 
-Applied to raw signals, before the view that networks read. A teacher's answers to the original
-recordings are not its answers to these, so under augmentation it is asked live.
+It applies to raw signals, before the view that networks read. A teacher's outputs for the original
+recordings are not its outputs for these, so with augmentation the teacher runs in every step.
 """
 
 from typing import Annotated
@@ -56,15 +56,15 @@ def augment(
 
         y(t) = 10^(g/20) · x((1 + ε)(t − s)) + n(t)
 
-    Every frequency is multiplied by 1 + ε, the impact comes s later, and where x is not known y is
-    silent. n is white Gaussian noise r dB below x: a weaker impact (g < 0) stands in the same
-    noise. Views scale each recording to [0, 1], so that gain means nothing to them without noise.
+    Every frequency is multiplied by 1 + ε, the impact comes s later, and y is 0 where x is unknown.
+    n is white Gaussian noise r dB below x, whatever g is, so a weaker impact (g < 0) has the same
+    noise. Views scale each recording to [0, 1], so gain has no effect on them without noise.
 
     Args:
-        signals: ``(n, samples)``, float32; left as they are.
+        signals: ``(n, samples)``, float32; not changed.
         sample_rate: Hz.
         augmentation: the ranges of ε (no unit), s (ms), g (dB) and r (dB).
-        generator: on the device of the signals; draws the same whatever the ranges are.
+        generator: on the device of the signals; its draws do not depend on the ranges.
 
     Returns:
         float32 ``(n, samples)`` on the same device.
@@ -91,7 +91,7 @@ def augment(
 
 
 def check_shift(augmentation: Augmentation, samples: int, sample_rate: int) -> None:
-    """Refuse a shift that would move a recording out of its window."""
+    """Refuse a shift that would move the impact out of the recording."""
     longest = samples / sample_rate * 1000 / 4
     if augmentation.shift > longest:
         raise ArgumentError(

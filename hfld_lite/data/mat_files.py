@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 import zlib
 from collections import Counter
@@ -11,25 +12,26 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import scipy.io
-import scipy.io.matlab
 from tqdm.auto import tqdm
 
-from hfld_lite.data.layouts import (
-    LONG_NAME,
-    TILE_LAYOUT,
+from hfld_lite.data.readers import (
     expression,
     float32,
     known_classes,
+    layout,
     left_out,
     listing,
     need_two,
     pooled_order,
+    reader,
     some,
 )
 from hfld_lite.data.recordings import Recordings, positive
 from hfld_lite.errors import DataError
 from hfld_lite.storage.files import regular_size, unfolded
+
+TILE_LAYOUT = "one .mat file per type and class, *N.mat normal and *D.mat defective"
+LONG_NAME = r"(?P<label>.+)_load\d+"
 
 _NUMBERS = {"double", "single", "logical"} | {
     f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)
@@ -39,6 +41,20 @@ _CLASSES = range(6, 16)  # the codes of matrices of numbers: double, single, int
 _VERSION_4_BYTES = {0: 8, 1: 4, 2: 4, 3: 2, 4: 2, 5: 1}  # of one number, by its code
 
 
+def _stems(inside: list[Path]) -> list[str]:
+    return [path.stem for path in inside if path.suffix.lower() == ".mat"]
+
+
+def _are_long(inside: list[Path]) -> bool:
+    stems = _stems(inside)
+    return bool(stems) and all(re.fullmatch(LONG_NAME, stem) for stem in stems)
+
+
+def _are_tiles(inside: list[Path]) -> bool:
+    return bool(_stems(inside)) and not _are_long(inside)
+
+
+@layout("tiles in .mat files", TILE_LAYOUT, _are_tiles)
 def read_mat(
     paths: str | Path | Iterable[str | Path],
     *,
@@ -48,16 +64,16 @@ def read_mat(
     pool: bool = True,
     progress: bool = False,
 ) -> Recordings:
-    """Read recordings in the published layout (method.md, section 1).
+    """Read recordings in the layout that the HFLKD paper's released code reads.
 
     One .mat file per type and class, ``*N.mat`` normal and ``*D.mat`` defective. Its variable holds
-    one recording per row; the first `samples` columns are used. The layout doesn't tell which tile
+    one recording per row; the first `samples` columns are used. The layout does not say which tile
     a row belongs to, so each recording is a group of its own.
 
     Args:
         paths: a folder, a file, or several.
         variable: name of the variable in each file.
-        sample_rate: in Hz; the files don't tell it.
+        sample_rate: in Hz; the files do not contain it.
         samples: how many to use of each row.
         pool: a class for each file (AN, AD, BN, …), types in order and N before D; else the two
             classes N and D over all types.
@@ -74,7 +90,7 @@ def read_mat(
                 file,
                 "the name ends neither in N nor in D",
                 expected=TILE_LAYOUT,
-                mend="rename the file or take it out (long recordings: read_long_mat)",
+                mend="rename the file or move it elsewhere (long recordings: read_long_mat)",
             )
     files.sort(key=lambda file: pooled_order(file.stem))
     classes = [file.stem if pool else file.stem[-1] for file in files]
@@ -102,10 +118,15 @@ def read_mat(
         normal_classes=[name for name in names if name.endswith("N")],
         origins=np.array(origins),
         source=f"{', '.join(file.name for file in files)}: {variable!r}, the first {samples} "
-        "samples of each row; which tile a row belongs to is not told",
+        "samples of each row; the tile of a row is unknown",
     )
 
 
+@layout(
+    "long recordings in .mat files",
+    "one .mat file per long recording, CLASS_loadNUMBER.mat",
+    _are_long,
+)
 def read_long_mat(
     paths: str | Path | Iterable[str | Path],
     *,
@@ -124,21 +145,21 @@ def read_long_mat(
 
     Each recording is first cut into equal blocks of time, then each block into windows, so that no
     window crosses a border between blocks. The groups are the blocks (``file/block03``): a split
-    keeps them whole. It still knows every machine: where a class is one physical bearing, a network
-    learns to tell *known bearings*.
+    keeps them whole. Both parts still contain every machine: if a class is one physical bearing, a
+    network learns to distinguish *known bearings*.
 
     Args:
         paths: a folder, a file, or several.
         variable: name of the variable in each file, a vector.
-        sample_rate: in Hz; the files don't tell it.
+        sample_rate: in Hz; the files do not contain it.
         window: samples of a window.
         hop: samples from one window's start to the next's; `window` where not given.
         blocks: how many to a recording.
-        leave_out: names of classes that aren't read.
+        leave_out: names of classes that are not read.
         normal: names of the normal classes; where not given, N if there is one.
         label: regular expression for a file's name without its ending; its group ``label`` is the
             class.
-        what: begins the line `source`.
+        what: the beginning of `source`.
         progress: show a bar.
 
     Raises:
@@ -155,7 +176,7 @@ def read_long_mat(
         if not match or not match["label"]:
             raise DataError(
                 file,
-                "the name does not tell the class",
+                "the name does not contain the class",
                 expected=f"a name that fits {label!r} before .mat",
                 mend="rename the file, take it out or give another label expression",
             )
@@ -207,7 +228,7 @@ def _mat_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
         found = [p for p in inside if p.suffix.lower() == ".mat" and p.is_file()]
         if not found:
             raise DataError(path, f"holds no .mat file: {some(inside)}", expected=TILE_LAYOUT)
-        left_out(path, [p for p in inside if p not in found], "are no .mat files")
+        left_out(path, [p for p in inside if p not in found], "are not .mat files")
         files += found
     for name, times in Counter(file.name for file in files).items():
         if times > 1:
@@ -215,8 +236,19 @@ def _mat_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
     return files
 
 
+@reader(".mat", class_folders=False)
+def _read_rows(
+    path: Path, variable: str | None = None, long: bool = False
+) -> tuple[np.ndarray, None]:
+    """Read a .mat file whose variable holds a recording a row, or one long one."""
+    return mat_variable(path, variable or ("DE_time" if long else "data")), None
+
+
 def mat_variable(file: Path, name: str) -> np.ndarray:
     """Read a matrix of real numbers from a .mat file."""
+    import scipy.io  # here, since `import hfld_lite` should not wait for it
+    import scipy.io.matlab
+
     if file.stat().st_size == 0 and file.is_file():
         raise DataError(file, "the file is empty", mend="copy it again")
     try:
@@ -225,19 +257,19 @@ def mat_variable(file: Path, name: str) -> np.ndarray:
         real = {0: _check_version_4, 1: _check_version_5}.get(version, lambda *_: False)(file, name)
         there: dict[str, str] = {}
         for entry in scipy.io.whosmat(file, appendmat=False):
-            there.setdefault(entry[0], entry[2])  # the first of a name is the one that is loaded
+            there.setdefault(entry[0], entry[2])  # loadmat returns the first of a name
         sound = real and there.get(name) in _NUMBERS
         content = scipy.io.loadmat(file, variable_names=[name], appendmat=False) if sound else {}
     except NotImplementedError as error:
         raise DataError(
             file,
-            "the file is in the format of MATLAB 7.3 (HDF5), which is not read here",
+            "the file is in the format of MATLAB 7.3 (HDF5), which is not supported",
             mend=f"save it in MATLAB with save('{file.name}', '{name}', '-v7')",
         ) from error
     except Exception as error:  # scipy raises many kinds on damaged input
         raise DataError(
             file,
-            f"the file is truncated or no MATLAB file ({error})",
+            f"the file is truncated or not a MATLAB file ({error})",
             expected="a .mat file, version 7 or older",
             mend="copy it again",
         ) from error
@@ -250,14 +282,14 @@ def mat_variable(file: Path, name: str) -> np.ndarray:
         )
     array = content.get(name)
     if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiu":
-        raise DataError(file, f"{name!r} is no matrix of real numbers", expected=TILE_LAYOUT)
+        raise DataError(file, f"{name!r} is not a matrix of real numbers", expected=TILE_LAYOUT)
     if array.size == 0:
         raise DataError(file, f"{name!r} is empty, shape {array.shape}", expected="recordings")
     return array
 
 
 def _check_version_4(file: Path, name: str) -> bool:
-    """Compare what each header claims with the file's size, since scipy believes it; True.
+    """Compare what each header claims with the file's size, which scipy does not; True.
 
     A header is five integers: type (its tens name the numbers' kind), rows, columns, whether
     complex, length of the name ("MAT-File Format", The MathWorks, version 4).
@@ -282,11 +314,11 @@ def _check_version_4(file: Path, name: str) -> bool:
 
 
 def _check_version_5(file: Path, name: str) -> bool:
-    """Compare what each element claims with the file's size; tell whether the variable is real.
+    """Compare what each element claims with the file's size; return whether the variable is real.
 
     On an unknown type code scipy does not raise: the interpreter crashes
     (https://github.com/scipy/scipy/pull/25829). And it reserves what is claimed. So the tags of
-    each matrix are looked at first: flags, dimensions, name, data ("MAT-File Format", The
+    each matrix are checked first: flags, dimensions, name, data ("MAT-File Format", The
     MathWorks, version 5). A compressed matrix may claim what its bytes could unfold to.
 
     Raises:

@@ -1,7 +1,7 @@
 """The prepared folder: arrays as .npy files beside a manifest with their checksums.
 
-Written whole or not at all; read without trust: names, types and sizes are compared before anything
-is reserved, and nothing is ever unpickled. `Recordings.save` and `Recordings.load` stand on this.
+It is written completely or not at all. On reading, names, types and sizes are compared before any
+memory is reserved, and nothing is unpickled. Used by `Recordings.save` and `Recordings.load`.
 """
 
 from __future__ import annotations
@@ -9,30 +9,45 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Annotated
 from uuid import uuid4
 
 import numpy as np
+from pydantic import Field, ValidationError, field_validator
 
 from hfld_lite.errors import DataError
-from hfld_lite.storage.files import file_digest, read_json
+from hfld_lite.storage.files import file_digest, read_json, write_whole
+from hfld_lite.storage.models import Checked, Few, Size, Window, explain
 from hfld_lite.version import __version__
 
 MANIFEST = "manifest.json"
 FORMAT = 1  # the version of this layout
 ARRAYS = {"signals.npy": "<f4", "labels.npy": "<i8", "groups.npy": "<U", "origins.npy": "<U"}
-FACTS = {  # key of the manifest: the types that its value may have
-    "source": (str,),
-    "simulated": (bool,),
-    "count": (int,),
-    "samples": (int,),
-    "sample_rate": (int,),
-    "units": (str,),
-    "window": (list, type(None)),
-    "classes": (list,),
-    "normal_classes": (list,),
-}
 _MOST_HEADER = 10_000  # bytes, as in numpy.load
-_ANEW = "prepare the folder anew"
+_AGAIN = "prepare the folder again"
+
+
+class Manifest(Checked):
+    """The facts in ``manifest.json``, and the files' checksums."""
+
+    source: str
+    simulated: bool
+    count: Size
+    samples: Size
+    sample_rate: Size
+    units: str
+    window: Window
+    classes: Annotated[list[str], Field(fail_fast=True)]
+    normal_classes: Annotated[list[str], Field(fail_fast=True)]
+    sha256: Annotated[dict[str, str], Few]
+
+    @field_validator("sha256")
+    @classmethod
+    def _check_names(cls, sums: dict[str, str]) -> dict[str, str]:
+        if set(sums) != set(ARRAYS):
+            named = ", ".join(sums)[:200] or "none"
+            raise ValueError(f"the files are {named}; expected exactly {', '.join(ARRAYS)}")
+        return sums
 
 
 def write(folder: str | Path, arrays: dict, facts: dict, *, overwrite: bool = False) -> Path:
@@ -41,7 +56,7 @@ def write(folder: str | Path, arrays: dict, facts: dict, *, overwrite: bool = Fa
     Args:
         folder: new or empty; one that holds a prepared folder is replaced if `overwrite`.
         arrays: one for each name in `ARRAYS`.
-        facts: a value for each key in `FACTS`.
+        facts: the other values of a `Manifest`.
         overwrite: see `folder`; a folder that holds anything else is never replaced.
 
     Returns:
@@ -61,7 +76,7 @@ def write(folder: str | Path, arrays: dict, facts: dict, *, overwrite: bool = Fa
         sums = {name: file_digest(part / name) for name in ARRAYS}
         manifest = {"format": FORMAT, "hfld_lite": __version__, **facts, "sha256": sums}
         text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
-        (part / MANIFEST).write_text(text, encoding="utf-8")
+        write_whole(part / MANIFEST, text)
         _move(part, folder)
     except OSError as error:
         raise DataError(
@@ -90,32 +105,32 @@ def read(folder: str | Path, *, verify: bool = True) -> tuple[dict, dict]:
     folder = Path(folder)
     for name in (MANIFEST, *ARRAYS):
         if not (folder / name).resolve().is_relative_to(folder.resolve()):
-            raise DataError(folder / name, "is a link that leads out of the folder", mend=_ANEW)
+            raise DataError(folder / name, "is a link that leads out of the folder", mend=_AGAIN)
     manifest = _manifest(folder)
     arrays = {}
     for name, kind in ARRAYS.items():
         path = folder / name
         array = arrays[name] = _map(path)
-        shape = (manifest["count"], manifest["samples"])[: 2 if kind == "<f4" else 1]
+        shape = (manifest.count, manifest.samples)[: 2 if kind == "<f4" else 1]
         if array.shape != shape or not array.dtype.str.startswith(kind):
             raise DataError(
                 path,
                 f"holds {array.dtype} of shape {array.shape}",
                 expected=f"{kind} of shape {shape}, as {MANIFEST} says",
-                mend=_ANEW,
+                mend=_AGAIN,
             )
-        if verify and file_digest(path) != manifest["sha256"][name]:
+        if verify and file_digest(path) != manifest.sha256[name]:
             raise DataError(
                 path,
                 f"does not match its checksum in {MANIFEST}, so it was changed or damaged",
-                mend=f"copy it again or {_ANEW}",
+                mend=f"copy it again or {_AGAIN}",
             )
         if kind == "<U" and not _is_text(array):
-            raise DataError(path, "holds numbers that are no characters", mend=_ANEW)
-    return arrays, {key: manifest[key] for key in FACTS}
+            raise DataError(path, "holds numbers that are not characters", mend=_AGAIN)
+    return arrays, manifest.model_dump(exclude={"sha256"})
 
 
-def _manifest(folder: Path) -> dict:
+def _manifest(folder: Path) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         raise DataError(
@@ -127,35 +142,25 @@ def _manifest(folder: Path) -> dict:
     try:
         manifest = read_json(path)
     except (OSError, ValueError) as error:
-        raise DataError(path, f"is not readable as JSON ({error})", mend=_ANEW) from error
+        raise DataError(path, f"is not readable as JSON ({error})", mend=_AGAIN) from error
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         found = manifest.get("format") if isinstance(manifest, dict) else None
         raise DataError(
             path,
             f"the format version is {found!r}",
             expected=str(FORMAT),
-            mend=f"use the version of hfld_lite that wrote it or {_ANEW}",
+            mend=f"use the version of hfld_lite that wrote it or {_AGAIN}",
         )
-    for key, kinds in {**FACTS, "sha256": (dict,)}.items():
-        if key not in manifest:
-            raise DataError(path, f"the key {key!r} is missing", mend=_ANEW)
-        if type(manifest[key]) not in kinds:  # bool is an int, and must not pass for one
-            names = " or ".join("null" if kind is type(None) else kind.__name__ for kind in kinds)
-            raise DataError(path, f"{key} is {manifest[key]!r}", expected=names, mend=_ANEW)
-    if set(manifest["sha256"]) != set(ARRAYS):
-        raise DataError(
-            path,
-            f"sha256 names {', '.join(manifest['sha256']) or 'no file'}",
-            expected=f"exactly {', '.join(ARRAYS)}",
-            mend=_ANEW,
-        )
-    return manifest
+    try:
+        return Manifest.model_validate(manifest)
+    except ValidationError as error:
+        raise DataError(path, explain(error), mend=_AGAIN) from error
 
 
 def _map(path: Path) -> np.memmap:
     """Memory-map a .npy file whose header and size agree."""
     if not path.is_file():
-        raise DataError(path, "is missing", mend=f"copy it again or {_ANEW}")
+        raise DataError(path, "is missing", mend=f"copy it again or {_AGAIN}")
     try:
         with path.open("rb") as file:  # numpy would reserve whatever length the header claims
             major, _ = np.lib.format.read_magic(file)
@@ -165,14 +170,14 @@ def _map(path: Path) -> np.memmap:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
         whole = array.offset + array.nbytes == path.stat().st_size
     except Exception as error:  # numpy's header parser raises many kinds on damaged input
-        raise DataError(path, f"is not a whole .npy file ({error})", mend=_ANEW) from error
+        raise DataError(path, f"is not a whole .npy file ({error})", mend=_AGAIN) from error
     if not whole or not array.flags.c_contiguous:
-        raise DataError(path, "its size does not fit its header", mend=f"copy it again or {_ANEW}")
+        raise DataError(path, "its size does not fit its header", mend=f"copy it again or {_AGAIN}")
     return array
 
 
 def _is_text(array: np.ndarray) -> bool:
-    """Tell whether all code points of a string array are characters of Unicode."""
+    """Return whether all code points of a string array are characters of Unicode."""
     if array.itemsize == 0:
         return True
     codes = np.array(array).view("<u4")
@@ -200,7 +205,7 @@ def _check_target(folder: Path, overwrite: bool) -> None:
 
 
 def _move(part: Path, folder: Path) -> None:
-    """Put `part` in the place of `folder`; what stood there goes only when the new one stands."""
+    """Put `part` in the place of `folder`; remove the previous folder only after that."""
     if not folder.exists():
         part.rename(folder)
         return

@@ -1,37 +1,121 @@
-"""The readers of foreign files, and the one that finds out which of them a folder needs.
+"""The registry of file formats, what their readers share, and what finds the right reader.
 
-Each returns `Recordings`, raises `DataError` with the file and the row, and leaves nothing out in
-silence: what it leaves out, mixes down, cuts or pads is counted in a warning or in `source`.
+A new format is one function with ``@reader(".ending")`` that returns the signals in a file and
+their sample rate, or None if the file does not contain it. The functions here, their messages and
+the folders with a subfolder for each class know the format from then on::
+
+    @reader(".npy")
+    def read_npy(path):
+        return np.load(path, allow_pickle=False), None
+
+A new kind of folder is a function with ``@layout``. Each reader returns `Recordings` or raises a
+`DataError` with the file and the row. A warning or `source` counts whatever it leaves out, mixes
+down, cuts or pads.
 """
 
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import warnings
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from hfld_lite.data.layouts import (
-    LONG_NAME,
-    SOUND_LAYOUT,
-    SOUNDS,
-    TILE_LAYOUT,
-    float32,
-    listing,
-    some,
-)
-from hfld_lite.data.mat_files import mat_variable, read_long_mat, read_mat
 from hfld_lite.data.prepared import MANIFEST
-from hfld_lite.data.recordings import Recordings, nearest
-from hfld_lite.data.sound_files import read_sound, read_wav_folder
-from hfld_lite.errors import ArgumentError, DataError
+from hfld_lite.data.recordings import Recordings
+from hfld_lite.errors import ArgumentError, DataError, HfldError, nearest
 
-__all__ = ["read_folder", "read_long_mat", "read_mat", "read_signals", "read_wav_folder"]
+__all__ = ["read_folder", "read_long_mat", "read_mat", "read_signals", "read_wav_folder", "reader"]
 
 
+# ---- registries ---------------------------------------------------------------------------------
+class Reader(NamedTuple):
+    """How a file with some ending is read; see `reader`."""
+
+    read: Callable[..., tuple[np.ndarray, int | None]]
+    header: Callable[[Path], tuple[int, int, int]] | None
+    units: str
+    class_folders: bool
+
+
+class Layout(NamedTuple):
+    """How a kind of folder is called, described, recognised and read; see `layout`."""
+
+    name: str
+    description: str
+    is_here: Callable[[list[Path]], bool]
+    read: Callable[..., Recordings]
+
+
+READERS: dict[str, Reader] = {}
+LAYOUTS: dict[str, Layout] = {}
+
+
+def reader(
+    *endings: str,
+    header: Callable[[Path], tuple[int, int, int]] | None = None,
+    units: str = "",
+    class_folders: bool = True,
+) -> Callable:
+    """Register the decorated function for the files that end so.
+
+    The function gets a path and returns real numbers, ``(n, samples)`` or ``(samples,)`` for one
+    recording, and the sample rate in Hz or None. Arguments named ``variable`` and ``long``, if it
+    has them, get the name of the variable to read and whether the file holds one long recording.
+
+    Args:
+        endings: in lower case, with the dot.
+        header: returns rate in Hz, samples and channels without reading the whole file, so that a
+            folder with one wrong file is refused at once.
+        units: of the signals.
+        class_folders: whether such files may lie in a folder for each class, one recording a file.
+    """
+
+    def register(read: Callable) -> Callable:
+        READERS.update(dict.fromkeys(endings, Reader(read, header, units, class_folders)))
+        return read
+
+    return register
+
+
+def layout(name: str, description: str, is_here: Callable[[list[Path]], bool]) -> Callable:
+    """Register the decorated function for folders whose sorted content `is_here` recognises.
+
+    ``{endings}`` in the name and the description stands for those of the class folders' formats.
+    """
+
+    def register(read: Callable) -> Callable:
+        LAYOUTS[name] = Layout(name, description, is_here, read)
+        return read
+
+    return register
+
+
+layout(
+    "a prepared folder",
+    "a prepared folder",
+    lambda inside: MANIFEST in {path.name for path in inside},
+)(Recordings.load)
+
+
+def class_endings() -> list[str]:
+    """Return the endings of the formats that may lie in class folders."""
+    return [ending for ending, known in READERS.items() if known.class_folders]
+
+
+def endings_text(endings: Iterable[str]) -> str:
+    """Phrase endings, ``".wav, .flac or .mat"``."""
+    *first, last = endings
+    return f"{', '.join(first)} or {last}" if first else last
+
+
+# ---- what a user calls --------------------------------------------------------------------------
 def read_folder(folder: str | Path, *, progress: bool = False, **options) -> Recordings:
-    """Read a folder of any layout known here: prepared, tiles in .mat files, long, WAV or FLAC.
+    """Read a folder of any known layout: prepared, tiles or long recordings in .mat files, classes.
 
     Args:
         folder: what to read.
@@ -45,35 +129,24 @@ def read_folder(folder: str | Path, *, progress: bool = False, **options) -> Rec
     """
     folder = Path(folder)
     inside = listing(folder)
-    stems = [path.stem for path in inside if path.suffix.lower() == ".mat"]
-    below = [p for path in inside if path.is_dir() for p in listing(path)]
-    long = stems and all(re.fullmatch(LONG_NAME, stem) for stem in stems)
-    layouts = {
-        "a prepared folder": (MANIFEST in {path.name for path in inside}, Recordings.load),
-        "long recordings in .mat files": (long, read_long_mat),
-        "tiles in .mat files": (stems and not long, read_mat),
-        "WAV or FLAC files": (
-            "manifest.csv" in {path.name for path in inside}
-            or any(path.suffix.lower() in SOUNDS for path in below),
-            read_wav_folder,
-        ),
-    }
-    found = {name: reader for name, (there, reader) in layouts.items() if there}
+    found = [known for known in LAYOUTS.values() if known.is_here(inside)]
     if len(found) != 1:
+        names = " and ".join(_with_endings(known.name) for known in found)
+        descriptions = "; ".join(_with_endings(known.description) for known in LAYOUTS.values())
         raise DataError(
             folder,
-            f"holds {' and '.join(found) or 'nothing that can be read: ' + some(inside)}",
-            expected=f"one of: a prepared folder; {TILE_LAYOUT}; {SOUND_LAYOUT}",
+            f"holds {names or 'nothing that can be read: ' + some(inside)}",
+            expected=f"one of: {descriptions}",
             mend="give each its own folder" if found else "",
         )
-    name, reader = found.popitem()
-    known = list(inspect.signature(reader).parameters)[1:]
+    name, read = _with_endings(found[0].name), found[0].read
+    known = list(inspect.signature(read).parameters)[1:]
     for option in options:
         if option not in known:
             raise ArgumentError(
                 f"{folder} holds {name}, which have no option {option!r}; {nearest(option, known)}."
             )
-    return reader(folder, **options, **({"progress": progress} if "progress" in known else {}))
+    return read(folder, **options, **({"progress": progress} if "progress" in known else {}))
 
 
 def read_signals(
@@ -84,11 +157,12 @@ def read_signals(
     hop: int | None = None,
     variable: str | None = None,
 ) -> np.ndarray:
-    """Read one WAV, FLAC or .mat file as the training data was read, for a trained network.
+    """Read one file as the training data was read, for a trained network.
 
     Args:
-        file: a sound file, or a .mat file with a recording a row (or, with `hop`, one long one).
-        sample_rate: in Hz, what a sound file must have; .mat files don't tell it.
+        file: a sound file, a .mat file with a recording a row (or, with `hop`, one long one), or
+            one of another registered format.
+        sample_rate: in Hz, compared with the file's if that contains one.
         samples: of one recording; the first so many are used, as in training.
         hop: where the training data were windows of long recordings, the step between them.
         variable: in a .mat file; by default ``data``, or ``DE_time`` for long recordings.
@@ -101,20 +175,14 @@ def read_signals(
             that is constant or not finite.
     """
     file = Path(file)
+    expected = f"a file that ends in {endings_text(READERS)}"
     if not file.is_file():
-        raise DataError(file, "is not there", expected="a WAV, FLAC or .mat file")
-    ending = file.suffix.lower()
-    if ending == ".mat":
-        signals = mat_variable(file, variable or ("data" if hop is None else "DE_time"))
-    elif ending in SOUNDS:
-        signals, rate = read_sound(file)
-        if rate != sample_rate:
-            raise DataError(
-                file, f"is at {rate} Hz", expected=f"{sample_rate} Hz", mend="resample it"
-            )
-        signals = signals[None]
-    else:
-        raise DataError(file, f"ends in {ending!r}", expected="a WAV, FLAC or .mat file")
+        raise DataError(file, "is not there", expected=expected)
+    if file.suffix.lower() not in READERS:
+        raise DataError(file, f"ends in {file.suffix.lower()!r}", expected=expected)
+    signals, rate = read_file(file, variable=variable, long=hop is not None)
+    if rate not in (None, sample_rate):
+        raise DataError(file, f"is at {rate} Hz", expected=f"{sample_rate} Hz", mend="resample it")
     if hop is not None:
         signals = signals.reshape(1, -1)
     if signals.shape[1] < samples:
@@ -132,3 +200,106 @@ def read_signals(
         if signal.min() == signal.max():
             raise DataError(f"{file}, row {row}", "is constant (silent)", mend="record it again")
     return signals
+
+
+# ---- what the readers share ---------------------------------------------------------------------
+def read_file(path: Path, **options: Any) -> tuple[np.ndarray, int | None]:
+    """Read a file of a registered format: signals ``(n, samples)``, and their rate in Hz or None.
+
+    The function of the format gets those options that it has arguments for.
+    """
+    read = READERS[path.suffix.lower()].read
+    known = inspect.signature(read).parameters
+    try:
+        signals, rate = read(path, **{name: options[name] for name in options if name in known})
+        signals = np.atleast_2d(signals)
+    except HfldError:
+        raise
+    except Exception as error:  # a reader need not foresee every fault of a file
+        raise DataError(path, f"cannot be read ({error})", mend="copy it again") from error
+    if signals.ndim != 2 or signals.dtype.kind not in "fiu" or signals.size == 0:
+        raise DataError(
+            path,
+            f"holds {signals.dtype} of shape {signals.shape}",
+            expected="real numbers, a recording in each row",
+        )
+    return signals, rate
+
+
+def _with_endings(text: str) -> str:
+    return text.format(endings=endings_text(class_endings()))
+
+
+def listing(folder: Path) -> list[Path]:
+    """Return what is in `folder`, sorted by name."""
+    if not folder.is_dir():
+        found = "is a file" if folder.exists() else "is not there"
+        raise DataError(folder, found, expected="a folder")
+    try:
+        return sorted(folder.iterdir())
+    except OSError as error:
+        raise DataError(folder, f"cannot be listed ({error.strerror})") from error
+
+
+def some(paths: Sequence[Path]) -> str:
+    """Name the first few of `paths`."""
+    names = ", ".join(path.name for path in paths[:5])
+    return f"{names}, … ({len(paths)} in all)" if len(paths) > 5 else names or "it is empty"
+
+
+def left_out(folder: Path, paths: Sequence[Path], why: str) -> None:
+    """Warn that `paths` were not read."""
+    if paths:
+        text = f"{folder}: left out {len(paths)} that {why}: {some(paths)}"
+        warnings.warn(text, stacklevel=3)
+
+
+def need_two(names: Sequence[str], where: object) -> None:
+    """Refuse data of one class, before it is read."""
+    if len(names) < 2:
+        raise DataError(
+            where if isinstance(where, str | os.PathLike) else "the given files",
+            f"there is only the class {names[0]!r}" if names else "there is no class",
+            expected="two classes or more",
+            mend="add the recordings of another class",
+        )
+
+
+def known_classes(
+    names: str | Sequence[str], classes: Iterable[str], what: str = "normal"
+) -> list[str]:
+    """Return `names`, all of them among `classes`, else raise an ArgumentError."""
+    names, classes = [names] if isinstance(names, str) else list(names), sorted(set(classes))
+    for name in names:
+        if name not in classes:
+            raise ArgumentError(f"{what}: no class is named {name!r}; {nearest(name, classes)}.")
+    return names
+
+
+def expression(text: str, what: str, named: str = "") -> re.Pattern:
+    """Compile a regular expression that has exactly one group, `named` if so wanted."""
+    try:
+        pattern = re.compile(text)
+    except re.error as error:
+        raise ArgumentError(f"{what} {text!r} is not a regular expression: {error}.") from error
+    if pattern.groups != 1 or (named and named not in pattern.groupindex):
+        form = f"(?P<{named}>…)" if named else "(…)"
+        raise ArgumentError(f"{what} {text!r} must have exactly one group, {form}.")
+    return pattern
+
+
+def pooled_order(name: str) -> tuple[str, bool]:
+    """Sort key: by type, and N before D."""
+    return name[:-1], name[-1] != "N"
+
+
+def float32(array: np.ndarray) -> np.ndarray:
+    """Convert; what overflows becomes infinite, and `Recordings` refuses that."""
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32, order="C")  # MATLAB keeps columns together
+
+
+# The modules of the formats register themselves, and import what stands above.
+from hfld_lite.data.class_folders import read_wav_folder  # noqa: E402
+from hfld_lite.data.mat_files import read_long_mat, read_mat  # noqa: E402
+from hfld_lite.data.sound_files import read_sound  # noqa: E402, F401

@@ -1,22 +1,22 @@
 """Recordings: signals with labels, groups and origins; checked, saved and loaded.
 
-`data.readers` makes them of foreign files (.mat, WAV, FLAC); `data.splits` divides them.
+`hfld_lite.data.readers` reads them from foreign files (.mat, WAV, FLAC), and
+`hfld_lite.data.splits` divides them.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import InitVar, dataclass, replace
-from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
 
 from hfld_lite.data import prepared
-from hfld_lite.errors import ArgumentError, DataError, HfldError
+from hfld_lite.errors import ArgumentError, DataError, HfldError, nearest
+from hfld_lite.storage.files import bytes_digest
 
-_CHUNK = 1 << 24  # values looked at together, 64 MiB: a memory map may be larger than memory
+_CHUNK = 1 << 24  # values checked together, 64 MiB: a memory map may be larger than memory
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -26,17 +26,17 @@ class Recordings:
     Args:
         signals: float32 ``(n, samples)``, in memory or memory-mapped.
         labels: int64 ``(n,)``, indices into `class_names`.
-        groups: str ``(n,)``, names the physical tile: no group stands on both sides of a split.
+        groups: str ``(n,)``, names the physical tile: a split keeps each group in one part.
         sample_rate: in Hz.
         class_names: two or more.
         normal_classes: the classes that count as sound; empty: no misses and no false alarms.
         origins: str ``(n,)``, ``"file:row"`` with rows counted from 0; errors name them.
             ``"recording:<i>"`` where not given.
-        source: one line that says what this is.
+        source: one line that describes the recordings.
         units: of the signals, ``""`` where unknown.
         simulated: whether a program made the signals.
         window: ``(window, hop)`` in samples where long recordings were cut.
-        checked: the signals were looked through before, so don't do it again.
+        checked: the signals were checked before; skip the check.
 
     Raises:
         DataError: a field does not fit, or a signal is constant, infinite or not a number.
@@ -100,7 +100,7 @@ class Recordings:
         return labels.astype(np.int64, copy=False)
 
     def _check_signals(self) -> None:
-        """Name the first recording that isn't finite, else the first that is constant."""
+        """Name the first recording that is not finite, else the first that is constant."""
         step = max(1, _CHUNK // self.samples)
         ranges = []
         with np.errstate(invalid="ignore"):
@@ -139,7 +139,7 @@ class Recordings:
         A slice shares the signals; anything else copies them, out of a memory map too.
 
         Raises:
-            ArgumentError: an index lies outside, or isn't one.
+            ArgumentError: an index lies outside, or is not one.
         """
         if not isinstance(indices, slice):
             indices = indices_of(indices, "indices", len(self))
@@ -152,22 +152,18 @@ class Recordings:
             checked=True,
         )
 
-    def of_class(self, name: str) -> Recordings:
-        """Return the recordings of the class `name`."""
-        if name not in self.class_names:
-            raise ArgumentError(f"No class is named {name!r}; {nearest(name, self.class_names)}.")
-        return self.select(self.labels == self.class_names.index(name))
-
     def fingerprint(self) -> str:
-        """SHA-256 of signals, labels and groups, to tell whether data are those of a training."""
-        digest = sha256()
-        for array in (self.signals, self.labels, self.groups):
-            for start in range(0, len(array), 1024):
-                digest.update(np.ascontiguousarray(array[start : start + 1024]).tobytes())
-        return digest.hexdigest()
+        """SHA-256 of signals, labels and groups, to recognise the data of a training."""
+
+        def parts() -> Iterator[bytes]:
+            for array in (self.signals, self.labels, self.groups):
+                for start in range(0, len(array), 1024):
+                    yield np.ascontiguousarray(array[start : start + 1024]).tobytes()
+
+        return bytes_digest(parts())
 
     def summary(self) -> str:
-        """Say in four lines what this is: the source; counts and seconds; classes; groups."""
+        """Return four lines: the source; counts and seconds; classes; groups."""
         seconds = self.samples / self.sample_rate
         units = f", in {self.units}" if self.units else ""
         counts = np.bincount(self.labels, minlength=len(self.class_names))
@@ -184,7 +180,7 @@ class Recordings:
             groups += f", {mixed} of them in more than one class"
         return "\n".join(
             (
-                self.source or "recordings of no named source",
+                self.source or "recordings without a named source",
                 f"{len(self)} recordings of {self.samples} samples at {self.sample_rate} Hz "
                 f"({seconds:.4g} s each, {seconds * len(self):.4g} s in all{units})",
                 f"classes: {', '.join(classes)}",
@@ -198,7 +194,7 @@ class Recordings:
         return f"<{len(self)} recordings of {self.samples} samples: {', '.join(self.class_names)}>"
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Write a prepared folder (four .npy files and a manifest), whole or not at all.
+        """Write a prepared folder (four .npy files and a manifest), completely or not at all.
 
         Args:
             folder: new or empty; one that holds recordings is replaced if `overwrite`.
@@ -233,7 +229,7 @@ class Recordings:
         Args:
             folder: as written by `save`.
             verify: compare each file with its checksum; without it the signals are not read at
-                all, and whatever stands in them is trusted.
+                all, and their content is trusted.
 
         Raises:
             DataError: a file is missing, damaged, or not what the manifest says.
@@ -251,14 +247,7 @@ class Recordings:
                 checked=True,
             )
         except HfldError as error:  # the folder is at fault, so it comes first in the message
-            raise DataError(folder, str(error).rstrip("."), mend="prepare it anew") from error
-
-
-def nearest(name: str, names: Iterable[str]) -> str:
-    """Phrase a hint for a name that isn't among `names`: the closest of them, else all."""
-    names = list(names)
-    close = difflib.get_close_matches(str(name), names, cutoff=0.5)
-    return f"perhaps {' or '.join(close)} is meant" if close else f"there are {', '.join(names)}"
+            raise DataError(folder, str(error).rstrip("."), mend="prepare it again") from error
 
 
 def place(origin: str) -> str:
@@ -280,7 +269,7 @@ def _signals(values: np.ndarray) -> np.ndarray:
             f"signals have shape {signals.shape} and type {signals.dtype}",
             expected="real numbers of shape (recordings, samples), 2 samples or more",
         )
-    with np.errstate(over="ignore"):  # what overflows becomes infinite, and is named as such
+    with np.errstate(over="ignore"):  # what overflows becomes infinite and is refused as such
         return signals.astype(np.float32, copy=False)
 
 
@@ -292,7 +281,7 @@ def _classes(
     names, normal = tuple(names), tuple(normal)
     if not all(isinstance(name, str) and name for name in names):
         raise DataError(
-            "recordings", f"class names are {names}", expected="strings that aren't empty"
+            "recordings", f"class names are {names}", expected="strings that are not empty"
         )
     if len(set(names)) < len(names):
         raise DataError("recordings", f"a class is named twice in {', '.join(names)}")
@@ -303,13 +292,11 @@ def _classes(
         if name not in names:
             raise DataError(
                 "recordings",
-                f"no class is named {name!r}, said to be normal",
+                f"the normal class {name!r} is not a class",
                 mend=nearest(name, names),
             )
     if len(set(normal)) == len(names):
-        raise DataError(
-            "recordings", "every class is said to be normal", expected="a defective one too"
-        )
+        raise DataError("recordings", "every class is a normal one", expected="a defective one too")
     return names, normal
 
 

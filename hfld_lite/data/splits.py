@@ -1,7 +1,7 @@
 """Splits: training, validation and test parts, by class and by group.
 
-A group names a physical tile. Recordings of one tile are so alike that a network which saw one of
-them in training recognises the tile and not its defect, so no group stands on both sides.
+A group names a physical tile. Recordings of one tile are so similar that a network trained on some
+of them recognises the tile instead of the defect, so each group lies in one part only.
 """
 
 from __future__ import annotations
@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
 
 import numpy as np
-from sklearn.model_selection import StratifiedGroupKFold
+from pydantic import Field, ValidationError
 
 from hfld_lite.data.recordings import Recordings, indices_of, place
 from hfld_lite.errors import ArgumentError, DataError
+from hfld_lite.storage.models import Checked, Index, explain
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +44,18 @@ class Split:
         """Make a split of what `to_dict` returned."""
         if not isinstance(lists, dict) or set(lists) != {"train", "validation", "test"}:
             raise ArgumentError("A split has exactly the keys train, validation and test.")
-        return cls(**lists)
+        try:
+            return cls(**dict(_Lists.model_validate(lists)))
+        except ValidationError as error:
+            raise ArgumentError(f"The split cannot be read: {explain(error)}.") from error
+
+
+class _Lists(Checked):
+    """What `Split.to_dict` returns."""
+
+    train: Annotated[list[Index], Field(fail_fast=True)]
+    validation: Annotated[list[Index], Field(fail_fast=True)]
+    test: Annotated[list[Index], Field(fail_fast=True)]
 
 
 def split(
@@ -66,26 +79,26 @@ def split(
 
 
 def published_split(recordings: Recordings, *, validation: float = 0.0, seed: int = 0) -> Split:
-    """Split as the published code does: every fifth row of each file goes to the test part.
+    """Split as the HFLKD paper's released code does: every fifth row of each file is for testing.
 
-    These are the rows 4, 9, 14, … of each file, counted from 0 and read off `origins`. It takes no
-    notice of groups, so it is refused where rows of one group would stand on both sides. Windows
-    of long recordings count as rows.
+    These are the rows 4, 9, 14, … of each file, counted from 0, as given by `origins`. The rule
+    ignores groups, so it is refused if rows of one group would lie in two parts. Windows of long
+    recordings count as rows.
 
     Args:
         recordings: what to split, with origins that end in ``:row``.
-        validation: its fraction of all recordings, 0 for none (as published); drawn from those
-            that aren't in the test part, by class and group as in `split`.
+        validation: its fraction of all recordings, 0 for none (as released); drawn from those
+            that are not in the test part, by class and group as in `split`.
         seed: for that draw.
 
     Raises:
-        DataError: a group or a class does not allow it.
+        DataError: a group would lie in two parts, or a part would lack a class.
     """
     rows = [origin.rpartition(":")[2] for origin in recordings.origins]
     if wrong := [i for i, row in enumerate(rows) if not (row.isascii() and row.isdigit())]:
         raise DataError(
             "split",
-            f"the origin {str(recordings.origins[wrong[0]])!r} ends with no row number",
+            f"the origin {str(recordings.origins[wrong[0]])!r} does not end with a row number",
             expected="file:row",
         )
     in_test = np.array([row.endswith(("4", "9")) for row in rows], dtype=bool)  # row % 5 == 4
@@ -97,7 +110,7 @@ def published_split(recordings: Recordings, *, validation: float = 0.0, seed: in
 
 
 def check_split(split: Split, recordings: Recordings) -> Split:
-    """Return `split` if it is sound: no index twice, no group on two sides, no class missing.
+    """Return `split` if it is valid: no index twice, no group in two parts, no class missing.
 
     Raises:
         DataError: otherwise; it names the recording, the group or the class.
@@ -123,7 +136,7 @@ def check_split(split: Split, recordings: Recordings) -> Split:
     if straddling.size:
         raise DataError(
             where,
-            f"the group {str(names[straddling[0]])!r} stands on two sides",
+            f"the group {str(names[straddling[0]])!r} is in more than one part",
             expected="every group in one part only",
             mend="use `split`, which keeps groups whole",
         )
@@ -157,6 +170,8 @@ def _draw(
                 expected=f"at least {folds}",
                 mend="record more tiles of this class or ask for larger parts",
             )
+    from sklearn.model_selection import StratifiedGroupKFold  # slow to load
+
     folder = StratifiedGroupKFold(folds, shuffle=True, random_state=int(seed))
     piles = [rows[pile] for _, pile in folder.split(rows, labels, groups)]
     ends = np.cumsum([0, *counts])

@@ -1,7 +1,7 @@
 """From recordings to what a network reads: spectrum or time view, scaled recording by recording.
 
-Everything is done once, before training, in batches, with torch's FFT. Source: method.md, section
-1 (the published code's preprocessing).
+Everything is done once, before training, in batches, with torch's FFT. Source: the preprocessing of
+the HFLKD paper's released code.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from torch import Tensor
 from hfld_lite.errors import ArgumentError, DataError
 
 SCALING = "min-max per recording"
-"""What runs say of the scaling; change it when the views' values change."""
+"""How runs name the scaling; change it when the values of the views change."""
 
 CHUNK = 256
 """Recordings transformed at once: bounds memory, and is long enough to keep the FFT busy."""
@@ -62,7 +62,7 @@ def time_view(signals: np.ndarray | Tensor, samples: int | None = None) -> Tenso
 def spectrogram(
     signals: np.ndarray | Tensor, sample_rate: int, window: float = 0.025
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Short-time spectrum in dB, for looking at: Hann window, one third overlap.
+    """Short-time spectrum in dB, for display: Hann window, one third overlap.
 
     Args:
         signals: ``(n, samples)``.
@@ -89,7 +89,7 @@ def spectrogram(
     power = torch.stft(
         x, size, hop, window=torch.hann_window(size), center=False, return_complex=True
     ).abs()
-    # A click that no window sees leaves nothing: then all levels are the lowest.
+    # A click outside of all windows leaves no power: then all levels are the lowest.
     peak = power.amax((1, 2), keepdim=True).clamp_min(torch.finfo(torch.float32).tiny)
     levels = 20 * torch.log10((power / peak).clamp_min(1e-12))
     frequencies = torch.arange(power.shape[1]) * (sample_rate / size)
@@ -175,7 +175,7 @@ _RAW: dict[str, Callable[[Tensor, int], Tensor]] = {
 
 
 def _check(x: Tensor, low: Tensor, high: Tensor, start: int) -> None:
-    """Refuse recordings that would turn into NaN, and name the first."""
+    """Refuse recordings that would become NaN, and name the first."""
     mend = "leave this recording out or record it again"
     low, high = low.flatten(), high.flatten()
     finite = torch.isfinite(low) & torch.isfinite(high)  # NaN passes through min and max

@@ -5,65 +5,80 @@ Of the n defective recordings of the validation part, ordered by s, the k-th sma
 limit, k = ⌊rate · (n + 1)⌋. "Sound" is said only below the limit: then a new defective recording is
 missed with a probability of at most the rate, averaged over draws of the validation part, if it
 comes from where those came from (exchangeability). Without normal classes, s = 1 − max P, and the
-recordings that would be answered wrongly take the place of the defective ones. Source: Angelopoulos
+recordings that are classified wrongly replace the defective ones. Source: Angelopoulos
 and Bates, "A gentle introduction to conformal prediction and distribution-free uncertainty
 quantification", 2021.
 
 *Unlike the training.* The spectrum's power in BANDS bands, in dB relative to the recording's whole
 power, is compared with the mean and deviation of each class in training: the root mean square of
 the z-scores to the nearest class. The limit is the same rule, on validation recordings. Another
-microphone or room changes the balance of the bands; loudness does not. *Clipping* is told by the
+microphone or room changes the balance of the bands; loudness does not. *Clipping* is seen by the
 longest run of samples at the recording's extreme value.
 """
 
 import math
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import Field, Strict, ValidationError, model_validator
 
 from hfld_lite.errors import ArgumentError
+from hfld_lite.storage.models import Checked, Index, explain
 
 BANDS = 24
 RATE = 0.01
-"""Share of defective recordings that may be called sound, and of usual ones that may bring a
-warning, where nothing else is asked for."""
+"""Default share of defective recordings that may be called sound, and of usual recordings that
+may cause a warning."""
 
 NOVEL = "its spectrum is unlike those of the training (another microphone or room?)"
 CLIPPED = "it is clipped: the loudest samples are cut off"
 
 
-@dataclass(frozen=True)
-class Trust:
-    """What the program on the device needs to doubt; all plain numbers, saved as JSON.
+_Row = Annotated[tuple[float, ...], Strict(False), Field(min_length=BANDS, max_length=BANDS)]
+_Table = Annotated[tuple[_Row, ...], Strict(False), Field(min_length=1, fail_fast=True)]
+"""JSON has no tuples, so that lists are taken too; the numbers in them stay strict."""
+
+
+class Trust(Checked):
+    """The limits by which an answer is doubted; plain numbers, saved as JSON.
 
     Attributes:
         rate: the promised share of misses (without normal classes: of wrong answers let through).
         limit: "sound" is said below this suspicion only.
         normal: positions of the normal classes.
         means, deviations: of the band levels, dB, ``(classes, bands)``.
-        novelty: recordings above this score bring a warning.
-        run: samples in a row at the extreme value that bring a warning.
+        novelty: a recording with a higher score causes a warning.
+        run: so many consecutive samples at the extreme value cause a warning.
         harmful, usual: how many validation recordings set the two limits.
         doubted: share of the validation recordings whose answer is "unsure".
     """
 
     rate: float
     limit: float
-    normal: tuple[int, ...]
-    means: tuple[tuple[float, ...], ...]
-    deviations: tuple[tuple[float, ...], ...]
+    normal: Annotated[tuple[Index, ...], Strict(False), Field(fail_fast=True)]
+    means: _Table
+    deviations: _Table
     novelty: float
-    run: int
-    harmful: int
-    usual: int
+    run: Index
+    harmful: Index
+    usual: Index
     doubted: float
+
+    @model_validator(mode="after")
+    def _check_tables(self) -> "Trust":
+        if len(self.means) != len(self.deviations):
+            raise ValueError(
+                f"means has {len(self.means)} rows and deviations {len(self.deviations)}"
+            )
+        if min(map(min, self.deviations)) <= 0:
+            raise ValueError("deviations holds values that are not above 0")
+        return self
 
     def unsure(self, probabilities: np.ndarray) -> np.ndarray:
         """Whether "unsure" is the answer, booleans ``(n,)``, by probabilities ``(n, classes)``.
 
-        An answer of a defective class stands; "sound" needs a suspicion below the limit. Without
-        normal classes every answer does.
+        An answer of a defective class is kept; "sound" requires a suspicion below the limit.
+        Without normal classes, every answer requires that.
         """
         doubtful = suspicion(probabilities, self.normal) >= self.limit
         if not self.normal:
@@ -71,7 +86,7 @@ class Trust:
         return doubtful & np.isin(probabilities.argmax(1), self.normal)
 
     def warnings(self, signals: np.ndarray) -> list[list[str]]:
-        """What to say of each raw recording ``(n, samples)``; mostly nothing."""
+        """The warnings for each raw recording ``(n, samples)``; usually none."""
         scores = self.scores(signals)
         runs = longest_run(signals)
         return [
@@ -85,7 +100,7 @@ class Trust:
 
     @property
     def promise(self) -> str:
-        """What "unsure" is good for, and what it costs, in a sentence."""
+        """What the answer "unsure" guarantees and how often it is given, in a sentence."""
         if not self.harmful:
             return "No validation recording was answered wrongly, so nothing is doubted."
         what = "defective recordings called sound" if self.normal else "wrong answers let through"
@@ -96,29 +111,20 @@ class Trust:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Values that JSON can hold."""
-        return asdict(self)
+        """Return values that JSON can hold."""
+        return self.model_dump()
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> "Trust":
         """Read what `to_dict` returned.
 
         Raises:
-            ValueError: if it is something else.
+            ValueError: if the values do not fit; the text names the first that does not.
         """
-        tables = {
-            name: tuple(tuple(float(x) for x in row) for row in values[name])
-            for name in ("means", "deviations")
-        }
-        whole = {name: int(values[name]) for name in ("run", "harmful", "usual")}
-        real = {name: float(values[name]) for name in ("rate", "limit", "novelty", "doubted")}
-        trust = cls(normal=tuple(int(i) for i in values["normal"]), **tables, **whole, **real)
-        shape = np.array(trust.means).shape
-        if shape != np.array(trust.deviations).shape or shape[1:] != (BANDS,):
-            raise ValueError(f"means and deviations of the bands have shape {shape}")
-        if not np.isfinite([*real.values()]).all() or np.min(trust.deviations) <= 0:
-            raise ValueError("trust holds values that are not finite or not positive")
-        return trust
+        try:
+            return cls.model_validate(values)
+        except ValidationError as error:
+            raise ValueError(explain(error)) from error
 
 
 def make_trust(
@@ -151,12 +157,12 @@ def make_trust(
             "more (below 1); ask for that, or train on more recordings."
         )
     rate = max(RATE, lowest) if rate is None else rate
-    # Nothing harmful was seen: then nothing can be promised, and nothing is doubted.
+    # Without harmful recordings nothing can be promised, and nothing is doubted.
     limit = math.inf if not count else _smallest(suspicion(probabilities, normal)[harmful], rate)
     levels, classes = band_levels(train[0]), np.asarray(train[1])
     known = [levels[classes == c] for c in np.unique(classes)]
     means = np.array([part.mean(0) for part in known])
-    # One deviation for all classes, so that a class of few recordings has a steady one.
+    # One deviation for all classes, so that a class of few recordings has a stable one.
     rest = np.concatenate([part - mean for part, mean in zip(known, means, strict=True)])
     spread = np.sqrt(np.mean(rest**2, 0))
     deviations = np.tile(np.maximum(spread, 0.1), (len(known), 1))
@@ -174,7 +180,7 @@ def make_trust(
         usual=len(usual),
         doubted=0.0,
     )
-    return replace(made, doubted=float(made.unsure(probabilities).mean()))
+    return made.model_copy(update={"doubted": float(made.unsure(probabilities).mean())})
 
 
 def suspicion(probabilities: np.ndarray, normal: tuple[int, ...]) -> np.ndarray:

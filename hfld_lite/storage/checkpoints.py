@@ -1,4 +1,4 @@
-"""Where a training stands, on disk: each file whole or not at all, and read only if undamaged."""
+"""Checkpoints of a training: written completely or not at all, and read only if undamaged."""
 
 import json
 import warnings
@@ -20,28 +20,28 @@ FORMAT = 1
 """Version of the checkpoints' format."""
 
 KEPT = 2
-"""Checkpoints of the stage at work that are kept: a damaged one has one before it."""
+"""Checkpoints kept of the current stage, so that there is another if the newest is damaged."""
 
 FACTS = "training.json"
 
 
 class DamagedError(HfldError):
-    """A checkpoint that is not as it was written."""
+    """A checkpoint that differs from what was written."""
 
 
 class Checkpoints:
-    """The checkpoints of one training: a file for each finished stage, and of the one at work two.
+    """The checkpoints of one training: one for each finished stage, two for the current one.
 
     The folder holds ``training.json``, ``STAGE.safetensors`` for each finished stage, and
-    ``STAGE.epoch-N.safetensors`` for the last epochs of the stage at work. Each is written beside
-    its place, flushed to the disk and renamed, so that a death at any moment leaves the others.
+    ``STAGE.epoch-N.safetensors`` for the last epochs of the current stage. Each is written to a
+    temporary file, flushed to the disk and renamed, so that a kill at any moment damages no other.
 
     Args:
-        folder: made if it is not there.
-        facts: what a training must have in common with the one that it continues, JSON values.
-        device: that it runs on. For the same bits, device, threads and versions should be those
-            that the training began with; else there is a warning.
-        resume: continue the training in the folder, if there is one.
+        folder: created if it does not exist.
+        facts: JSON values in which a resumed training must agree with the one that was begun.
+        device: that it runs on. If device, threads or versions differ from those of the beginning,
+            the results are not bit-identical, and there is a warning.
+        resume: continue the training in the folder, or begin one if there is none.
 
     Raises:
         RecipeError: if the folder cannot be written, holds a training although ``resume`` is
@@ -72,18 +72,16 @@ class Checkpoints:
                 leftovers = [file.name for file in self.folder.glob("*.part")]
             elif others := {file.name for file in self.folder.iterdir()}.difference(leftovers):
                 raise RecipeError(
-                    f"{folder} holds other files ({min(others)}); choose a folder that is not "
-                    "there yet."
+                    f"{folder} holds other files ({min(others)}); choose a new folder."
                 )
             for leftover in leftovers:
                 (self.folder / leftover).unlink(missing_ok=True)
             if not path.exists():
                 text = json.dumps({**facts, "made_with": made_with}, indent=2) + "\n"
-                write_whole(path, lambda part: part.write_text(text))
+                write_whole(path, text)
             elif not resume:
                 raise RecipeError(
-                    f"{folder} holds a training already; go on with it (resume) or choose another "
-                    "folder."
+                    f"{folder} holds a training already; resume it or choose another folder."
                 )
         except OSError as error:
             raise RecipeError(
@@ -104,12 +102,12 @@ class Checkpoints:
         return None
 
     def save(self, stage: str, state: Mapping[str, Any], epoch: int, finished: bool) -> None:
-        """Write the state of a stage after an epoch, and remove all but it and the one before.
+        """Write the state of a stage after an epoch, and remove all others but the previous one.
 
-        What is newer is removed too: it is damaged, or of a training that was given up.
+        Newer ones are removed too: they are damaged or belong to an abandoned training.
 
         Raises:
-            HfldError: if it cannot be written; the one before it stands.
+            HfldError: if it cannot be written; the previous one is kept.
         """
         path = self.folder / f"{stage}.epoch-{epoch:05d}.safetensors"
         path = self._finished(stage) if finished else path
@@ -117,8 +115,8 @@ class Checkpoints:
             write_state(path, state)
         except (OSError, SafetensorError, MemoryError) as error:
             raise HfldError(
-                f"{path} cannot be written ({_reason(error)}). {self.kept()} Make room "
-                "or mend the folder and go on from there."
+                f"{path} cannot be written ({_reason(error)}). {self.kept()} Free "
+                "some space or repair the folder, then resume."
             ) from error
         self._unfit.discard(path)
         if not finished:
@@ -150,8 +148,8 @@ class Checkpoints:
 class StageCheckpoints:
     """The checkpoints of one stage, for `training.fit`.
 
-    ``made_of`` says by name what the state depends on besides the training's facts, hashes of the
-    teachers above all: a state that was reached with others is not taken up.
+    ``made_of`` names what the state depends on besides the training's facts, hashes of the
+    teachers above all: a state that was reached with others is not loaded.
     """
 
     checkpoints: Checkpoints
@@ -165,7 +163,7 @@ class StageCheckpoints:
             names = [k for k in self.made_of if state["made_of"].get(k) != self.made_of[k]]
             warnings.warn(
                 f"{self.checkpoints.folder}: the stage {self.stage} was trained with another "
-                f"{' and another '.join(names)} than there is now, so it is trained anew.",
+                f"{' and another '.join(names)} than the current one, so it is trained again.",
                 stacklevel=2,
             )
             return None
@@ -184,7 +182,8 @@ class StageCheckpoints:
 def write_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write dicts, lists, tuples, numbers, strings and tensors as one safetensors file.
 
-    All but the tensors is JSON in the file's metadata, beside a SHA-256 of the whole.
+    The tensors are stored as such, everything else as JSON in the file's metadata, with a SHA-256
+    of both.
     """
     tensors: dict[str, Tensor] = {}
     text = json.dumps(_pack(dict(state), tensors))
@@ -196,7 +195,7 @@ def read_state(path: Path) -> dict[str, Any]:
     """Read what :func:`write_state` wrote.
 
     Raises:
-        DamagedError: if a bit of it is different.
+        DamagedError: if the file is damaged.
     """
     try:
         with safe_open(path, "pt") as file:
@@ -210,7 +209,7 @@ def read_state(path: Path) -> dict[str, Any]:
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong, in a line; some errors say nothing but their name."""
+    """What went wrong, in one line; an error without a text is given by its name."""
     said = getattr(error, "strerror", None) or str(error)
     return said.splitlines()[0] if said else type(error).__name__
 
@@ -223,14 +222,14 @@ def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
         return {"tensor": name}
     if isinstance(value, Mapping):  # pairs, since an optimiser's state has numbers for keys
         if odd := [key for key in value if not isinstance(key, str | int)]:
-            raise TypeError(f"A checkpoint holds no {type(odd[0]).__name__} as a key.")
+            raise TypeError(f"A checkpoint cannot hold a {type(odd[0]).__name__} as a key.")
         return {"dict": [[key, _pack(item, tensors)] for key, item in value.items()]}
     if isinstance(value, list | tuple):
         kind = "tuple" if isinstance(value, tuple) else "list"
         return {kind: [_pack(item, tensors) for item in value]}
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    raise TypeError(f"A checkpoint holds no {type(value).__name__}.")
+    raise TypeError(f"A checkpoint cannot hold a {type(value).__name__}.")
 
 
 def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
@@ -246,25 +245,25 @@ def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 
 
 def _compare(path: Path, facts: Mapping[str, Any], made_with: Mapping[str, Any]) -> None:
-    """Refuse to continue another training; warn where the same bits cannot be promised."""
+    """Refuse to continue another training; warn if the results may not be bit-identical."""
     try:
         known = json.loads(path.read_text())
         if not isinstance(known, dict):
-            raise ValueError("no JSON object")
+            raise ValueError("it does not hold a JSON object")
     except (OSError, ValueError, RecursionError) as error:
         raise RecipeError(
-            f"{path} cannot be read ({error}); begin the training anew in another folder."
+            f"{path} cannot be read ({error}); start the training again in another folder."
         ) from error
     for name, value in facts.items():
         if known.get(name) != json.loads(json.dumps(value)):
             raise RecipeError(
-                f"{path}: the training that was begun there has another {name} than this one; "
-                "continue it with the same, or begin anew in another folder."
+                f"{path}: the training in this folder has another {name}; resume it with the same "
+                "one, or start again in another folder."
             )
     before = known.get("made_with")
     if before != made_with:
         warnings.warn(
-            f"{path}: the training was begun with {before} and goes on with {dict(made_with)}, so "
-            "its bits may differ from those of an undisturbed one.",
+            f"{path}: the training was begun with {before} and resumes with {dict(made_with)}, so "
+            "its results may differ in some bits from those of an uninterrupted one.",
             stacklevel=3,
         )

@@ -1,7 +1,7 @@
-"""Files: written whole or not at all, and those of strangers read with care.
+"""Files: written completely or not at all, and read without trusting what they claim.
 
-Readers raise a ValueError or an OSError whose text completes the sentence "… cannot be read (…)";
-the callers know which file it is and how to mend it.
+The readers raise a ValueError or an OSError whose text completes the sentence "… cannot be read
+(…)"; the callers know which file it is and how to mend it.
 """
 
 from __future__ import annotations
@@ -12,8 +12,7 @@ import math
 import os
 import re
 import stat
-from collections.abc import Callable, Mapping
-from hashlib import sha256
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,20 +24,21 @@ JSON_BYTES = 1 << 23
 
 SLACK = 1 << 24
 RATIO = 64
-"""Compressed data may unfold to ``SLACK + RATIO · size``; no recording comes near: noise stays."""
+"""Compressed data may expand to ``SLACK + RATIO · size``. Recordings expand far less than that,
+because noise hardly compresses."""
 
 _SURROGATE = re.compile(r"\\ud[89a-f]", re.IGNORECASE)
 
 
 def write_whole(path: Path, content: str | bytes | Callable[[Path], object]) -> None:
-    """Write a file so that it is there whole or not at all, also after a power cut.
+    """Write a file completely or not at all, even if the power fails.
 
     Args:
         path: of the file; the folder must exist.
         content: text (UTF-8), bytes, or a function that fills the file whose path it gets.
 
     Raises:
-        OSError: it cannot be written; what was there before stands.
+        OSError: it cannot be written; the previous file is unchanged.
     """
     part = path.with_name(path.name + ".part")
     try:
@@ -55,7 +55,7 @@ def write_whole(path: Path, content: str | bytes | Callable[[Path], object]) -> 
 
 def _flush(path: Path) -> None:
     if path.is_dir() and os.name != "posix":
-        return  # a folder cannot be flushed there
+        return  # Windows cannot flush a folder
     handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(handle)
@@ -65,11 +65,22 @@ def _flush(path: Path) -> None:
 
 def digest(text: str, tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of a text and of named tensors, in hexadecimal."""
-    result = sha256(text.encode())
-    for name in sorted(tensors):
-        value = tensors[name].detach().cpu().contiguous()
-        result.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        result.update(value.reshape(-1).view(torch.uint8).numpy())
+
+    def parts() -> Iterator[Any]:
+        yield text.encode()
+        for name in sorted(tensors):
+            value = tensors[name].detach().cpu().contiguous()
+            yield f"{name} {value.dtype} {tuple(value.shape)}".encode()
+            yield value.reshape(-1).view(torch.uint8).numpy()
+
+    return bytes_digest(parts())
+
+
+def bytes_digest(parts: Iterable[Any]) -> str:
+    """SHA-256 of bytes or arrays, one after the other, in hexadecimal."""
+    result = hashlib.sha256()
+    for part in parts:
+        result.update(part)
     return result.hexdigest()
 
 
@@ -80,7 +91,7 @@ def file_digest(path: Path) -> str:
 
 
 def unfolded(size: int) -> int:
-    """The most that ``size`` bytes of a file may unfold to, in bytes or samples."""
+    """The most that ``size`` bytes of a file may expand to, in bytes or samples."""
     return SLACK + RATIO * size
 
 
@@ -92,7 +103,7 @@ def regular_size(path: Path) -> int:
     """
     status = path.stat()
     if not stat.S_ISREG(status.st_mode):
-        raise ValueError("it is no regular file but a folder, a device or a pipe")
+        raise ValueError("it is not a regular file but a folder, a device or a pipe")
     return status.st_size
 
 
@@ -100,17 +111,17 @@ def read_text(path: Path, most: int, encoding: str = "utf-8") -> str:
     """The text of a regular file of ``most`` bytes at most."""
     size = regular_size(path)
     if size > most:
-        raise ValueError(f"it has {size} bytes, and {most} are the most that is read")
+        raise ValueError(f"it has {size} bytes, and the limit is {most}")
     with path.open(encoding=encoding, newline="") as file:
         return file.read(most)
 
 
 def read_json(path: Path) -> Any:
-    """The value in a JSON file (RFC 8259), without what makes two readers differ.
+    """The value in a JSON file (RFC 8259); what two readers could read differently is refused.
 
     Raises:
-        ValueError: it is too long, nested too deeply, no JSON; a key stands twice in an object; a
-            number is NaN, infinite or beyond a float; a string is no Unicode text.
+        ValueError: it is too long, nested too deeply or not JSON; an object has a key twice; a
+            number is NaN, infinite or too large for a float; a string is not Unicode text.
     """
     text = read_text(path, JSON_BYTES)
     try:
@@ -119,7 +130,7 @@ def read_json(path: Path) -> Any:
         )
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
-    if _SURROGATE.search(text):  # half a character: it could be read but never be printed
+    if _SURROGATE.search(text):  # half a character, which cannot be printed
         json.dumps(value, ensure_ascii=False).encode()
     return value
 
@@ -129,12 +140,12 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(result) < len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"the key {twice!r} stands twice")
+        raise ValueError(f"the key {twice!r} occurs twice")
     return result
 
 
 def _float(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text} is no finite number")
+        raise ValueError(f"{text} is not a finite number")
     return value

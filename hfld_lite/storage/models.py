@@ -1,6 +1,7 @@
 """Values that come from files, checked by pydantic; its findings become our sentences."""
 
 import json
+import reprlib
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, asdict, fields, is_dataclass, replace
 from functools import wraps
@@ -8,7 +9,14 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic.dataclasses import dataclass
 
 from hfld_lite.errors import RecipeError, nearest
@@ -19,13 +27,40 @@ LARGEST = 2**53
 
 Whole = Annotated[int, Field(strict=True, le=LARGEST)]
 Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Text = Annotated[str, Field(strict=True)]
+Words = Annotated[str, Field(strict=True, max_length=1 << 20)]
+
+MOST = 1 << 40
+"""The largest number of samples, hertz or rows that is accepted."""
+
+
+class Checked(BaseModel):
+    """Base of the models of JSON files: no type is converted, no number may be NaN or infinite."""
+
+    model_config = ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
+
+
+def _few(value: Any) -> Any:
+    # pydantic describes each wrong entry of an object, at a kilobyte each
+    if isinstance(value, dict) and len(value) > 100:
+        raise ValueError(f"there are {len(value)} entries; expected 100 or fewer")
+    return value
+
+
+Few = BeforeValidator(_few)
+"""For an object whose keys are not fixed: it may have 100 entries."""
+
+Text = Annotated[str, Field(max_length=1 << 20)]
+Name = Annotated[str, Field(min_length=1, max_length=1 << 20)]
+Index = Annotated[int, Field(ge=0, lt=MOST)]
+Size = Annotated[int, Field(gt=0, le=MOST)]
+Window = Annotated[list[Size] | None, Field(min_length=2, max_length=2, fail_fast=True)]
+"""Window and hop in samples, or null."""
 
 
 def choices(**nested: type) -> Callable[[type], type]:
     """Make a class a frozen dataclass whose fields pydantic checks.
 
-    What is wrong is a RecipeError of one sentence: "The recipe's heads is 0; it must be 1 or more."
+    What is wrong is a RecipeError of one sentence: "The recipe's heads is 0; expected 1 or more."
 
     Args:
         nested: classes of fields that are such classes themselves, for hints at unknown entries.
@@ -118,37 +153,54 @@ def _sentence(kind: type, error: ValidationError) -> str:
 
 
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+_EXPECTED = {
+    **dict.fromkeys(("int_type", "int_from_float"), "an integer"),
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "string_type": "text",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "dict_type": "an object",
+    "model_type": "an object",
+    "model_attributes_type": "an object",
+    "dataclass_type": "an object",
+    "literal_error": "{expected}",
+    "too_short": "a length of {min_length} or more",
+    "too_long": "a length of {max_length} or less",
+    "string_too_short": "a length of {min_length} or more",
+    "string_too_long": "a length of {max_length} or less",
+    "greater_than": "more than {gt:.16g}",
+    "greater_than_equal": "{ge:.16g} or more",
+    "less_than": "less than {lt:.16g}",
+    "less_than_equal": "{le:.16g} or less",
+}
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 60
+
+
+def short(value: Any) -> str:
+    """The value as Python writes it, cut to the length that fits into a message."""
+    return _SHORT.repr(value)
 
 
 def explain(error: ValidationError, names: Sequence[str] = ()) -> str:
-    """Pydantic's first finding in our words: "heads is 0; it must be 1 or more".
+    """The first error that pydantic found, as "sample_rate is '40k'; expected an integer".
 
-    An unknown entry comes before all others, with the nearest of the ``names`` that there are.
+    An unknown entry comes before all others, with the nearest of the ``names`` that there are. The
+    text of a ValueError that a validator raised follows the place that it is about.
     """
-    found = min(error.errors(), key=lambda one: one["type"] not in _UNKNOWN)
-    where = ".".join(str(part) for part in found["loc"]) or "value"
-    kind, context, value = found["type"], found.get("ctx", {}), repr(found["input"])
-    value = value if len(value) < 80 else value[:79] + "…"
+    errors = error.errors(include_url=False)
+    first = min(errors, key=lambda one: one["type"] not in _UNKNOWN) if names else errors[0]
+    kind, context = first["type"], first.get("ctx", {})
+    place = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in first["loc"])
+    place = place.removeprefix(".") or "the whole"
     if kind in ("missing", "missing_argument"):
-        return f"{where} is missing"
+        return f"{place} is missing"
     if kind in _UNKNOWN:
-        return f"{where} is unknown" + (f"; {nearest(found['loc'][-1], names)}" if names else "")
-    rules = {
-        "greater_than": "above {gt}",
-        "greater_than_equal": "{ge:g} or more",
-        "less_than": "below {lt}",
-        "less_than_equal": "{le:.16g} or less",
-        "literal_error": "{expected}",
-        "too_long": "of {max_length} entries or fewer",
-        "too_short": "of {min_length} entries or more",
-        "string_too_long": "of {max_length} characters or fewer",
-        "finite_number": "a finite number",
-        **dict.fromkeys(("int_type", "int_from_float"), "a whole number"),
-        **dict.fromkeys(("float_type", "float_parsing"), "a number"),
-        **dict.fromkeys(("string_type",), "a text"),
-        **dict.fromkeys(("bool_type",), "true or false"),
-        **dict.fromkeys(("tuple_type", "list_type"), "a list"),
-        **dict.fromkeys(("dict_type", "dataclass_type", "model_type"), "an object"),
-    }
-    said = rules.get(kind, "").format(**context) or found["msg"].removeprefix("Value error, ")
-    return f"{where} is {value}; it must be {said}"
+        hint = f"; {nearest(first['loc'][-1], names)}" if names else ""
+        return f"{place} is not a known entry{hint}"
+    if kind == "value_error":
+        return f"{place}: {context['error']}" if first["loc"] else str(context["error"])
+    expected = _EXPECTED.get(kind, first["msg"].removeprefix("Input should be ")).format(**context)
+    return f"{place} is {short(first['input'])}; expected {expected}"

@@ -1,4 +1,4 @@
-"""Impact sounds of ferrite arc tiles, by modal synthesis. Simulated, and called so everywhere.
+"""Simulated impact sounds of ferrite arc tiles, by modal synthesis.
 
 No recordings of magnetic tiles are public, so this module makes the package's default data from
 physics. A tile is a shallow shell with free edges (`modes`); an impact of finite duration excites
@@ -222,7 +222,7 @@ def simulate_with_truth(
     pooled: bool = True,
     progress: bool = False,
 ) -> tuple[Recordings, pd.DataFrame]:
-    """As :func:`simulate_tiles`, with what no microphone tells: a row of truth for each tile.
+    """As :func:`simulate_tiles`, with the true parameters of each tile.
 
     The second value has one row a tile: ``group``, ``type``, ``defective``, ``severity``,
     ``x``, ``y`` (shares of length and arc), ``f0`` … (Hz) and ``loss0`` … (no unit).
@@ -281,7 +281,7 @@ def simulate_with_truth(
 
 @lru_cache(maxsize=4)  # most of the time of one tile, which a slider simulates again and again
 def _neighbours(types: str, seed: int, bench: Bench) -> np.ndarray:
-    """Impacts of tiles in the background. They are nobody's: none stands in the data set."""
+    """Impacts of tiles in the background, none of which belongs to the data set."""
     rng = default_rng(SeedSequence(seed).spawn(2 * len(types) + 1)[-1])
     background = [draw_tiles(kind, 8, False, bench, rng) for kind in types]
     return np.concatenate([simulate_drops(t, 4, bench, rng) for t in background])

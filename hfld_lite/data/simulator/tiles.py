@@ -1,4 +1,4 @@
-"""Ferrite tiles with tolerance and defects: their modes, as no microphone tells them.
+"""Ferrite tiles with tolerance and defects, and their true modes.
 
 SI units throughout. Source of the defect's effect: Rayleigh-Ritz in the basis of the sound tile's
 modes; to first order this is Rayleigh's quotient, and the off-diagonal terms couple close modes and
@@ -18,7 +18,7 @@ from hfld_lite.data.simulator.modes import (
     squared_frequencies,
     strain_energy,
 )
-from hfld_lite.errors import ArgumentError
+from hfld_lite.errors import ArgumentError, nearest
 
 TILE_TYPES = {
     "A": Shell(length=0.070, arc=0.100, thickness=0.0065, radius=0.065),
@@ -114,7 +114,7 @@ def draw_tiles(kind: str, count: int, defective: bool, bench: Bench, rng: Genera
 
     In the modal basis of the nominal tile the defect adds compliance, K⁻¹ = diag(1/ω²) +
     ε D/(ρh) e_ij(x₀, y₀) / (ω_i² ω_j²), where e holds the bending energy that two modes share at
-    the defect: modes that bend there fall, modes that don't stay, and close ones mix and part. To
+    the defect: modes that bend there fall, modes that do not stay, and close ones mix and part. To
     first order that is K − ε D/(ρh) e, but it never takes more stiffness than there is.
     Damping rises with the energy at the defect:
     η_i = η (1 + scatter) + crack_loss · ε · e_ii / mean e_ii. Lost mass is neglected.
@@ -168,5 +168,5 @@ def draw_tiles(kind: str, count: int, defective: bool, bench: Bench, rng: Genera
 def tile_type(kind: str) -> Shell:
     """The nominal shell of a tile type, or an ArgumentError that lists the types."""
     if kind not in TILE_TYPES:
-        raise ArgumentError(f"Tile type {kind!r} is unknown; choose from {', '.join(TILE_TYPES)}.")
+        raise ArgumentError(f"Tile type {kind!r} is unknown; {nearest(kind, TILE_TYPES)}.")
     return TILE_TYPES[kind]

@@ -1,0 +1,328 @@
+"""Recordings from folders with a subfolder for each class, one recording a file."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from hfld_lite.data.readers import (
+    READERS,
+    class_endings,
+    endings_text,
+    expression,
+    float32,
+    known_classes,
+    layout,
+    left_out,
+    listing,
+    need_two,
+    pooled_order,
+    read_file,
+    some,
+)
+from hfld_lite.data.recordings import Recordings, positive
+from hfld_lite.errors import ArgumentError, DataError
+from hfld_lite.storage.files import RATIO, SLACK, read_text
+
+_MANIFEST_BYTES = 1 << 24
+_MOST_RATIO = 1 << 18
+_NORMAL = {"n", "normal", "ok", "good", "sound", "intact"}
+
+
+LAYOUT = "one subfolder of {endings} files per class, or a manifest.csv"
+
+
+class _File(NamedTuple):
+    """A file: its name below the folder, its class, its group, and what is known before reading."""
+
+    path: Path
+    name: str
+    label: str
+    group: str
+    rate: int | None
+    channels: int
+    signal: np.ndarray | None
+    """Read already, where the format has no header that tells the rate."""
+
+
+def _is_here(inside: list[Path]) -> bool:
+    if any(path.name == "manifest.csv" for path in inside):
+        return True
+    below = [path for folder in inside if folder.is_dir() for path in listing(folder)]
+    return any(path.suffix.lower() in class_endings() for path in below)
+
+
+@layout("{endings} files in class folders", LAYOUT, _is_here)
+def read_wav_folder(
+    folder: str | Path,
+    *,
+    samples: int | None = None,
+    pad: bool = False,
+    sample_rate: int | None = None,
+    resample: bool = False,
+    manifest: str | Path | None = None,
+    group_pattern: str | None = None,
+    normal: Sequence[str] | None = None,
+    progress: bool = False,
+) -> Recordings:
+    """Read a folder of WAV or FLAC files, or others that a `reader` is registered for.
+
+    Each file holds one recording. The classes are the subfolders, or they are given by a manifest,
+    a CSV file with the columns ``file`` (path below `folder`), ``label`` (class name) and, if
+    wanted, ``group`` (physical tile). Several channels of a sound are averaged into one.
+
+    Args:
+        folder: what to read.
+        samples: use the first so many of each file; where not given, all must be equally long.
+        pad: append zeros to files shorter than `samples` instead of refusing them.
+        sample_rate: in Hz, what the files must have, or, with `resample`, will have; required for
+            formats that do not tell it.
+        resample: convert files of other rates (polyphase filter) to `sample_rate`, or where that
+            is not given to the most common rate.
+        manifest: the CSV file; where not given, ``manifest.csv`` in `folder` if it is there.
+        group_pattern: regular expression that finds the tile in a file's name, by its one group:
+            ``"(tile[0-9]+)"``. Without it and without the column, each file is its own group.
+        normal: names of the normal classes; where not given: n, normal, ok, good, sound, intact
+            in any case, or those that end in N where all are like AN, AD.
+        progress: show a bar.
+
+    Raises:
+        DataError: a file is not of this layout, or damaged.
+        ArgumentError: an argument is wrong.
+    """
+    folder = Path(folder)
+    for name, value in (("samples", samples), ("sample_rate", sample_rate)):
+        if value is not None:
+            positive(value, name)
+    if manifest is None and (folder / "manifest.csv").is_file():
+        manifest = folder / "manifest.csv"
+    listed = _from_manifest(folder, Path(manifest)) if manifest else _from_subfolders(folder)
+    if group_pattern is not None:
+        listed = _grouped(listed, expression(group_pattern, "group_pattern"))
+    names = sorted({label for _, label, _ in listed.values()})
+    normal, names = _wav_classes(names, normal)
+    need_two(names, folder)
+    files = [_File(path, *entry, *_opened(path)) for path, entry in listed.items()]
+    rate = _common_rate(files, sample_rate, resample)
+    signals = [_signal(file, rate) for file in tqdm(files, "reading", disable=not progress)]
+    notes = {
+        "mixed down to one channel": sum(file.channels > 1 for file in files),
+        f"resampled to {rate} Hz": sum(file.rate not in (rate, None) for file in files),
+    }
+    samples = _common_length(files, signals, samples, pad)
+    notes[f"cut to the first {samples} samples"] = sum(len(x) > samples for x in signals)
+    notes[f"padded with zeros to {samples} samples"] = sum(len(x) < samples for x in signals)
+    said = "; ".join(f"{count} {what}" for what, count in notes.items() if count)
+    if said:
+        warnings.warn(f"{folder}: of {len(files)} files, {said}", stacklevel=2)
+    return Recordings(
+        signals=np.stack([np.pad(x[:samples], (0, max(0, samples - len(x)))) for x in signals]),
+        labels=np.array([names.index(file.label) for file in files]),
+        groups=np.array([file.group for file in files]),
+        sample_rate=rate,
+        class_names=names,
+        normal_classes=normal,
+        origins=np.array([f"{file.name}:0" for file in files]),
+        source=f"{folder.resolve().name}: {len(files)} {_kinds(files)} files"
+        f"{said and f' ({said})'}",
+        units=_units(files),
+    )
+
+
+def _from_subfolders(folder: Path) -> dict[Path, tuple[str, str, str]]:
+    """Find the files: name below the folder, class, group."""
+    found, left, endings = {}, [], endings_text(class_endings())
+    for inside in listing(folder):
+        if not inside.is_dir() or inside.name.startswith("."):
+            left.append(inside)
+            continue
+        files = listing(inside)
+        known = [p for p in files if p.suffix.lower() in class_endings() and p.is_file()]
+        if not known:
+            raise DataError(
+                inside,
+                f"holds no {endings} file: {some(files)}",
+                expected=LAYOUT.format(endings=endings),
+                mend="move the folder elsewhere if it is not a class",
+            )
+        left += [path for path in files if path not in known]
+        for path in known:
+            name = path.relative_to(folder).as_posix()
+            found[path] = (name, inside.name, name)
+    if not found:
+        expected = LAYOUT.format(endings=endings)
+        raise DataError(folder, f"holds no class folder: {some(left)}", expected=expected)
+    left_out(folder, left, f"are not {endings} files in a class's folder")
+    return found
+
+
+def _from_manifest(folder: Path, manifest: Path) -> dict[Path, tuple[str, str, str]]:
+    """Read the files' names below the folder, classes and groups from a CSV file."""
+    root, found, line = folder.resolve(), {}, 1
+    if not folder.is_dir():
+        raise DataError(folder, "is not there", expected="a folder")
+    try:
+        text = read_text(manifest, _MANIFEST_BYTES, "utf-8-sig")
+        reader = csv.DictReader(StringIO(text, newline=""), strict=True)
+        if sorted(reader.fieldnames or []) not in (["file", "label"], ["file", "group", "label"]):
+            raise DataError(
+                f"{manifest}, line 1",
+                f"the columns are {', '.join(reader.fieldnames or []) or 'none'}",
+                expected="file,label or file,label,group, with commas between",
+            )
+        for row in reader:
+            line = reader.line_num
+            if None in row or not all(row.values()):
+                raise DataError(
+                    f"{manifest}, line {line}",
+                    "a field is empty, missing or superfluous",
+                    expected=f"{len(reader.fieldnames)} fields",
+                )
+            path = (root / row["file"]).resolve()
+            fault = ""
+            if not path.is_relative_to(root):
+                fault = "lies outside the folder"
+            elif not path.is_file():
+                fault = "is not there"
+            elif path.suffix.lower() not in class_endings():
+                fault = f"does not end in {endings_text(class_endings())}"
+            elif path in found:
+                fault = "is listed twice"
+            if fault:
+                raise DataError(
+                    f"{manifest}, line {line}",
+                    f"the file {row['file']!r} {fault}",
+                    expected=f"a file below {folder}, listed once",
+                )
+            name = path.relative_to(root).as_posix()
+            found[path] = (name, row["label"], row.get("group", name))
+    except (OSError, ValueError, RuntimeError, csv.Error) as error:  # Runtime: links in a circle
+        raise DataError(
+            f"{manifest}, line {line}", f"cannot be read ({error})", expected="a CSV file in UTF-8"
+        ) from error
+    left = [path for path in sorted(root.rglob("*")) if path.is_file() and path not in found]
+    left_out(folder, [path for path in left if path != manifest.resolve()], "the manifest lacks")
+    return found
+
+
+def _grouped(listed: dict[Path, tuple], pattern: re.Pattern) -> dict[Path, tuple]:
+    """Replace each group by the tile's name, which is found in the file's name."""
+    grouped = {}
+    for path, (name, label, group) in listed.items():
+        if group != name:
+            raise ArgumentError("The manifest has groups already, so leave out group_pattern.")
+        match = pattern.search(path.name)
+        if not match or not match[1]:
+            raise DataError(
+                path,
+                "the name does not contain the tile",
+                expected=f"a name in which {pattern.pattern!r} is found",
+                mend="rename the file or give another group_pattern",
+            )
+        grouped[path] = (name, label, match[1])
+    return grouped
+
+
+def _wav_classes(names: Sequence[str], normal: Sequence[str] | None) -> tuple[list[str], list[str]]:
+    """Return the normal classes and all classes in order: types, else normal ones first."""
+    pooled = all(re.fullmatch("[A-Z0-9]{0,2}[ND]", name) for name in names)
+    if normal is None:
+        normal = [name for name in names if name.lower() in _NORMAL]
+        normal = normal or [name for name in names if pooled and name.endswith("N")]
+    normal = known_classes(normal, names)
+    key = pooled_order if pooled else lambda name: (name not in normal, name)
+    return normal, sorted(set(names), key=key)
+
+
+def _opened(path: Path) -> tuple[int | None, int, np.ndarray | None]:
+    """Return a file's rate in Hz, its channels, and its signal if it had to be read for them."""
+    if header := READERS[path.suffix.lower()].header:
+        rate, _, channels = header(path)
+        return rate, channels, None
+    signals, rate = read_file(path)
+    if len(signals) != 1:
+        raise DataError(path, f"holds {len(signals)} recordings", expected="one in each file")
+    return rate, 1, signals[0]
+
+
+def _signal(file: _File, rate: int) -> np.ndarray:
+    """Return a file's signal as one channel at `rate` Hz: float32 ``(samples,)``."""
+    signal = read_file(file.path)[0][0] if file.signal is None else file.signal
+    if file.rate not in (rate, None):
+        common = math.gcd(rate, file.rate)
+        up, down = rate // common, file.rate // common
+        # the filter has 20 · max(up, down) coefficients, and the result up / down as many samples
+        if max(up, down) > _MOST_RATIO or len(signal) * up > max(SLACK, RATIO * len(signal)) * down:
+            raise DataError(
+                file.path,
+                f"says that its rate is {file.rate} Hz, which cannot be converted to {rate} Hz",
+                expected="a usual sample rate",
+                mend="correct the header or take the file out",
+            )
+        import scipy.signal  # here, since `import hfld_lite` should not wait for it
+
+        signal = scipy.signal.resample_poly(signal, up, down)
+    return float32(signal)
+
+
+def _kinds(files: Sequence[_File]) -> str:
+    return " and ".join(sorted({file.path.suffix.lower() for file in files}))
+
+
+def _units(files: Sequence[_File]) -> str:
+    units = {READERS[file.path.suffix.lower()].units for file in files}
+    return units.pop() if len(units) == 1 else ""
+
+
+def _common_rate(files: Sequence[_File], sample_rate: int | None, resample: bool) -> int:
+    told = Counter(file.rate for file in files if file.rate)
+    if not (told or sample_rate):
+        raise DataError(
+            files[0].path,
+            "does not tell its sample rate",
+            mend="give it in Hz (sample_rate=…, --sample-rate)",
+        )
+    rate = sample_rate or told.most_common(1)[0][0]
+    for file in files:
+        if file.rate not in (rate, None) and not resample:
+            usual = next((other for other in files if other.rate == rate), None)
+            raise DataError(
+                file.path,
+                f"is at {file.rate} Hz",
+                expected=f"{rate} Hz" + (f", as {usual.name} is" if usual else ""),
+                mend="ask for resampling (resample=True, --resample)",
+            )
+    return rate
+
+
+def _common_length(
+    files: Sequence[_File], signals: Sequence[np.ndarray], samples: int | None, pad: bool
+) -> int:
+    shortest = min(range(len(signals)), key=lambda row: len(signals[row]))
+    longest = max(range(len(signals)), key=lambda row: len(signals[row]))
+    least, most = len(signals[shortest]), len(signals[longest])
+    if samples is None and least < most:
+        raise DataError(
+            files[shortest].path,
+            f"has {least} samples and {files[longest].name} has {most}",
+            expected="files of equal length",
+            mend=f"say how many samples to use (samples={least} uses the first {least} of each)",
+        )
+    if samples is not None and least < samples and not pad:
+        raise DataError(
+            files[shortest].path,
+            f"has {least} samples",
+            expected=f"{samples} or more",
+            mend="ask for fewer samples or for zeros at the end (pad=True, --pad)",
+        )
+    return samples or least
