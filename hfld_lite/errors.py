@@ -4,6 +4,7 @@ import difflib
 import os
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -100,6 +101,29 @@ def registering(registry: dict[str, Any], kind: str) -> Callable[[str], Callable
         return lambda thing: registry.setdefault(name, thing)
 
     return named
+
+
+def note_weak_teacher(role: str, known: float, *, chance: float = 0.0, alone: float = 0.0) -> None:
+    """Warn of a given network that is no better than chance, or worse than the student alone.
+
+    Args:
+        role: of the network.
+        known: its validation accuracy, 0 to 1.
+        chance: that of always naming the commonest class.
+        alone: that of the student that learned from labels alone.
+    """
+    said = f"The given {role.replace('_', ' ')} is right in {known:.1%} of the validation data, "
+    if known <= chance:
+        warnings.warn(
+            f"{said}and naming the commonest class always in {chance:.1%}. Check that it knows "
+            "these classes in this order, and reads these inputs.",
+            stacklevel=4,
+        )
+    if known < alone:
+        warnings.warn(
+            f"{said}and the student alone in {alone:.1%}, so it may hold students back.",
+            stacklevel=4,
+        )
 
 
 @contextmanager

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,15 +21,14 @@ from hfld_lite.data.examples import Examples, Shape
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split, check_split, split
 from hfld_lite.distillation import Distiller, Objective, Supervised
-from hfld_lite.errors import ArgumentError, RecipeError, nearest
+from hfld_lite.errors import ArgumentError, nearest, note_weak_teacher
 from hfld_lite.losses import check_heads
 from hfld_lite.networks import resnet1d
 from hfld_lite.recipes import ALONE, Recipe, network_of
 from hfld_lite.storage.checkpoints import Checkpoints
 from hfld_lite.storage.files import digest
 from hfld_lite.teachers import LiveTeacher, TeacherTargets, teacher_targets
-from hfld_lite.training import Fit, derive_seed, fit, make_fabric, predict_logits, seeded
-from hfld_lite.training import validation_figures as figures
+from hfld_lite.training import Fit, derive_seed, fit, judged, make_fabric, predict_logits, seeded
 from hfld_lite.weighting import make_weighting
 
 if TYPE_CHECKING:
@@ -38,6 +36,9 @@ if TYPE_CHECKING:
 
 Data = Recordings | Dataset
 Targets = TeacherTargets | LiveTeacher
+Generators = dict[str, torch.Generator]
+Build = Callable[[Generators], Objective]
+ByTargets = Callable[[nn.Module, Sequence[Targets]], Objective]
 
 
 @dataclass(frozen=True)
@@ -167,47 +168,32 @@ class Trainer:
         """Take a role's network as it was given, trained, and measure it on validation data."""
         network, target = self.network(role)[0].eval(), self.validation.target
         logits = predict_logits(network, self.validation.inputs, fabric=self.fabric)
-        row = {"epoch": 0, **figures(logits, target), "seconds": 0.0, "verdict": ""}
-        known, chance = row["validation_accuracy"], float(target.bincount().max() / len(target))
-        if known <= chance:
-            said = f"The given {role.replace('_', ' ')} is right in {known:.1%} of the validation "
-            said += f"data, and naming the commonest class always in {chance:.1%}. Check that it "
-            said += "knows these classes in this order, and reads these inputs."
-            warnings.warn(said, stacklevel=3)
+        row = {"epoch": 0, **judged(logits, target), "seconds": 0.0, "verdict": ""}
+        chance = float(target.bincount().max() / len(target))
+        note_weak_teacher(role, row["validation_accuracy"], chance=chance)
         self.stages[role] = Stage(role, network, "given", Fit(pd.DataFrame([row]), 0, 0.0))
         return self.stages[role]
 
     def distil(
-        self,
-        role: str,
-        teacher: str,
-        recipe: Recipe | None = None,
-        name: str | None = None,
-        epochs: int | None = None,
+        self, role: str, teacher: str, recipe: Recipe | None = None, name: str = "", epochs: int = 0
     ) -> Stage:
         """Train a role's network from labels and from a stage that was trained before.
 
         To try other weights, give another ``recipe`` with the same networks and data, another
         ``name`` for the stage, or another number of ``epochs``.
         """
-        recipe = recipe or self.recipe
-        build = lambda generators: self._distiller(role, teacher, recipe, generators)  # noqa: E731
+        build = partial(self._distiller, role, teacher, recipe or self.recipe)
         return self._fit(name or role, role, build, (teacher,), recipe, epochs)
 
     def distil_by(
-        self,
-        role: str,
-        teachers: Sequence[str],
-        objective: Callable[[nn.Module, Sequence[Targets]], Objective],
-        name: str | None = None,
+        self, role: str, teachers: Sequence[str], objective: ByTargets, name: str = ""
     ) -> Stage:
-        """Train a role's network from trained stages by an objective of your own.
+        """Train a role's network by an objective made of it and of what trained stages say.
 
-        ``objective`` is made of the student and of what the teachers say; what it adds to the
-        student (a projector, say) begins as that of :meth:`distil`.
+        What the objective adds to the student (a projector, say) begins as that of :meth:`distil`.
         """
 
-        def build(_: dict[str, torch.Generator]) -> Objective:
+        def build(_: Generators) -> Objective:
             targets = [self.targets(teacher) for teacher in teachers]
             with self.seeded(role, "projector"):
                 return objective(self.network(role)[0], targets)
@@ -253,8 +239,9 @@ class Trainer:
         """What was trained, on the CPU."""
         for stage in self.stages.values():
             stage.network.cpu()
+        best = {r: s.fit.history["validation_accuracy"].max() for r, s in self.stages.items()}
         for role in self.trained:
-            note_weak_teacher(role, self.stages)
+            note_weak_teacher(role, best[role], alone=best.get(ALONE, 0.0))
         given = frozenset(self.networks)
         return Chain(self.recipe, self.stages, self.parts, self.examples, given)
 
@@ -274,7 +261,7 @@ class Trainer:
         """Called before each epoch with the optimiser and the number of epochs left."""
 
     def _distiller(
-        self, role: str, teacher: str, recipe: Recipe, generators: dict[str, torch.Generator]
+        self, role: str, teacher: str, recipe: Recipe, generators: Generators
     ) -> Objective:
         student, shape = self.network(role)
         order = torch.Generator().manual_seed(derive_seed(recipe.seed, "meta batches"))
@@ -288,15 +275,10 @@ class Trainer:
             return Distiller(student, targets, weigh, *options, channels=shape.channels)
 
     def _fit(
-        self,
-        name: str,
-        role: str,
-        objective: Callable[[dict[str, torch.Generator]], Objective],
-        teachers: Sequence[str],
-        recipe: Recipe | None = None,
-        epochs: int | None = None,
+        self, name: str, role: str, objective: Build, teachers: Sequence[str], *given: Any
     ) -> Stage:
         """Train a stage; ``objective`` builds what is minimised, and adds its generators."""
+        recipe, epochs = given or (None, 0)
         recipe, on_epoch = recipe or self.recipe, self.on_epoch
         epochs = epochs or network_of(self.recipe, role).epochs
         source = " and ".join(["labels", ", ".join(teachers)]) if teachers else "labels"
@@ -330,19 +312,7 @@ class Trainer:
         for role in self.recipe.chain:
             channels = self.network(role)[1].channels
             if role != "student" and "feature" in self.recipe.weights:
-                try:
-                    check_heads(self.recipe.heads, channels, role.replace("_", " "))
-                except ArgumentError as error:
-                    raise RecipeError(f"The recipe's {error}") from error
-
-
-def note_weak_teacher(role: str, stages: Mapping[str, Stage]) -> None:
-    """Warn if a network knows less, by validation accuracy, than the student alone."""
-    best = {r: stage.fit.history["validation_accuracy"].max() for r, stage in stages.items()}
-    if best[role] < best.get(ALONE, 0.0):
-        said = f"The given {role.replace('_', ' ')} knows less on validation data than the student "
-        said += f"alone ({best[role]:.1%} and {best[ALONE]:.1%}), so it may hold students back."
-        warnings.warn(said, stacklevel=4)
+                check_heads(self.recipe.heads, channels, role.replace("_", " "))
 
 
 TRAINERS: dict[str, type[Trainer]] = {"sound": Trainer}

@@ -197,11 +197,25 @@ def count_parameters(network: nn.Module) -> int:
 
 
 class Adapted(nn.Module):
-    """A module that returns logits, with one of its layers' outputs as features; see `adapt`."""
+    """Any module that returns logits, made a network: ``adapt(module, features="layer4.1")``.
+
+    Args:
+        module: maps ``(batch, …)`` to logits ``(batch, classes)``; it is not changed.
+        features: dotted path of the layer whose output are the features, as in
+            ``module.named_modules()``. An output ``(batch, channels, …)`` of any shape is flattened
+            to positions; a vector counts as one position.
+
+    Raises:
+        ArgumentError: if there is no layer at this path; the nearest paths are named.
+    """
 
     def __init__(self, module: nn.Module, features: str) -> None:
         super().__init__()
         self.module, self.path, self._warned = module, features, False
+        paths = [path for path, _ in module.named_modules() if path]
+        if features not in paths:
+            kind, hint = type(module).__name__, nearest(features, paths)
+            raise ArgumentError(f"{kind} has no layer {features!r} to tap; {hint}.")
 
     def forward(self, x: Tensor) -> Output:
         """Map what the module reads to its layer's output ``(batch, C, positions)`` and logits."""
@@ -229,21 +243,4 @@ class Adapted(nn.Module):
         return Output(features.reshape(*features.shape[:2], -1), logits)
 
 
-def adapt(module: nn.Module, features: str) -> Adapted:
-    """Make any module that returns logits a network, without changing it.
-
-    Args:
-        module: maps ``(batch, …)`` to logits ``(batch, classes)``.
-        features: dotted path of the layer whose output are the features, as in
-            ``module.named_modules()``: ``"layer4.1"``. An output ``(batch, channels, …)`` of any
-            shape is flattened to positions; a vector counts as one position.
-
-    Raises:
-        ArgumentError: if there is no layer at this path; the nearest paths are named.
-    """
-    paths = [path for path, _ in module.named_modules() if path]
-    if features not in paths:
-        raise ArgumentError(
-            f"{type(module).__name__} has no layer {features!r} to tap; {nearest(features, paths)}."
-        )
-    return Adapted(module, features)
+adapt = Adapted

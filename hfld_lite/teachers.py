@@ -1,19 +1,16 @@
 """What a frozen teacher says of the training samples: cached once, or asked at every step."""
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from hfld_lite.data.examples import Stored, batches
+from hfld_lite.data.examples import Stored, batches, evaluated
 from hfld_lite.errors import ArgumentError, HfldError
 from hfld_lite.networks import Output
-from hfld_lite.storage.arrays import mapped as new_map
-from hfld_lite.storage.arrays import standardise
+from hfld_lite.storage.arrays import Rows, first_bad_row, scaled
 from hfld_lite.storage.files import digest
 
 LIMIT = 2**30
@@ -37,8 +34,7 @@ class TeacherTargets(NamedTuple):
 
     ``features`` ``(n, C, positions)`` are standardised per channel with ``mean`` and ``deviation``
     ``(C,)`` of the training set, so that matching them has the same scale for every teacher.
-    ``key`` is :func:`cache_key` of what they were made of; :meth:`check` compares it before they
-    are used for anything else.
+    ``key`` says what they were made of, for :meth:`check`.
     """
 
     features: Tensor
@@ -69,11 +65,7 @@ class TeacherTargets(NamedTuple):
         return Output(features, self.logits[batch.rows.to(self.logits.device)])
 
     def check(self, inputs: Tensor | Stored, teacher: nn.Module) -> None:
-        """Refuse other inputs (in another order, say, or augmented) or another teacher.
-
-        Raises:
-            ArgumentError: if inputs or the teacher differ in a single bit.
-        """
+        """Refuse, by an ArgumentError, inputs or a teacher that differ in a single bit."""
         if cache_key(teacher, inputs) != self.key:
             raise ArgumentError(
                 "The cached answers were made of other inputs or by another teacher; make them "
@@ -113,30 +105,23 @@ def teacher_targets(
         ArgumentError: if the folder has no room.
         HfldError: if an answer is not finite (row named).
     """
-    mapped, features, logits = None, [], []
+    features, logits = Rows(len(inputs), limit, folder), []
     device = next(iter(teacher.state_dict().values())).device
     for rows, chunk in batches(inputs, torch.arange(len(inputs)).split(batch_size)):
-        start = int(rows[0])
-        with _evaluated(teacher), torch.inference_mode():
+        with evaluated(teacher), torch.inference_mode():
             output = teacher(chunk.to(device))
             found = output.features.float()
-            _check_finite(start, found, output.logits)
-        if not start and found[0].nbytes * len(inputs) > limit:
-            mapped = new_map((len(inputs), *found.shape[1:]), folder)
-        if mapped is None:
-            features.append(found)
-        else:
-            mapped[start : start + batch_size] = found.cpu().numpy()
+            bad = first_bad_row(found, output.logits)
+        if bad is not None:
+            raise HfldError(
+                f"The teacher's answer to training row {int(rows[bad])} is not finite; it cannot "
+                "teach. Train it again with a lower learning_rate."
+            )
+        features.append(found)
         logits.append(output.logits)
     # Concatenated outside inference mode, or autograd could not use the result.
     logits, key = torch.cat(logits).float(), cache_key(teacher, inputs)
-    if mapped is not None:
-        mean, deviation = standardise(mapped, batch_size)
-        return TeacherTargets(torch.from_numpy(mapped), logits, mean, deviation, key)
-    features = torch.cat(features)
-    mean, deviation = _statistics(features)
-    shape = (1, -1) + (1,) * (features.ndim - 2)
-    features = (features - mean.view(shape)) / deviation.view(shape)
+    features, mean, deviation = features.standardised()
     return TeacherTargets(features, logits, mean, deviation, key)
 
 
@@ -163,34 +148,5 @@ class LiveTeacher(nn.Module):
         """Standardised features and logits of the batch's inputs, without gradients."""
         with torch.no_grad():  # autograd could not save tensors of inference mode
             output = self.teacher(batch.inputs)
-            features = output.features.float()
-            shape = (1, -1) + (1,) * (features.ndim - 2)
-            features = (features - self.mean.view(shape)) / self.deviation.view(shape)
+            features = scaled(output.features.float(), self.mean, self.deviation)
         return Output(features, output.logits.float())
-
-
-@contextmanager
-def _evaluated(teacher: nn.Module) -> Iterator[None]:
-    """Every module in eval mode, and each back in its own mode afterwards."""
-    modes = [(module, module.training) for module in teacher.modules()]
-    teacher.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
-
-
-def _check_finite(start: int, *answers: Tensor) -> None:
-    finite = torch.stack([torch.isfinite(answer.flatten(1)).all(1) for answer in answers]).all(0)
-    if not finite.all():
-        row = start + int((~finite).nonzero()[0])
-        raise HfldError(
-            f"The teacher's answer to training row {row} is not finite; it cannot teach. Train it "
-            "again with a lower learning_rate."
-        )
-
-
-def _statistics(features: Tensor) -> tuple[Tensor, Tensor]:
-    every = (0, *range(2, features.ndim))
-    return features.mean(every), features.std(every).clamp_min(1e-6)

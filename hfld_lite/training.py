@@ -7,7 +7,7 @@ import math
 import time
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from torch.nn.utils import get_total_norm
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm.auto import tqdm
 
-from hfld_lite.data.examples import Samples, Stored, batches
+from hfld_lite.data.examples import Samples, Stored, batches, evaluated
 from hfld_lite.distillation import Batch, Objective
 from hfld_lite.errors import ArgumentError, Diverged, Stopped, training_errors
 from hfld_lite.recipes import Recipe
@@ -87,8 +87,7 @@ def fit(
 
     The best epoch has the highest validation accuracy, and of those the lowest validation loss.
     Each epoch visits the training set in a new order; the last, incomplete batch is left out unless
-    it is the only one (batch norm would be estimated from few samples). A loss or gradient that is
-    not finite stops the training before the weights change.
+    it is the only one (batch norm would be estimated from few samples).
 
     Args:
         objective: what is minimised; ``objective.student`` is validated.
@@ -108,10 +107,9 @@ def fit(
             that was interrupted is repeated from its start, with the same bits.
 
     Raises:
-        ArgumentError: if training or validation set is empty, epochs is below 1, or the objective
-            learns from cached answers that do not belong to these inputs: other rows, or augmented.
-        HfldError: if a loss or gradient is not finite, memory runs out, or a checkpoint cannot be
-            written; the student then has the weights of its best epoch so far.
+        ArgumentError: if a set is empty, epochs is below 1, or cached answers are to other inputs.
+        HfldError: if a loss or gradient is not finite (before the weights change), memory runs out,
+            or a checkpoint cannot be written; the student has the weights of its best epoch so far.
         Interrupted: if the user pressed Ctrl-C; a second Ctrl-C does not wait for the step to end.
     """
     if len(train.inputs) < 2 or not len(validation.inputs) or epochs < 1:
@@ -120,7 +118,9 @@ def fit(
             f"{len(train.inputs)}, {len(validation.inputs)} and {epochs}."
         )
     objective.check(len(train.inputs), augmented=augment is not None)
-    loop = _Loop(objective, train, validation, recipe, epochs, seed, fabric or make_fabric(recipe))
+    fabric, steps = fabric or make_fabric(recipe), max(1, len(train.inputs) // recipe.batch_size)
+    loop = _Loop(objective, recipe, epochs, steps, seed, fabric)
+    loop.train, loop.validation = train.to(fabric.device), validation.to(fabric.device)
     loop.augment, loop.generators = augment, {**(generators or {}), **loop.generators}
     with seeded(derive_seed(seed, "dropout")), training_errors(title, checkpoints) as stopped:
         if checkpoints and (state := checkpoints.load()):
@@ -152,21 +152,18 @@ class _Loop:
     def __init__(
         self,
         objective: Objective,
-        train: Samples,
-        validation: Samples,
         recipe: Recipe,
         epochs: int,
+        steps: int,
         seed: int,
         fabric: Fabric,
     ) -> None:
         self.objective, self.recipe, self.epochs, self.fabric = objective, recipe, epochs, fabric
         # Moved before the optimiser looks at the parameters, and without a wrapper to peel off.
         fabric.to_device(objective)
-        self.steps = max(1, len(train.inputs) // recipe.batch_size)
-        self.optimizer = _optimizer(objective, recipe)
-        schedule = LambdaLR(self.optimizer, _schedule(recipe, epochs, self.steps))
+        self.steps, self.optimizer = steps, _optimizer(objective, recipe)
+        schedule = LambdaLR(self.optimizer, _schedule(recipe, epochs, steps))
         self.model, self.wrapped_optimizer = fabric.setup(objective, self.optimizer)
-        self.train, self.validation = train.to(fabric.device), validation.to(fabric.device)
         self.order = torch.Generator().manual_seed(derive_seed(seed, "order"))
         self.variety = torch.Generator(fabric.device)
         self.variety.manual_seed(derive_seed(seed, "augmentation"))
@@ -271,13 +268,13 @@ class _Loop:
 
     def _validate(self) -> dict[str, float]:
         logits = predict_logits(self.objective.student, self.validation.inputs, fabric=self.fabric)
-        return validation_figures(logits, self.validation.target)
+        return judged(logits, self.validation.target)
 
 
 _FIGURES = ("epoch", "rows", "seconds", "best", "best_epoch")
 
 
-def validation_figures(logits: Tensor, target: Tensor) -> dict[str, float]:
+def judged(logits: Tensor, target: Tensor) -> dict[str, float]:
     """Accuracy and cross-entropy of logits ``(n, classes)``, as a history names them."""
     return {
         "validation_accuracy": float((logits.argmax(1) == target).float().mean()),
@@ -288,14 +285,11 @@ def validation_figures(logits: Tensor, target: Tensor) -> dict[str, float]:
 def predict_logits(
     network: nn.Module, inputs: Tensor | Stored, batch_size: int = 256, fabric: Fabric | None = None
 ) -> Tensor:
-    """Logits ``(n, classes)`` in float32, in eval mode; the network's mode is given back after."""
-    was_training, device = network.training, next(network.parameters()).device
-    network.eval()
-    with torch.inference_mode(), fabric.autocast() if fabric else torch.no_grad():
+    """Logits ``(n, classes)`` in float32, in eval mode; the network's modes stay as they were."""
+    device, autocast = next(network.parameters()).device, fabric.autocast if fabric else nullcontext
+    with evaluated(network), torch.inference_mode(), autocast():
         chunks = batches(inputs, torch.arange(len(inputs)).split(batch_size))
-        parts = [network(chunk.to(device)).logits.float() for _, chunk in chunks]
-    network.train(was_training)
-    return torch.cat(parts)
+        return torch.cat([network(chunk.to(device)).logits.float() for _, chunk in chunks])
 
 
 def _postfix(row: dict[str, float], epochs: int) -> str:

@@ -11,7 +11,6 @@ from hfld_lite import (
     HfldError,
     Network,
     Recipe,
-    RecipeError,
     distill_chain,
     losses,
     preset,
@@ -151,7 +150,7 @@ def test_a_term_that_was_zero_is_named_and_ends_no_training(tiny_recordings, tin
 
 def test_wiring_faults_show_before_any_training(tiny_recordings, tiny_recipe, monkeypatch):
     monkeypatch.setattr(trainer_module, "fit", lambda *_, **__: pytest.fail("training began"))
-    with pytest.raises(RecipeError, match="heads is 7, which does not divide the 64 channels"):
+    with pytest.raises(ArgumentError, match="heads is 7, which does not divide the 64 channels"):
         distill_chain(tiny_recordings, tiny_recipe.replace(heads=7), progress=False)
     short = tiny_recipe.replace(samples=400, bins=None)
     with pytest.raises(ArgumentError, match=r"a length of at least 257.*found shape \(2, 200\)"):

@@ -4,7 +4,6 @@ import pickle
 import warnings
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -26,9 +25,9 @@ from hfld_lite import (
 from hfld_lite.data.augmentation import Augmentation
 from hfld_lite.data.examples import Examples, Stored, probe
 from hfld_lite.distillation import TERMS
-from hfld_lite.hierarchy import Stage, Trainer, note_weak_teacher
+from hfld_lite.errors import note_weak_teacher
+from hfld_lite.hierarchy import Trainer
 from hfld_lite.rivals.image_networks import cifar_resnet
-from hfld_lite.training import Fit
 from hfld_lite.weighting import WEIGHTINGS, Fixed
 
 SMALL = Recipe(
@@ -208,7 +207,7 @@ def test_a_role_that_is_not_there_names_the_nearest(tiny_recordings):
 
 
 def test_heads_must_divide_the_channels_of_a_given_teacher(tiny_recordings):
-    with pytest.raises(RecipeError, match="heads is 4, which does not divide the 6"):
+    with pytest.raises(ArgumentError, match="heads is 4, which does not divide the 6"):
         quiet(tiny_recordings, networks={"teacher": OneLayer(4, channels=6)})
 
 
@@ -256,16 +255,11 @@ def test_a_teacher_that_knows_nothing_is_named(tiny_recordings):
 
 
 def test_a_teacher_below_the_student_alone_is_named():
-    def stages(**accuracies):
-        rows = {role: pd.DataFrame({"validation_accuracy": [a]}) for role, a in accuracies.items()}
-        return {role: Stage(role, None, "", Fit(row, 1, 0.0)) for role, row in rows.items()}
-
-    with pytest.warns(UserWarning, match=r"less on validation data than the student alone \(50.0%"):
-        note_weak_teacher("teacher", stages(teacher=0.5, student=0.5, student_alone=0.9))
+    with pytest.warns(UserWarning, match=r"right in 50.0% .* and the student alone in 90.0%"):
+        note_weak_teacher("teacher", 0.5, alone=0.9)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        note_weak_teacher("teacher", stages(teacher=0.9, student_alone=0.9))
-        note_weak_teacher("teacher", stages(teacher=0.1))
+        note_weak_teacher("teacher", 0.9, chance=0.5, alone=0.9)
 
 
 # Losses and weightings

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -90,6 +91,18 @@ class Samples(NamedTuple):
         return draw
 
 
+@contextmanager
+def evaluated(network: nn.Module) -> Iterator[None]:
+    """Every module in eval mode, and each back in its own mode afterwards."""
+    modes = [(module, module.training) for module in network.modules()]
+    network.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
 class Shape(NamedTuple):
     """What a network gives for one input: channels and positions of its features, classes."""
 
@@ -110,11 +123,10 @@ def probe(network: nn.Module, inputs: Tensor, name: str = "network") -> Shape:
         ArgumentError: if the network fails on such inputs, returns no Output, or no
             position is left of its features.
     """
-    modes = [(module, module.training) for module in network.modules()]
     said = f"The {name} ({type(network).__name__})"
     try:
-        with torch.inference_mode():
-            output = network.eval()(inputs)
+        with evaluated(network), torch.inference_mode():
+            output = network(inputs)
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         if isinstance(error, ArgumentError):
             raise
@@ -122,9 +134,6 @@ def probe(network: nn.Module, inputs: Tensor, name: str = "network") -> Shape:
         raise ArgumentError(
             f"{said} cannot read inputs of shape {tuple(inputs.shape)}: {reason}"
         ) from error
-    finally:
-        for module, training in modes:
-            module.training = training
     if not isinstance(output, tuple) or len(output) != 2:
         raise ArgumentError(
             f"{said} returns {_kind(output)}; it must return Output(features, logits). Wrap a "

@@ -1,4 +1,4 @@
-"""Arrays that are too large for memory: in a file that vanishes with them."""
+"""Arrays that may be too large for memory: then in a file that vanishes with them."""
 
 import errno
 import math
@@ -51,3 +51,54 @@ def standardise(mapped: np.memmap, size: int) -> tuple[Tensor, Tensor]:
     for chunk in chunks:
         chunk[:] = (chunk - mean.reshape(shape)) / deviation.reshape(shape)
     return torch.from_numpy(mean).float(), torch.from_numpy(deviation).float()
+
+
+class Rows:
+    """Collects the rows of an array, a chunk at a time, in memory or in a file without a name.
+
+    Args:
+        count: how many rows there will be.
+        limit: bytes above which they go to a file.
+        folder: for the file; by default the temporary one.
+    """
+
+    def __init__(self, count: int, limit: int, folder: str | Path | None) -> None:
+        self.count, self.limit, self.folder = count, limit, folder
+        self.map: np.memmap | None = None
+        self.chunks: list[Tensor] = []
+        self.size = self.filled = 0
+
+    def append(self, chunk: Tensor) -> None:
+        """Take the next rows.
+
+        Raises:
+            ArgumentError: if the folder has no room.
+        """
+        if not self.filled and chunk[0].nbytes * self.count > self.limit:
+            self.map, self.size = mapped((self.count, *chunk.shape[1:]), self.folder), len(chunk)
+        if self.map is None:
+            self.chunks.append(chunk)
+        else:
+            self.map[self.filled : self.filled + len(chunk)] = chunk.cpu().numpy()
+        self.filled += len(chunk)
+
+    def standardised(self) -> tuple[Tensor, Tensor, Tensor]:
+        """All rows ``(n, C, …)``, standardised per channel; mean and deviation ``(C,)``."""
+        if self.map is not None:
+            return torch.from_numpy(self.map), *standardise(self.map, self.size)
+        rows = torch.cat(self.chunks)
+        every = (0, *range(2, rows.ndim))
+        mean, deviation = rows.mean(every), rows.std(every).clamp_min(1e-6)
+        return scaled(rows, mean, deviation), mean, deviation
+
+
+def scaled(rows: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+    """(rows − mean) / deviation by channel, for rows ``(n, C, …)``."""
+    shape = (1, -1) + (1,) * (rows.ndim - 2)
+    return (rows - mean.view(shape)) / deviation.view(shape)
+
+
+def first_bad_row(*arrays: Tensor) -> int | None:
+    """The first row in which any of the arrays is not finite, or None."""
+    finite = torch.stack([torch.isfinite(array.flatten(1)).all(1) for array in arrays]).all(0)
+    return None if finite.all() else int((~finite).nonzero()[0])
