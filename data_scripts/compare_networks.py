@@ -163,7 +163,7 @@ def main(
         work = work / "quick"
     out = out or (work / STORED.name if quick else STORED)
     networks = [*NETWORKS_1D, *ROLES]
-    numbers = [repeat.seed for repeat in Recipe().repeats(seeds)]
+    numbers = list(range(seeds))
     todo = [(kind, name, seed) for kind in data for name in networks for seed in numbers]
     table = summarise(cells(partial(run, folder, quick), todo, work, jobs))
     print(table.to_string(index=False))

@@ -96,6 +96,7 @@ def registering(registry: dict[str, Any], kind: str) -> Callable[[str], Callable
     """A decorator that keeps what it decorates in a registry, by a name that is not taken."""
 
     def named(name: str) -> Callable:
+        """Register what follows by a name; one that is taken is an ArgumentError."""
         if name in registry:
             raise ArgumentError(f"The {kind} {name!r} is registered already; choose another name.")
         return lambda thing: registry.setdefault(name, thing)

@@ -110,10 +110,10 @@ def test_a_recipe_keeps_its_augmentation_as_json(tmp_path):
     ("changes", "message"),
     [
         ({"noise": (20.0, 10.0)}, "noise is"),
-        ({"noise": 3.0}, "noise is 3.0; it must be a list"),
-        ({"shift": -1.0}, "shift is -1.0; it must be 0 or more"),
+        ({"noise": 3.0}, "noise is 3.0; expected a list"),
+        ({"shift": -1.0}, "shift is -1.0; expected 0 or more"),
         ({"gain": float("nan")}, "gain is nan"),
-        ({"frequency": 0.5}, "frequency is 0.5; it must be 0.2 or less"),
+        ({"frequency": 0.5}, "frequency is 0.5; expected 0.2 or less"),
         ({"shift": True}, "shift is True"),
     ],
 )
@@ -123,9 +123,9 @@ def test_impossible_ranges_are_refused(changes, message):
 
 
 def test_unknown_entries_of_an_augmentation_are_named():
-    with pytest.raises(RecipeError, match="noize is unknown; the nearest name is noise"):
+    with pytest.raises(RecipeError, match="noize is not a known entry; the nearest name is noise"):
         Recipe(augmentation={"noize": None})
-    with pytest.raises(RecipeError, match="augmentation is 3; it must be an object"):
+    with pytest.raises(RecipeError, match="augmentation is 3; expected an object"):
         Recipe(augmentation=3)
 
 

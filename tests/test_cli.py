@@ -212,7 +212,7 @@ def test_users_mistakes_end_in_one_sentence_and_status_2(place, mistake):
     (place / "full" / "letter.txt").write_text("x")
     new = place / "new"
     for arguments, words in (
-        (("train", "--out", new, "--preset", "demoo"), "did you mean demo?"),
+        (("train", "--out", new, "--preset", "demoo"), "the nearest name is demo"),
         (("train", "--out", new, "--data", place / "nowhere"), "nowhere"),
         (("train", "--out", new, "--data", place / "full"), "letter.txt"),
         (("train", "--out", place / "file" / "run"), "cannot be written"),

@@ -73,7 +73,7 @@ def test_the_preset_is_paper_with_one_switch():
     )
     assert preset("published") == changed
     assert Recipe().behaviour == preset("paper").behaviour == "sound"
-    with pytest.raises(RecipeError, match="behaviour is 'odd'; it must be"):
+    with pytest.raises(RecipeError, match="behaviour is 'odd'; expected"):
         Recipe(behaviour="odd")
     with pytest.raises(RecipeError, match="weighting is 'fixed'; its behaviour is 'published'"):
         Recipe(behaviour="published")

@@ -116,16 +116,22 @@ def write(path, **values):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"temprature": 4.0}, "recipe's temprature is unknown; the nearest name is temperature"),
-        ({"batchsize": 4}, "recipe's batchsize is unknown; the nearest name is batch_size"),
-        ({"zzz": 4}, "recipe's zzz is unknown; choose from name, teacher"),
+        (
+            {"temprature": 4.0},
+            "recipe's temprature is not a known entry; the nearest name is temperature",
+        ),
+        (
+            {"batchsize": 4},
+            "recipe's batchsize is not a known entry; the nearest name is batch_size",
+        ),
+        ({"zzz": 4}, "recipe's zzz is not a known entry; choose from name, teacher"),
         (
             {"student": {"depth": 10, "widht": 1}},
-            "student.widht is unknown; the nearest name is width",
+            "student.widht is not a known entry; the nearest name is width",
         ),
         ({"student": {"width": 1}}, "student.depth is missing"),
-        ({"student": 10}, "student is 10; it must be an object"),
-        ({"drops": 40}, "drops is 40; it must be a list"),
+        ({"student": 10}, "student is 10; expected an object"),
+        ({"drops": 40}, "drops is 40; expected a list"),
     ],
 )
 def test_entries_that_do_not_exist_name_the_nearest(values, message, tmp_path):
@@ -215,7 +221,7 @@ def test_an_unknown_preset_that_is_near_to_none_lists_them():
     ],
 )
 def test_bad_values_are_named(name, value):
-    with pytest.raises(RecipeError, match=f"recipe's {name}.* is .*(it must be|nearest name)"):
+    with pytest.raises(RecipeError, match=f"recipe's {name}.* is .*(expected|nearest name)"):
         Recipe(**{name: value})
     with pytest.raises(RecipeError, match=name):
         replace(Recipe(), **{name: value})

@@ -344,7 +344,7 @@ def test_an_interrupted_chain_says_how_to_go_on_and_does(
     assert str(said.value) == (
         "secondary teacher ← labels and teacher was stopped after epoch 3 of 3. The last good "
         f"checkpoint is {tmp_path / 'secondary_teacher.safetensors'}. The same call with "
-        "resume=True goes on from there."
+        "resume=True continues from there."
     )
     found, done = train(tiny_recordings, recipe, tmp_path, resume=True)
     assert done == after("secondary_teacher", 3)
@@ -436,7 +436,7 @@ def test_the_notebooks_stop_button(tmp_path):
     assert (reply["status"], reply["ename"]) == ("error", "Interrupted")
     (kept,) = re.findall(
         r"teacher ← labels was stopped .* good checkpoint is (.*)\. The same call "
-        r"with resume=True goes on from there\.$",
+        r"with resume=True continues from there\.$",
         reply["evalue"],
     )
     assert read_state(Path(kept))["epoch"] >= 1

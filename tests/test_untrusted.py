@@ -58,11 +58,11 @@ class TestJson:
     @pytest.mark.parametrize(
         ("change", "words"),
         [
-            ({"student": {"depth": 10, "width": "1"}}, "student has the width '1'"),
-            ({"student": {"depth": [10]}}, r"student has the depth \[10\]"),
-            ({"student": {"depth": 10, "head": {}}}, "student has the head {}"),
-            ({"student": {"depth": 10, "dropout": "no"}}, "student has the dropout 'no'"),
-            ({"student": {"depth": 10, "epochs": True}}, "for True epochs"),
+            ({"student": {"depth": 10, "width": "1"}}, "student.width is '1'"),
+            ({"student": {"depth": [10]}}, r"student.depth is \[10\]"),
+            ({"student": {"depth": 10, "head": {}}}, "student.head is {}"),
+            ({"student": {"depth": 10, "dropout": "no"}}, "student.dropout is 'no'"),
+            ({"student": {"depth": 10, "epochs": True}}, "student.epochs is True"),
             ({"learning_rate": 10**400}, "learning_rate is 1000"),
             ({"drops": [True]}, "drops"),
             ({"name": 5}, "name is 5"),

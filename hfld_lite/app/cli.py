@@ -20,12 +20,14 @@ from typer import Argument, Option
 
 from hfld_lite.app import cli_edge
 from hfld_lite.app.cli_edge import Role, RunFolder
+from hfld_lite.app.given import run_plugins, trained_teacher
 from hfld_lite.app.report import INTERVAL_NOTE, display_table, write_report
 from hfld_lite.app.runs import (
     BEGUN,
     CHECKPOINTS,
     begin_run,
     begun_run,
+    begun_teacher,
     load_run,
     new_run,
     read_origin,
@@ -74,6 +76,27 @@ def train(
         Path | None, Option("--recipe", help="A recipe as JSON, instead of a preset.")
     ] = None,
     seed: Annotated[int | None, Option(help="Seed; by default the recipe's.")] = None,
+    method: Annotated[
+        str | None,
+        Option(
+            help="What students learn by: hflkd (the default), or cross-entropy and one loss, such "
+            "as kd, dkd, fitnet, attention, standardised, or one that a plugin registers."
+        ),
+    ] = None,
+    teacher: Annotated[
+        Path | None,
+        Option(
+            help="A trained teacher instead of a new one: a run folder, or a .safetensors file "
+            "with the weights of the recipe's teacher network."
+        ),
+    ] = None,
+    plugin: Annotated[
+        list[Path] | None,
+        Option(
+            help="A Python file to run first, which registers losses, weightings or readers; may "
+            "be given several times."
+        ),
+    ] = None,
     augment: Annotated[
         bool,
         Option(
@@ -123,15 +146,20 @@ def train(
     }
     reading = {name: value for name, value in reading.items() if value is not None}
     choices = {"data": data, "preset": preset_name, "recipe": recipe_file, "seed": seed, **reading}
-    choices |= {"augment": augment or None, "fresh": fresh or None}
+    choices |= {"augment": augment or None, "fresh": fresh or None, "method": method}
+    choices |= {"teacher": teacher, "plugin": plugin or None}
     given = [name.replace("_", "-") for name, value in choices.items() if value is not None]
     if resume and given:
         raise RecipeError(f"--resume uses the run's own options; leave --{given[0]} out.")
     if resume:
         out = run_of(resume)
     else:
+        plugins = [str(path.absolute()) for path in plugin or ()]
+        run_plugins(plugins)
         recipe = Recipe.load(recipe_file) if recipe_file else preset(preset_name or "classroom")
-        recipe = recipe.replace(seed=recipe.seed if seed is None else seed)
+        recipe = recipe.replace(
+            seed=recipe.seed if seed is None else seed, method=method or recipe.method
+        )
         if augment and recipe.augmentation is None:
             recipe = recipe.replace(augmentation=Augmentation())
         if data is None and reading:
@@ -143,13 +171,26 @@ def train(
     began = time.perf_counter()
     with _saying_how_to_resume(out), new_run(out, fresh, resume is not None) as part:
         if resume:
-            recipe, origin, command = begun_run(part)
+            recipe, origin, command = begun_run(part, run_plugins)
         recordings = read_origin(origin, progress=not quiet)
         console.print(recordings.summary())
-        folder = part / CHECKPOINTS if resume else begin_run(part, recipe, origin, command)
+        if resume:
+            folder = part / CHECKPOINTS
+            known = begun_teacher(part, recipe, len(recordings.class_names))
+        else:
+            known = None
+            if teacher is not None:
+                recipe, known = trained_teacher(teacher, recipe, recordings)
+            folder = begin_run(part, recipe, origin, command, plugins=plugins, teacher=known)
         with torch.autograd.set_detect_anomaly(detect_anomaly):
             chain = distill_chain(
-                recordings, recipe, progress=not quiet, folder=folder, resume=resume is not None
+                recordings,
+                recipe,
+                networks={} if known is None else {"teacher": known},
+                trained=() if known is None else ("teacher",),
+                progress=not quiet,
+                folder=folder,
+                resume=resume is not None,
             )
         signal = recordings.signals[chain.split.test[0]]
         result = with_costs(chain.test(recordings), chain.detector, signal)

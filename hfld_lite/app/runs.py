@@ -1,11 +1,12 @@
 """Run folders: a trained chain on disk, written completely or not at all, checked when read."""
 
+import copy
 import errno
 import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,20 +24,32 @@ from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.simulator.simulate import simulate_tiles
 from hfld_lite.data.splits import Split
 from hfld_lite.data.views import SCALING
-from hfld_lite.errors import HfldError, RecipeError
+from hfld_lite.errors import HfldError, RecipeError, nearest
 from hfld_lite.evaluation.detector import Detector, TestResult, trust_of
 from hfld_lite.evaluation.trust import Trust
 from hfld_lite.hierarchy import Chain
 from hfld_lite.networks import resnet1d
 from hfld_lite.recipes import Recipe, network_of
 from hfld_lite.storage.files import read_json, regular_size, write_whole
-from hfld_lite.storage.models import Checked, Few, Index, Name, Size, Text, Window, explain, short
+from hfld_lite.storage.models import (
+    Checked,
+    Few,
+    Index,
+    Name,
+    Size,
+    Text,
+    Window,
+    explain,
+    short,
+    validated,
+)
 from hfld_lite.version import __version__
 
 FORMAT = 3
 """Version of the run folder's format."""
 
 FACTS, BEGUN, CHECKPOINTS = "run.json", "begun.json", "checkpoints"
+GIVEN_TEACHER = "given_teacher.safetensors"
 
 OLD_LOCK = "lock"
 """Where hfld_lite 0.1.0 had its lock, in the unfinished run's folder."""
@@ -77,6 +90,8 @@ class _Facts(Checked):
     fingerprint: Text
     stages: Annotated[dict[str, _Stage], Few, Field(min_length=1)]
     trust: Annotated[dict[str, Trust], Few]
+    given: Annotated[dict[str, Text], Few] = Field(default_factory=dict)
+    """Kinds of the networks that the recipe does not describe, by role."""
 
     @model_validator(mode="after")
     def _check_classes(self) -> "_Facts":
@@ -99,6 +114,8 @@ class _Facts(Checked):
 class _Begun(Checked):
     data: _Origin
     command: Text
+    plugins: Annotated[list[Text], Field(max_length=100)] = Field(default_factory=list)
+    teacher: bool = False
 
 
 @dataclass(frozen=True)
@@ -179,7 +196,7 @@ def new_run(folder: str | Path, fresh: bool = False, resume: bool = False) -> It
         os.replace(part, folder)
         for rest in (folder / CHECKPOINTS, old):
             shutil.rmtree(rest, ignore_errors=True)
-        for name in (OLD_LOCK, BEGUN):
+        for name in (OLD_LOCK, BEGUN, GIVEN_TEACHER):
             (folder / name).unlink(missing_ok=True)
     finally:
         if part.exists() and not (part / BEGUN).exists():
@@ -215,7 +232,15 @@ def run_of(folder: Path) -> Path:
     return folder.with_name(folder.name.removesuffix(".unfinished"))
 
 
-def begin_run(part: Path, recipe: Recipe, data: dict[str, Any], command: str) -> Path:
+def begin_run(
+    part: Path,
+    recipe: Recipe,
+    data: dict[str, Any],
+    command: str,
+    *,
+    plugins: Sequence[str] = (),
+    teacher: torch.nn.Module | None = None,
+) -> Path:
     """Write what resuming needs into a folder of `new_run`; return the folder for checkpoints.
 
     Args:
@@ -223,15 +248,22 @@ def begin_run(part: Path, recipe: Recipe, data: dict[str, Any], command: str) ->
         recipe: of the run.
         data: how to get the recordings again, JSON values.
         command: that began the run, shown in its report.
+        plugins: paths of Python files that the recipe needs.
+        teacher: a trained teacher with the recipe's teacher network, whose weights are kept.
     """
     recipe.save(part / "recipe.json")
     begun = {"format": FORMAT, "data": data, "command": command}
+    begun |= {"plugins": list(plugins), "teacher": teacher is not None}
+    if teacher is not None:
+        write_whole(part / GIVEN_TEACHER, lambda file: save_file(teacher.state_dict(), file))
     write_whole(part / BEGUN, json.dumps(begun) + "\n")
     return part / CHECKPOINTS
 
 
-def begun_run(part: Path) -> tuple[Recipe, dict[str, Any], str]:
-    """Recipe, data and command that :func:`begin_run` wrote.
+def begun_run(
+    part: Path, run_plugins: Callable[[Sequence[str]], None] = lambda plugins: None
+) -> tuple[Recipe, dict[str, Any], str]:
+    """Recipe, data and command that :func:`begin_run` wrote; its plugins are run before.
 
     Raises:
         RecipeError: if they are missing, damaged or of another format.
@@ -240,10 +272,17 @@ def begun_run(part: Path) -> tuple[Recipe, dict[str, Any], str]:
     begun = _json(path, f"{path} is missing: the run was stopped before it began; add --fresh.")
     _check_format(path, begun)
     try:
-        _Begun.model_validate(begun)
+        checked = _Begun.model_validate(begun)
     except ValidationError as error:
         raise RecipeError(f"{path} is damaged ({explain(error)}); start the run again.") from error
+    run_plugins(checked.plugins)
     return Recipe.load(part / "recipe.json"), begun["data"], begun["command"]
+
+
+def begun_teacher(part: Path, recipe: Recipe, classes: int) -> torch.nn.Module | None:
+    """The trained teacher that :func:`begin_run` was given, or None."""
+    path = part / GIVEN_TEACHER
+    return load_weights(path, empty_network(recipe, "teacher", classes)) if path.exists() else None
 
 
 def _check_place(folder: Path, part: Path, fresh: bool, resume: bool) -> None:
@@ -353,6 +392,11 @@ def save_run(
         data: how to get these recordings again, for ``hfld evaluate``.
     """
     detector = chain.detector
+    given = {
+        role: type(detector.network(role)).__name__
+        for role in detector.networks
+        if not detector.described(role)
+    }
     detector.recipe.save(folder / "recipe.json")
     for role, network in detector.networks.items():
         path = folder / f"{role}.safetensors"
@@ -384,6 +428,7 @@ def save_run(
             role: trust_of(detector, recordings, chain.split, detector.predictor(role)).to_dict()
             for role in (detector.networks if len(chain.split.validation) else ())
         },
+        **({"given": given} if given else {}),
     }
     write_whole(folder / FACTS, json.dumps(facts, indent=2) + "\n")
     write_whole(folder / "split.json", json.dumps(chain.split.to_dict()) + "\n")
@@ -392,8 +437,13 @@ def save_run(
     result.predictions.to_csv(folder / "predictions.csv", index=False)
 
 
-def load_run(folder: str | Path) -> Run:
+def load_run(folder: str | Path, networks: Mapping[str, torch.nn.Module] | None = None) -> Run:
     """Read a run folder.
+
+    Args:
+        folder: of the run.
+        networks: modules by role, for the networks that were given in training and that the recipe
+            does not describe. Copies of them get the run's weights.
 
     Raises:
         RecipeError: if it is not a run folder, has another format or other preprocessing than this
@@ -405,7 +455,7 @@ def load_run(folder: str | Path) -> Run:
         how = f"one is unfinished, resume it with `hfld train --resume {folder}`"
     facts = _json(folder / FACTS, f"{folder} holds no run; {how}.")
     _check_format(folder / FACTS, facts)
-    recipe = Recipe.load(folder / "recipe.json")
+    recipe = _trained_recipe(folder / "recipe.json")
     if facts.get("preprocessing") != preprocessing(recipe):
         raise RecipeError(
             f"{folder / FACTS}: the networks were trained on recordings preprocessed by "
@@ -416,14 +466,16 @@ def load_run(folder: str | Path) -> Run:
     try:
         checked = _Facts.model_validate(facts)
         names, roles = tuple(checked.class_names), tuple(checked.stages)
-        networks = {role: _network(folder, role, recipe, len(names)) for role in roles}
+        empty = _empty_networks(folder, recipe, checked, dict(networks or {}))
+        loaded = {role: load_weights(folder / f"{role}.safetensors", empty[role]) for role in roles}
         detector = Detector(
             recipe,
-            networks,
+            loaded,
             names,
             tuple(checked.normal_classes),
             checked.sample_rate,
             checked.samples,
+            frozenset(checked.given),
         )
         split = Split.from_dict(_json(folder / "split.json"))
     except RecipeError:
@@ -444,11 +496,65 @@ def _check_format(path: Path, facts: dict[str, Any]) -> None:
         )
 
 
-def _network(folder: Path, role: str, recipe: Recipe, classes: int) -> torch.nn.Module:
+def _trained_recipe(path: Path) -> Recipe:
+    """The recipe of a run, also where the loss that it learned by is not registered here."""
+    try:
+        return Recipe.load(path)
+    except RecipeError as error:
+        values = _json(path)
+        learned_by = {name: values.pop(name) for name in _LEARNED_BY if name in values}
+        try:
+            recipe = validated(Recipe, values)
+        except RecipeError:
+            raise error from None
+        warnings.warn(
+            f"{path}: {error.args[0].rpartition(': ')[2]} The run can be used, but not trained "
+            f"again, without what registers it ({short(learned_by)}; see --plugin).",
+            stacklevel=3,
+        )
+        return recipe
+
+
+_LEARNED_BY = ("method", "terms", "weighting")
+
+
+def _empty_networks(
+    folder: Path, recipe: Recipe, facts: _Facts, networks: dict[str, torch.nn.Module]
+) -> dict[str, torch.nn.Module]:
+    """The run's networks by role, without weights."""
+    for role in networks:
+        if role not in facts.given:
+            known = nearest(role, facts.given) if facts.given else "the run has only the recipe's"
+            raise RecipeError(f"{folder}: networks has the role {role!r}; {known}.")
+    found = {}
+    for role in facts.stages:
+        owner = "student" if role.startswith("student_") else role
+        if role in facts.given:
+            if role not in networks and owner not in networks:
+                raise RecipeError(
+                    f"{folder}: the {role.replace('_', ' ')} is a network of your own "
+                    f"({short(facts.given[role])}); give the module: "
+                    f'load_run("{folder}", networks={{"{owner}": module}}).'
+                )
+            found[role] = copy.deepcopy(networks.get(role, networks.get(owner)))
+        else:
+            found[role] = empty_network(recipe, role, len(facts.class_names))
+    return found
+
+
+def empty_network(recipe: Recipe, role: str, classes: int) -> torch.nn.Module:
+    """A role's network of a recipe, with shapes and no numbers: it takes no memory."""
     spec = network_of(recipe, role)
-    path = folder / f"{role}.safetensors"
-    with torch.device("meta"):  # shapes only: a recipe alone must not allocate memory
-        network = resnet1d(spec.depth, classes, spec.width, spec.head, spec.dropout)
+    with torch.device("meta"):
+        return resnet1d(spec.depth, classes, spec.width, spec.head, spec.dropout)
+
+
+def load_weights(path: Path, network: torch.nn.Module) -> torch.nn.Module:
+    """Put the weights of a safetensors file into a network, in eval mode.
+
+    Raises:
+        RecipeError: if the file cannot be read, or its weights do not fit the network.
+    """
     try:
         regular_size(path)
         state = {name: value.clone() for name, value in load_file(path).items()}
@@ -457,8 +563,8 @@ def _network(folder: Path, role: str, recipe: Recipe, classes: int) -> torch.nn.
     except (OSError, SafetensorError, RuntimeError, ValueError) as error:
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise RecipeError(
-            f"{path}: the weights cannot be read or do not fit the recipe ({reason}); copy the run "
-            "again."
+            f"{path}: the weights cannot be read or do not fit the network ({reason}); choose the "
+            "weights and the recipe that belong together, or copy the file again."
         ) from error
     return network.eval()
 

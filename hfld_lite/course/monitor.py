@@ -23,7 +23,7 @@ from hfld_lite.course.widgets import image
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.errors import ArgumentError, HfldError, Interrupted
 from hfld_lite.hierarchy import Chain, distill_chain
-from hfld_lite.recipes import CONTROLS, Recipe, network_of
+from hfld_lite.recipes import Recipe, network_of
 
 BETWEEN_PICTURES = 0.5
 """Seconds at least from one picture to the next, so that drawing leaves the cores to training."""
@@ -190,7 +190,7 @@ class Monitor(ipywidgets.VBox):
         self._next = began + max(BETWEEN_PICTURES, DRAWING * (time.monotonic() - began))
 
     def _planned(self) -> dict[str, int]:
-        roles = [*self.recipe.chain, *(CONTROLS[name] for name in self.controls)]
+        roles = [*self.recipe.chain, *(f"student_{name}" for name in self.controls)]
         return {role: network_of(self.recipe, role).epochs for role in roles}
 
     def _words(self) -> str:

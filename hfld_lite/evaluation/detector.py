@@ -17,7 +17,7 @@ from hfld_lite.errors import ArgumentError, DataError, HfldError
 from hfld_lite.evaluation.metrics import Evaluation, evaluate
 from hfld_lite.evaluation.trust import Trust, make_trust
 from hfld_lite.hierarchy import Chain
-from hfld_lite.networks import ResNet1d, count_parameters
+from hfld_lite.networks import ResNet1d, count_parameters, resnet1d
 from hfld_lite.recipes import Recipe, network_of
 from hfld_lite.training import predict_logits
 
@@ -95,10 +95,24 @@ class Detector:
             raise HfldError(f"There is no {role!r} here; choose from {', '.join(self.networks)}.")
         return self.networks[role]
 
+    def described(self, role: str) -> bool:
+        """Whether the recipe describes the network of a role, which may have been given."""
+        network, owner = self.network(role), "student" if role.startswith("student_") else role
+        if owner not in self.given and role not in self.given:
+            return True
+        spec = network_of(self.recipe, role)
+        with torch.device("meta"):
+            like = resnet1d(spec.depth, len(self.class_names), spec.width, spec.head, spec.dropout)
+        shapes = [
+            {name: value.shape for name, value in net.state_dict().items()}
+            for net in (network, like)
+        ]
+        return isinstance(network, ResNet1d) and shapes[0] == shapes[1]
+
     def describe(self, role: str) -> str:
         """A network in a few words, such as "ResNet18-1D, width 1/4, small head"."""
         network = self.network(role)
-        if not isinstance(network, ResNet1d) or role in self.given:
+        if not self.described(role):
             return type(getattr(network, "module", network)).__name__
         spec = network_of(self.recipe, role)
         width = f"1/{1 / spec.width:g}" if spec.width < 1 else f"{spec.width:g}"

@@ -1,0 +1,75 @@
+"""What a user gives to a run: a trained teacher, and plugins that register losses and readers."""
+
+import importlib.util
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+
+from torch import nn
+
+from hfld_lite.app.runs import empty_network, load_run, load_weights, preprocessing
+from hfld_lite.data.recordings import Recordings
+from hfld_lite.errors import RecipeError
+from hfld_lite.recipes import Recipe
+
+
+def run_plugins(paths: Iterable[str | Path]) -> None:
+    """Run Python files that register what they define, such as a loss with ``@rival("name")``.
+
+    Raises:
+        RecipeError: if a file is missing or fails; the message names the line.
+    """
+    for path in map(Path, paths):
+        spec = importlib.util.spec_from_file_location(f"hfld_plugin_{path.stem}", path)
+        if not path.is_file() or spec is None:
+            raise RecipeError(f"{path}: the plugin is missing or is not a Python file (.py).")
+        try:
+            spec.loader.exec_module(importlib.util.module_from_spec(spec))
+        except Exception as error:  # whatever the user's code raises
+            frames = traceback.extract_tb(error.__traceback__)
+            lines = [frame.lineno for frame in frames if frame.filename == str(path)]
+            last = lines[-1] if lines else getattr(error, "lineno", None)
+            line = f", line {last}" if last else ""
+            said = (str(error) or type(error).__name__).splitlines()[0]
+            raise RecipeError(
+                f"{path}{line}: the plugin failed ({type(error).__name__}: {said})."
+            ) from error
+
+
+def trained_teacher(
+    source: Path, recipe: Recipe, recordings: Recordings
+) -> tuple[Recipe, nn.Module]:
+    """A trained teacher, and the recipe with its network.
+
+    Args:
+        source: a run folder, whose teacher is taken, or a safetensors file with the weights of the
+            recipe's teacher network.
+        recipe: of the new run.
+        recordings: what the new run learns from.
+
+    Raises:
+        RecipeError: if the file does not fit the recipe, or the run's teacher knows other classes
+            or reads other inputs.
+    """
+    classes = recordings.class_names
+    if not source.is_dir():
+        if source.suffix != ".safetensors":
+            raise RecipeError(
+                f"{source}: a teacher is a run folder or a .safetensors file of weights; pickled "
+                "files (.pt, .pkl) can run any program, so they are not read."
+            )
+        return recipe, load_weights(source, empty_network(recipe, "teacher", len(classes)))
+    run = load_run(source)
+    there, here = run.detector, preprocessing(recipe)
+    for what, theirs, ours in (
+        ("knows the classes", ", ".join(there.class_names), ", ".join(classes)),
+        ("reads recordings at Hz", there.sample_rate, recordings.sample_rate),
+        ("reads samples", there.samples, recordings.samples),
+        ("reads the view", preprocessing(there.recipe), here),
+    ):
+        if theirs != ours:
+            raise RecipeError(
+                f"{source}: the teacher {what} {theirs}, and this run has {ours}; use data and a "
+                "recipe that agree with the teacher's, or train a teacher here."
+            )
+    return recipe.replace(teacher=there.recipe.teacher), there.network("teacher")
