@@ -316,7 +316,7 @@ class TestRuns:
             "kaiming_normal_",
             lambda w, **k: made.append(w.device.type) or real(w, **k),
         )
-        with pytest.raises(RecipeError, match=r"teacher.safetensors: .* do not fit the recipe"):
+        with pytest.raises(RecipeError, match=r"teacher.safetensors: .* do not fit the network"):
             load_run(run)
         assert set(made) == {"meta"}
 

@@ -100,6 +100,8 @@ class Detector:
         network, owner = self.network(role), "student" if role.startswith("student_") else role
         if owner not in self.given and role not in self.given:
             return True
+        if not isinstance(network, ResNet1d):
+            return False
         spec = network_of(self.recipe, role)
         with torch.device("meta"):
             like = resnet1d(spec.depth, len(self.class_names), spec.width, spec.head, spec.dropout)
@@ -107,7 +109,7 @@ class Detector:
             {name: value.shape for name, value in net.state_dict().items()}
             for net in (network, like)
         ]
-        return isinstance(network, ResNet1d) and shapes[0] == shapes[1]
+        return shapes[0] == shapes[1]
 
     def describe(self, role: str) -> str:
         """A network in a few words, such as "ResNet18-1D, width 1/4, small head"."""
