@@ -129,12 +129,20 @@ def peak_mib() -> float:
 
 
 def write_table(path: Path, table: pd.DataFrame, *notes: str) -> None:
-    """Write a CSV file whose first lines, behind #, say what it is and how it was made."""
+    """Write a CSV file whose first lines, behind #, say what it is and how it was made.
+
+    A file with the same content stays as it is, with the versions, machine and date that made it.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lines = [
-        *notes,
+    made = (
         f"hfld_lite {__version__}, torch {torch.__version__}, Python {platform.python_version()}, "
-        f"{processor()}, {date.today()}",
-    ]
-    text = "".join(f"# {line}\n" for line in lines) + table.to_csv(index=False)
-    write_whole(path, text)
+        f"{processor()}, {date.today()}"
+    )
+    above = "".join(f"# {line}\n" for line in notes)
+    below = table.to_csv(index=False)
+    if path.exists():
+        there = path.read_text()
+        same = there.startswith(above) and there.endswith("\n" + below)
+        if same and there[len(above) : -len(below)].count("\n") == 1:
+            return
+    write_whole(path, f"{above}# {made}\n{below}")

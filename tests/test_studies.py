@@ -398,3 +398,17 @@ def test_no_program_names_a_place_of_the_machine_it_ran_on():
     for path in RESULTS.glob("*.csv"):
         assert str(SCRIPTS.parent) not in path.read_text()
         assert sys.prefix not in path.read_text()
+
+
+def test_a_table_that_says_the_same_keeps_the_date_that_made_it(study, tmp_path):
+    path, table = tmp_path / "t.csv", pd.DataFrame({"a": [1, 2]})
+    study.write_table(path, table, "what it is")
+    earlier = path.read_text().replace("# hfld_lite", "# hfld_lite 0.0.1, long ago,")
+    path.write_text(earlier)
+    study.write_table(path, table, "what it is")
+    assert path.read_text() == earlier
+    for other in ((table + 1, "what it is"), (table, "what it was")):
+        path.write_text(earlier)
+        study.write_table(path, *other)
+        assert path.read_text() != earlier
+        assert "long ago" not in path.read_text()
