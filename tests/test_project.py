@@ -13,18 +13,40 @@ from packaging.specifiers import SpecifierSet
 import hfld_lite
 
 ROOT = Path(hfld_lite.__file__).parent.parent
+README = (ROOT / "README.md").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
-def test_the_readmes_python_runs_and_prints_a_table_and_probabilities():
-    (code,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+def readme_python() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+
+
+def run_python(code: str) -> str:
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_readmes_first_python_runs_and_prints_a_table_and_probabilities():
+    code = readme_python()[0]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 10
+    said = run_python(code)
     for word in ("student_alone", "12", "AN", "BD", "simulated"):
-        assert word in done.stdout
+        assert word in said
+
+
+def test_the_readmes_images_give_the_readmes_table():
+    said = run_python(readme_python()[1])
+    found = re.findall(r"^\d\s+(\w+)\s+(\w+)\s+(\d+)\s+(0\.\d+)", said, re.M)
+    rows = re.findall(r"^\| ([\w ]+) \| (\w+) \| ([\d,]+) \| ([\d.]+) %", README, re.M)
+    assert len(found) == len(rows) == 4
+    for (role, network, size, accuracy), (name, kind, count, stated) in zip(
+        found, rows, strict=True
+    ):
+        assert (role, network, size) == (name.replace(" ", "_"), kind, count.replace(",", ""))
+        assert abs(100 * float(accuracy) - float(stated)) < 4, "another machine rounds differently"
 
 
 def test_the_readme_names_files_that_are_there():
