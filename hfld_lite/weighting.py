@@ -20,9 +20,6 @@ TERMS = ("feature", "tckd", "nckd", "cross_entropy")
 OUTPUTS = ("tckd", "nckd", "feature", "cross_entropy")
 """What the outputs of the paper's PVPN weigh, in their order: μ, ν, α, β."""
 
-LIMIT = 6.0
-"""Bound on |s| in uncertainty weighting; weights lie between exp(−6) and exp(6) before scaling."""
-
 
 class Weighting(nn.Module):
     """What every strategy is: ``weighting(losses, features)`` is the scalar to minimise.
@@ -224,32 +221,6 @@ class Predicted(Weighting):
     def _scaled(self, weights: Tensor, active: Tensor) -> Tensor:
         weights = weights * active
         return weights * ((active.sum() if self.total is None else self.total) / weights.sum())
-
-
-@weighting("uncertainty")
-class Uncertainty(Predicted):
-    """Weights w_i = exp(−s_i) that settle at 1/L_i, then scaled to a fixed sum.
-
-    s are the PVPN's outputs, averaged over the batch and softly clamped to ±6 (6·tanh(s/6): from
-    beyond a hard clamp no gradient leads back). With the losses constant, the PVPN minimises
-    Σ (w_i L_i − log w_i); with the weights constant, the student minimises Σ w̃_i L_i, where
-    w̃ = w · total / Σ w. Zero terms are left out of all three sums. After Kendall et al.,
-    "Multi-task learning using uncertainty to weigh losses", 2018.
-    """
-
-    def unscaled(self, features: Tensor) -> Tensor:
-        """The weights w before they are scaled, ``(terms,)``."""
-        s = self.pvpn(features.detach()).mean(0)
-        return self.by_term(torch.exp(-LIMIT * torch.tanh(s / LIMIT)))
-
-    def forward(self, losses: Mapping[str, Tensor], features: Tensor, *_read: Tensor) -> Tensor:
-        """The weighted sum, which trains the student; its gradient trains the PVPN as well."""
-        terms = self._losses(losses)
-        weights, constant = self.unscaled(features), torch.stack(terms).detach()
-        active = active_terms(constant)
-        aim = (active * (weights * constant - weights.log())).sum()
-        total = self._weighted(terms, self._scaled(weights, active).detach())
-        return total + (aim - aim.detach())
 
 
 def active_terms(losses: Tensor) -> Tensor:

@@ -33,7 +33,6 @@ from hfld_lite.hierarchy import TRAINERS, Trainer
 from hfld_lite.losses import one_to_all_matching
 from hfld_lite.networks import resnet1d
 from hfld_lite.rivals.released import (
-    Naive,
     Published,
     PublishedDistiller,
     PublishedTrainer,
@@ -43,10 +42,10 @@ from hfld_lite.rivals.released import (
     published_weight_decay,
     repeats,
 )
+from hfld_lite.rivals.strategies import Naive, Uncertainty
 from hfld_lite.storage.checkpoints import DamagedError, read_state
 from hfld_lite.teachers import Batch, teacher_targets
 from hfld_lite.training import predict_logits
-from hfld_lite.weighting import Uncertainty
 
 EQUAL = {"feature": 1.0, "tckd": 1.0, "nckd": 1.0, "cross_entropy": 1.0}
 
