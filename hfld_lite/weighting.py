@@ -1,7 +1,7 @@
 """How the terms of the loss are balanced: L = α·L_feature + μ·TCKD + ν·NCKD + β·CE.
 
-The weights are given, or a small network (PVPN) reads them off the student's features and is
-trained in one of several ways. Source: the paper that the package teaches (HFLKD) and its code.
+The weights are given, or a small network (PVPN) predicts them from the student's features; the
+ways to train it are in ``rivals``. Source: the paper that the package teaches (HFLKD) and its code.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hfld_lite.errors import ArgumentError, nearest, registering
+from hfld_lite.errors import ArgumentError, look_up, registering
 
 TERMS = ("feature", "tckd", "nckd", "cross_entropy")
 """The terms of HFLKD's loss by name; their weights are α, μ, ν, β."""
@@ -22,7 +22,7 @@ OUTPUTS = ("tckd", "nckd", "feature", "cross_entropy")
 
 
 class Weighting(nn.Module):
-    """What every strategy is: ``weighting(losses, features)`` is the scalar to minimise.
+    """Base of all strategies: ``weighting(losses, features)`` is the scalar to minimise.
 
     ``losses`` are scalars by name; ``features`` are the student's, unprojected; a strategy may ask
     for the student's ``logits`` and ``inputs`` as well. The scalar's value is Σ w_i L_i. Its
@@ -62,7 +62,6 @@ class Weighting(nn.Module):
 WEIGHTINGS: dict[str, type[Weighting]] = {}
 """The strategies by the names that recipes use."""
 
-
 weighting = registering(WEIGHTINGS, "weighting")
 """Decorator that registers a strategy: ``@weighting("name")``."""
 
@@ -72,10 +71,8 @@ def make_weighting(recipe: Any, shape: Any, student: nn.Module, next_batch: Any)
 
     ``next_batch`` gives the next meta batch (inputs, target). An unknown name is an ArgumentError.
     """
-    if recipe.weighting not in WEIGHTINGS:
-        hint = nearest(recipe.weighting, WEIGHTINGS)
-        raise ArgumentError(f"Weighting {recipe.weighting!r} is unknown; {hint}.")
-    return WEIGHTINGS[recipe.weighting].of(recipe, shape, student, next_batch)
+    kind = look_up(WEIGHTINGS, recipe.weighting, "Weighting")
+    return kind.of(recipe, shape, student, next_batch)
 
 
 @weighting("fixed")
@@ -248,7 +245,6 @@ def collapse(
         winner = max(shares, key=shares.get)
         if shares[winner] > 1 - low:
             return f"{winner} has {shares[winner]:.1%} of all weight; no other term counts."
-        starved = [f"{name} ({share:.1%})" for name, share in shares.items() if share < low]
-        if starved:
+        if starved := [f"{name} ({share:.1%})" for name, share in shares.items() if share < low]:
             return f"Terms with less than {low:.0%} of all weight: {', '.join(starved)}."
     return ""

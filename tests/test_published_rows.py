@@ -369,7 +369,7 @@ def test_row_the_next_stages_teacher_is_chosen_on(behaviour, part, tiny_recordin
     assert [name for name in found if found[name] == pytest.approx(chosen_by, rel=1e-4)] == [part]
     # These very weights teach the student.
     if behaviour == "published":
-        live, _ = trainer._distiller("student", "teacher", recipe, {})._outside
+        live, _ = trainer._distiller("student", "teacher", recipe)[0]._outside
         assert same(live, stage.network)
     else:
         trainer.targets("teacher").check(trainer.train.inputs, stage.network)

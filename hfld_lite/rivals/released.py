@@ -337,8 +337,8 @@ class PublishedTrainer(Trainer):
         return network_of(self.recipe, role).dropout
 
     def _distiller(
-        self, role: str, teacher: str, recipe: Recipe, _generators: dict[str, torch.Generator]
-    ) -> PublishedDistiller:
+        self, role: str, teacher: str, recipe: Recipe
+    ) -> tuple[PublishedDistiller, dict[str, torch.Generator]]:
         student, shape = self.network(role)
         with self.seeded(role, "weighting"):
             weighting = Published(
@@ -346,7 +346,8 @@ class PublishedTrainer(Trainer):
             )
             # A copy: this one drifts, as it did there, while the stored checkpoint stayed.
             live = copy.deepcopy(self.stages[teacher].network)
-            return PublishedDistiller(student, live, weighting, recipe.temperature, recipe.heads)
+            options = (weighting, recipe.temperature, recipe.heads)
+            return PublishedDistiller(student, live, *options), {}
 
     def _before_epoch(self, optimizer: torch.optim.Optimizer, left: int) -> None:
         """As published, a drop of the rate, ``left`` epochs before the end, is a new optimiser."""
