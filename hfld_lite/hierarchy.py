@@ -128,7 +128,7 @@ class Trainer:
         for given, known in ((self.networks, roles), (self.trained, self.networks)):
             if wrong := [role for role in given if role not in known]:
                 hint = nearest(wrong[0], known) if known else "name it in networks"
-                raise ArgumentError(f"There is no network for the role {wrong[0]!r}; {hint}.")
+                raise ArgumentError(f"No network has the role {wrong[0]!r}; {hint}.")
         examples = Examples.of(self.data, recipe, self.in_memory, self.workers, self.progress)
         self.examples, self.fabric = examples, make_fabric(recipe)
         shares = {"validation": recipe.validation, "test": recipe.test, "seed": recipe.seed}

@@ -190,7 +190,7 @@ class Adapted(nn.Module):
             to positions; a vector counts as one position.
 
     Raises:
-        ArgumentError: if there is no layer at this path; the nearest paths are named.
+        ArgumentError: if the module has no layer at this path; the nearest path is named.
     """
 
     def __init__(self, module: nn.Module, features: str) -> None:
