@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hfld_lite.errors import ArgumentError, nearest, registering
+from hfld_lite.errors import ArgumentError, look_up, registering
 from hfld_lite.losses import check_heads, one_to_all_matching, separated_logit_loss
-from hfld_lite.networks import Output
+from hfld_lite.networks import Output, conv_bn
 from hfld_lite.teachers import Batch, LiveTeacher, TeacherTargets
 from hfld_lite.weighting import Fixed, Weighting, collapse
 
@@ -79,37 +79,32 @@ class Objective(nn.Module):
     ``objective(batch)`` gives the scalar to minimise and the unweighted terms of the loss by name;
     ``monitor()`` other figures to keep, averaged over an epoch; ``verdict(row)`` a sentence where
     an epoch's figures show that something is wrong. What is trained is a registered submodule.
+    ``answers_from`` are the targets or live teachers that the student learns from.
     """
+
+    answers_from: Sequence[TeacherTargets | LiveTeacher] = ()
 
     def __init__(self, student: nn.Module) -> None:
         super().__init__()
         self.student = student
 
     def monitor(self) -> dict[str, Tensor]:
-        """Nothing more than the terms, unless the method has it."""
+        """Further figures by name; none here."""
         return {}
 
     def verdict(self, row: Mapping[str, float]) -> str:
-        """No verdict, unless the method has one."""
+        """What is wrong, in a sentence; nothing here."""
         return ""
 
-    def answers_from(self) -> Sequence[TeacherTargets | LiveTeacher]:
-        """What answers for the teachers, none unless the method has them."""
-        return ()
-
     def check(self, count: int, augmented: bool) -> None:
-        """Refuse, by an ArgumentError, cached answers to another number of rows.
-
-        Or to inputs before they were augmented, of which a cache knows nothing.
-        """
-        for targets in self.answers_from():
-            if not isinstance(targets, TeacherTargets):
-                continue
-            if augmented:
-                raise ArgumentError(
-                    "A teacher's cached answers are to the inputs as they were, and these are "
-                    "augmented; give the objective a LiveTeacher instead."
-                )
+        """Raise an ArgumentError if cached answers are to unaugmented, or not ``count``, inputs."""
+        cached = [t for t in self.answers_from if isinstance(t, TeacherTargets)]
+        if cached and augmented:
+            raise ArgumentError(
+                "A teacher's cached answers are to the inputs as they were, and these are "
+                "augmented; give the objective a LiveTeacher instead."
+            )
+        for targets in cached:
             if len(targets.logits) != count:
                 raise ArgumentError(
                     f"The teacher's cached answers are to {len(targets.logits)} inputs and the "
@@ -121,7 +116,7 @@ class Supervised(Objective):
     """Learn from labels alone: the cross-entropy of ``student``."""
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        """The cross-entropy, and as the one term."""
+        """The cross-entropy, a scalar, which is also the only term."""
         logits = self.student(batch.inputs).logits
         loss = F.cross_entropy(logits.float(), batch.target)
         return loss, {CROSS_ENTROPY: loss}
@@ -163,24 +158,18 @@ class Distiller(Objective):
         super().__init__(student)
         check_classes(student, targets)
         weigh = weighting if isinstance(weighting, Weighting) else Fixed(weighting)
-        for name in weigh.terms:
-            if name not in TERMS and name != CROSS_ENTROPY:
-                raise ArgumentError(f"The term {name!r} is unknown; {nearest(name, TERMS)}.")
-        used = dict.fromkeys(TERMS[name] for name in weigh.terms if name != CROSS_ENTROPY)
+        names = [name for name in weigh.terms if name != CROSS_ENTROPY]
+        used = dict.fromkeys(look_up(TERMS, name, "The term") for name in names)
         if unknown := set(options) - set().union(*(t.options for t in used)):
             raise ArgumentError(f"No term here takes the option {min(unknown)!r}.")
         given = {"temperature": temperature, "heads": heads, **options}
         self.terms = [(t, {k: v for k, v in given.items() if k in t.options}) for t in used]
         if any("heads" in known for _, known in self.terms):
             check_heads(heads, targets.channels, "teacher")
+        self.project = None
         if any(t.projected for t in used):
-            own = student.feature_channels if channels is None else channels
-            self.project = nn.Sequential(
-                nn.Conv1d(own, targets.channels, 1, bias=False), nn.BatchNorm1d(targets.channels)
-            )
-        else:
-            self.project = None
-        self.weigh, self.targets = weigh, targets
+            self.project = conv_bn(channels or student.feature_channels, targets.channels, 1)
+        self.weigh, self.targets, self.answers_from = weigh, targets, (targets,)
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum, and the unweighted terms by name, scalars."""
@@ -189,13 +178,11 @@ class Distiller(Objective):
         projected = output
         if self.project is not None:
             features = self.project(output.features.flatten(2))
-            shape = output.features.shape[2:]
-            projected = Output(features.unflatten(2, shape), output.logits)
+            projected = Output(features.unflatten(2, output.features.shape[2:]), output.logits)
         terms: dict[str, Tensor] = {}
         for made, options in self.terms:
-            found = made.loss(
-                projected if made.projected else output, teacher, batch.target, **options
-            )
+            read = projected if made.projected else output
+            found = made.loss(read, teacher, batch.target, **options)
             found = found if isinstance(found, tuple) else (found,)
             terms |= dict(zip(made.names, found, strict=True))
         terms[CROSS_ENTROPY] = F.cross_entropy(output.logits.float(), batch.target)
@@ -204,10 +191,6 @@ class Distiller(Objective):
         # wrapper has returned them.
         return self.weigh(weighed, output.features, output.logits, batch.inputs), terms
 
-    def answers_from(self) -> Sequence[TeacherTargets | LiveTeacher]:
-        """The one teacher's."""
-        return (self.targets,)
-
     def monitor(self) -> dict[str, Tensor]:
         """The weights of the last step: ``weight_feature`` and so on."""
         return {f"weight_{name}": value for name, value in self.weigh.weights.items()}
@@ -215,14 +198,13 @@ class Distiller(Objective):
     def verdict(self, row: Mapping[str, float]) -> str:
         """Name terms that taught nothing, and a collapse of weights that are learned."""
         weights = {name: row[f"weight_{name}"] for name in self.weigh.terms}
+        if not isinstance(self.weigh, Fixed):  # given weights may be as one-sided as wished
+            return collapse(weights, sigmoid=self.weigh.sigmoid)
         idle = [name for name, w in weights.items() if w and not row.get(name, 1.0) > 0]
         if self.targets.classes == 2:  # NCKD is zero then by definition
             idle = [name for name in idle if name != "nckd"]
-        if idle and isinstance(self.weigh, Fixed):
-            return f"The term {idle[0]} was zero although it has a weight: it taught nothing."
-        # Given weights may be as one-sided as wished.
-        fixed = isinstance(self.weigh, Fixed)
-        return "" if fixed else collapse(weights, sigmoid=self.weigh.sigmoid)
+        said = "was zero although it has a weight: it taught nothing."
+        return f"The term {idle[0]} {said}" if idle else ""
 
 
 def check_classes(student: nn.Module, teacher: TeacherTargets | LiveTeacher | nn.Module) -> None:

@@ -5,7 +5,7 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -58,6 +58,13 @@ class Stopped(Exception):
 
 class Diverged(Exception):
     """Inside a training: something is not finite; says where, and what was."""
+
+
+def look_up(registry: Mapping[str, Any], name: str, kind: str, error: type = ArgumentError) -> Any:
+    """The entry of this name; for an unknown one an ``error`` that offers the nearest name."""
+    if name not in registry:
+        raise error(f"{kind} {name!r} is unknown; {nearest(name, registry)}.")
+    return registry[name]
 
 
 def nearest(name: object, names: Iterable[str]) -> str:

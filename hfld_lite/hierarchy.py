@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,14 +21,14 @@ from hfld_lite.data.examples import Examples, Shape
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split, check_split, split
 from hfld_lite.distillation import Distiller, Objective, Supervised
-from hfld_lite.errors import ArgumentError, nearest, note_weak_teacher
+from hfld_lite.errors import ArgumentError, look_up, nearest, note_weak_teacher
 from hfld_lite.losses import check_heads
 from hfld_lite.networks import resnet1d
 from hfld_lite.recipes import ALONE, Recipe, network_of
 from hfld_lite.storage.checkpoints import Checkpoints
 from hfld_lite.storage.files import digest
 from hfld_lite.teachers import LiveTeacher, TeacherTargets, teacher_targets
-from hfld_lite.training import Fit, derive_seed, fit, judged, make_fabric, predict_logits, seeded
+from hfld_lite.training import Fit, derive_seed, fit, make_fabric, seeded, validate
 from hfld_lite.weighting import make_weighting
 
 if TYPE_CHECKING:
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 Data = Recordings | Dataset
 Targets = TeacherTargets | LiveTeacher
 Generators = dict[str, torch.Generator]
-Build = Callable[[Generators], Objective]
 ByTargets = Callable[[nn.Module, Sequence[Targets]], Objective]
 
 
@@ -53,16 +52,13 @@ class Stage:
 
 @dataclass(frozen=True)
 class Chain:
-    """A trained chain: its stages in the order of training, and what they were trained on.
-
-    ``given`` are the roles whose networks the recipe does not describe.
-    """
+    """A trained chain: its stages in the order of training, and what they were trained on."""
 
     recipe: Recipe
     stages: dict[str, Stage]
     split: Split
     examples: Examples
-    given: frozenset[str] = frozenset()
+    given: frozenset[str] = frozenset()  # roles whose networks the recipe does not describe
 
     @cached_property
     def detector(self) -> Detector:
@@ -74,7 +70,7 @@ class Chain:
     def test(self, data: Data) -> TestResult:
         """Measure every network on the test part of the data that the chain was trained on.
 
-        Meant to be called once, at the end: once it has chosen anything, it is no test any more.
+        Call it once, at the end: a test part that has chosen anything gives optimistic figures.
         """
         return self.detector.test(data, self.split.test)
 
@@ -84,8 +80,7 @@ class Chain:
 
     def history(self) -> pd.DataFrame:
         """Every stage's history, one below the other, with its role."""
-        stages = self.stages.items()
-        rows = [stage.fit.history.assign(role=role) for role, stage in stages]
+        rows = [stage.fit.history.assign(role=role) for role, stage in self.stages.items()]
         return pd.concat(rows, ignore_index=True)
 
 
@@ -93,7 +88,8 @@ class Chain:
 class Trainer:
     """Trains the stages of a run, one call each; :func:`distill_chain` makes the usual calls.
 
-    Everything that can be wrong with the wiring shows when this is built, not hours later.
+    What does not fit together is refused when this is built, not hours later. ``stages`` are those
+    trained so far, by role or by the name given.
 
     Args:
         data: Recordings, or a map-style dataset of ``(x, y)`` or ``(x, y, group)``, x of any
@@ -111,9 +107,6 @@ class Trainer:
         in_memory: keep the inputs in memory, or read them step by step through a DataLoader, with
             the same bits; by default, in memory if they take less than a quarter of it.
         workers: processes that read ahead where inputs are not in memory.
-
-    Attributes:
-        stages: what was trained so far, by role or by the name given.
     """
 
     data: Data
@@ -135,40 +128,39 @@ class Trainer:
         for given, known in ((self.networks, roles), (self.trained, self.networks)):
             if wrong := [role for role in given if role not in known]:
                 hint = nearest(wrong[0], known) if known else "name it in networks"
-                raise ArgumentError(f"There is no network for the role {wrong[0]!r}; {hint}.")
-        examples = self.examples = Examples.of(
-            self.data, recipe, self.in_memory, self.workers, self.progress
-        )
+                raise ArgumentError(f"No network has the role {wrong[0]!r}; {hint}.")
+        examples = Examples.of(self.data, recipe, self.in_memory, self.workers, self.progress)
+        self.examples, self.fabric = examples, make_fabric(recipe)
         shares = {"validation": recipe.validation, "test": recipe.test, "seed": recipe.seed}
         parts = split(examples, **shares) if self.parts is None else self.parts
         self.parts, chosen_on = self._divide(check_split(parts, examples))
-        self.fabric = make_fabric(recipe)
-        self._check_heads()
+        for role in roles:  # a network that does not fit is refused here
+            channels = self.network(role)[1].channels
+            if role != "student" and "feature" in recipe.weights:
+                check_heads(recipe.heads, channels, role.replace("_", " "))
+        device = self.fabric.device
         rows, meta_rows = examples.cut(self.parts.train, recipe.meta_share, recipe.seed)
-        self.train, self.validation, self.meta = (
-            examples.samples(part).to(self.fabric.device) for part in (rows, chosen_on, meta_rows)
-        )
-        varied = recipe.augmentation is not None
-        self._signals = examples.signals(rows).to(self.fabric.device) if varied else None
+        samples = (examples.samples(part).to(device) for part in (rows, chosen_on, meta_rows))
+        self.train, self.validation, self.meta = samples
+        self._signals = None if recipe.augmentation is None else examples.signals(rows).to(device)
         self._checkpoints = None
         if self.folder is not None:
-            own = {role: _weights(network) for role, network in self.networks.items()}
+            own = {role: digest("", n.state_dict()) for role, n in self.networks.items()}
             facts = {"recipe": recipe.choices(), **examples.facts(self.parts), "networks": own}
             facts["trained"] = sorted(self.trained)
-            device = self.fabric.device.type
-            self._checkpoints = Checkpoints(self.folder, facts, device, self.resume)
+            self._checkpoints = Checkpoints(self.folder, facts, device.type, self.resume)
         self.stages: dict[str, Stage] = {}
         self._targets: dict[str, Targets] = {}
 
     def supervise(self, role: str) -> Stage:
         """Train a role's network from labels alone."""
-        return self._fit(role, role, lambda _: Supervised(self.network(role)[0]), ())
+        return self._fit(role, role, Supervised(self.network(role)[0]), ())
 
     def take(self, role: str) -> Stage:
         """Take a role's network as it was given, trained, and measure it on validation data."""
         network, target = self.network(role)[0].eval(), self.validation.target
-        logits = predict_logits(network, self.validation.inputs, fabric=self.fabric)
-        row = {"epoch": 0, **judged(logits, target), "seconds": 0.0, "verdict": ""}
+        figures = validate(network, self.validation, self.fabric)
+        row = {"epoch": 0, **figures, "seconds": 0.0, "verdict": ""}
         chance = float(target.bincount().max() / len(target))
         note_weak_teacher(role, row["validation_accuracy"], chance=chance)
         self.stages[role] = Stage(role, network, "given", Fit(pd.DataFrame([row]), 0, 0.0))
@@ -182,8 +174,9 @@ class Trainer:
         To try other weights, give another ``recipe`` with the same networks and data, another
         ``name`` for the stage, or another number of ``epochs``.
         """
-        build = partial(self._distiller, role, teacher, recipe or self.recipe)
-        return self._fit(name or role, role, build, (teacher,), recipe, epochs)
+        recipe = recipe or self.recipe
+        objective, generators = self._distiller(role, teacher, recipe)
+        return self._fit(name or role, role, objective, (teacher,), recipe, epochs, generators)
 
     def distil_by(
         self, role: str, teachers: Sequence[str], objective: ByTargets, name: str = ""
@@ -192,13 +185,10 @@ class Trainer:
 
         What the objective adds to the student (a projector, say) begins as that of :meth:`distil`.
         """
-
-        def build(_: Generators) -> Objective:
-            targets = [self.targets(teacher) for teacher in teachers]
-            with self.seeded(role, "projector"):
-                return objective(self.network(role)[0], targets)
-
-        return self._fit(name or role, role, build, teachers)
+        targets = [self.targets(teacher) for teacher in teachers]
+        with self.seeded(role, "projector"):
+            built = objective(self.network(role)[0], targets)
+        return self._fit(name or role, role, built, teachers)
 
     def targets(self, stage: str) -> Targets:
         """What a trained stage says of the training part: computed once, or live if augmented."""
@@ -216,10 +206,7 @@ class Trainer:
         return self._targets[stage]
 
     def network(self, role: str) -> tuple[nn.Module, Shape]:
-        """A role's network with its initial weights, on the device, and what it gives.
-
-        A network that was given is copied; controls begin as the student does.
-        """
+        """A role's network as it begins (a copy if it was given), on the device, and its shape."""
         owner = _same(role)
         if owner in self.networks:
             network = copy.deepcopy(self.networks[owner])
@@ -242,11 +229,9 @@ class Trainer:
         best = {r: s.fit.history["validation_accuracy"].max() for r, s in self.stages.items()}
         for role in self.trained:
             note_weak_teacher(role, best[role], alone=best.get(ALONE, 0.0))
-        given = frozenset(self.networks)
-        return Chain(self.recipe, self.stages, self.parts, self.examples, given)
+        return Chain(self.recipe, self.stages, self.parts, self.examples, frozenset(self.networks))
 
-    # The four methods that the released code has otherwise: see rivals.released.PublishedTrainer.
-
+    # The trainer of the released code (rivals.released) overrides this method and the next three.
     def _divide(self, parts: Split) -> tuple[Split, np.ndarray]:
         """The split, and the rows that choose each network's epoch."""
         return parts, parts.validation
@@ -260,36 +245,33 @@ class Trainer:
     def _before_epoch(self, optimizer: torch.optim.Optimizer, left: int) -> None:
         """Called before each epoch with the optimiser and the number of epochs left."""
 
-    def _distiller(
-        self, role: str, teacher: str, recipe: Recipe, generators: Generators
-    ) -> Objective:
+    def _distiller(self, role: str, teacher: str, recipe: Recipe) -> tuple[Objective, Generators]:
+        """What is minimised, and the generators that it draws from."""
         student, shape = self.network(role)
         order = torch.Generator().manual_seed(derive_seed(recipe.seed, "meta batches"))
-        generators["meta batches"] = order
         # Seeds of their own, so that the projector begins alike whatever the strategy.
         with self.seeded(role, "weighting"):
             draw = self.meta.stream(recipe.batch_size, order)
             weigh = make_weighting(recipe, shape, student, draw)
         targets, options = self.targets(teacher), (recipe.temperature, recipe.heads)
         with self.seeded(role, "projector"):
-            return Distiller(student, targets, weigh, *options, channels=shape.channels)
+            built = Distiller(student, targets, weigh, *options, channels=shape.channels)
+        return built, {"meta batches": order}
 
     def _fit(
-        self, name: str, role: str, objective: Build, teachers: Sequence[str], *given: Any
+        self, name: str, role: str, objective: Objective, teachers: Sequence[str], *given: Any
     ) -> Stage:
-        """Train a stage; ``objective`` builds what is minimised, and adds its generators."""
-        recipe, epochs = given or (None, 0)
-        recipe, on_epoch = recipe or self.recipe, self.on_epoch
-        epochs = epochs or network_of(self.recipe, role).epochs
+        """Train a stage; ``given`` are recipe, epochs and generators other than the usual ones."""
+        recipe, epochs, generators = given or (self.recipe, 0, {})
+        epochs, on_epoch = epochs or network_of(self.recipe, role).epochs, self.on_epoch
         source = " and ".join(["labels", ", ".join(teachers)]) if teachers else "labels"
-        checkpoints, generators = None, {}
+        checkpoints, varied = None, self._signals is not None
         if self._checkpoints is not None:
             made_of = {"recipe": recipe.digest(), "number of epochs": str(epochs)}
-            made_of |= {teacher: _weights(self.stages[teacher].network) for teacher in teachers}
+            made_of |= {t: digest("", self.stages[t].network.state_dict()) for t in teachers}
             checkpoints = self._checkpoints.stage(name, made_of)
-        built, varied = objective(generators), self._signals is not None
         result = fit(
-            built,
+            objective,
             self._signals if varied else self.train,
             self.validation,
             recipe,
@@ -304,15 +286,8 @@ class Trainer:
             generators=generators,
             checkpoints=checkpoints,
         )
-        self.stages[name] = Stage(name, built.student, source, result)
+        self.stages[name] = Stage(name, objective.student, source, result)
         return self.stages[name]
-
-    def _check_heads(self) -> None:
-        """Refuse heads that would fail in a later stage, and networks that do not fit."""
-        for role in self.recipe.chain:
-            channels = self.network(role)[1].channels
-            if role != "student" and "feature" in self.recipe.weights:
-                check_heads(self.recipe.heads, channels, role.replace("_", " "))
 
 
 TRAINERS: dict[str, type[Trainer]] = {"sound": Trainer}
@@ -344,17 +319,14 @@ def distill_chain(
         data, recipe, parts: see :class:`Trainer`.
         controls: names in CONTROLS: "alone" (from labels alone), "direct" (from the teacher,
             without secondary ones), "dense" (from the logits of all larger networks).
-        options: ``networks``, ``trained``, ``progress``, ``on_epoch``, ``folder``, ``resume``,
-            ``in_memory`` and ``workers``: see :class:`Trainer`.
+        options: ``networks``, ``trained``, ``folder``, ``resume`` and others of :class:`Trainer`.
 
     Raises:
         HfldError: if data, networks or recipe do not fit each other (before training starts), a
             loss is not finite, memory runs out, or a checkpoint cannot be written.
         Interrupted: if the user stopped it; the text says what is kept.
     """
-    for name in controls:
-        if name not in CONTROLS:
-            raise ArgumentError(f"Control {name!r} is unknown; {nearest(name, CONTROLS)}.")
+    ways = {f"student_{name}": look_up(CONTROLS, name, "Control") for name in controls}
     trainer = TRAINERS[recipe.behaviour](data, recipe, parts, **options)
     for teacher, role in pairwise([None, *recipe.chain]):
         if role in trainer.trained:
@@ -363,15 +335,11 @@ def distill_chain(
             trainer.supervise(role)
         else:
             trainer.distil(role, teacher)
-    for name in controls:
-        CONTROLS[name](trainer, f"student_{name}")
+    for role, train in ways.items():
+        train(trainer, role)
     return trainer.chain()
 
 
 def _same(role: str) -> str:
     """The role whose initial weights and batches a role shares."""
     return "student" if role.startswith("student_") else role
-
-
-def _weights(network: nn.Module) -> str:
-    return digest("", network.state_dict())

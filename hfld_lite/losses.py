@@ -46,17 +46,15 @@ def separated_logit_loss(
         (TCKD, NCKD), each a scalar, or ``(batch,)`` with ``reduction="none"``.
 
     Raises:
-        ArgumentError: for shapes that do not fit, a target outside the classes, a temperature that
-            is not positive or an unknown reduction.
+        ArgumentError: if shapes, target, temperature or reduction are not as above.
     """
     check_logits(student_logits, teacher_logits, target, temperature)
     classes = student_logits.shape[1]
     if classes == 2 and "two classes" not in _warned:
         _warned.add("two classes")
         warnings.warn(
-            "With two classes NCKD is zero by definition: besides the target only one class is "
-            "left, whose renormalised probability is 1 for teacher and student alike. TCKD is "
-            "then plain KD; separation means something from three classes on.",
+            "With two classes NCKD is zero by definition: one class is left besides the target, "
+            "with q = 1 for teacher and student alike. TCKD is then plain KD.",
             stacklevel=2,
         )
     y = target.unsqueeze(1)
@@ -109,7 +107,8 @@ def one_to_all_matching(
     Raises:
         ArgumentError: if channels or batches differ, or the heads do not divide the channels.
     """
-    _check_features(student_features, teacher_features, heads)
+    _check_features(student_features, teacher_features)
+    check_heads(heads, student_features.shape[1])
     student = at_least_float32(student_features).flatten(2)
     teacher = at_least_float32(teacher_features.detach()).flatten(2)
 
@@ -145,31 +144,24 @@ def check_logits(student: Tensor, teacher: Tensor, target: Tensor, temperature: 
             "Student and teacher logits must both be (batch, classes) with two classes or more; "
             f"found {tuple(student.shape)} and {tuple(teacher.shape)}."
         )
-    if target.shape != student.shape[:1] or target.is_floating_point():
-        raise ArgumentError(
-            f"target must hold {len(student)} whole numbers, one a sample; found shape "
-            f"{tuple(target.shape)} of {target.dtype}."
-        )
+    batch, classes = student.shape
+    if target.shape != (batch,) or target.is_floating_point():
+        found = f"{target.dtype} of shape {tuple(target.shape)}"
+        raise ArgumentError(f"target must hold {batch} whole numbers, one a sample; found {found}.")
     # On a GPU this check would make the step wait; there torch itself refuses.
-    if target.device.type == "cpu" and len(target):
-        low, high = int(target.min()), int(target.max())
-        if low < 0 or high >= student.shape[1]:
-            raise ArgumentError(
-                f"target holds {low if low < 0 else high}; with {student.shape[1]} classes it "
-                f"must lie from 0 to {student.shape[1] - 1}."
-            )
+    if target.device.type == "cpu" and len(wrong := target[(target < 0) | (target >= classes)]):
+        raise ArgumentError(f"target holds {wrong[0]}; it must lie from 0 to {classes - 1}.")
     if not temperature > 0:
         raise ArgumentError(f"temperature is {temperature!r}; it must be above 0.")
 
 
-def _check_features(student: Tensor, teacher: Tensor, heads: int) -> None:
+def _check_features(student: Tensor, teacher: Tensor) -> None:
     if student.ndim < 3 or teacher.ndim < 3 or student.shape[:2] != teacher.shape[:2]:
         raise ArgumentError(
             "Student and teacher features must be (batch, channels, positions…) with the same "
             "batch and channels (project the student to the teacher's channels first); found "
             f"{tuple(student.shape)} and {tuple(teacher.shape)}."
         )
-    check_heads(heads, student.shape[1])
 
 
 def check_heads(heads: int, channels: int, whose: str = "features") -> None:

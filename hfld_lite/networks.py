@@ -46,10 +46,8 @@ class Output(NamedTuple):
 
 def conv_bn(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Sequential:
     """A convolution that keeps the length (up to the stride), without bias, then batch norm."""
-    return nn.Sequential(
-        nn.Conv1d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
-        nn.BatchNorm1d(outputs),
-    )
+    convolution = nn.Conv1d(inputs, outputs, kernel, stride, kernel // 2, bias=False)
+    return nn.Sequential(convolution, nn.BatchNorm1d(outputs))
 
 
 class SqueezeExcitation(nn.Module):
@@ -60,13 +58,8 @@ class SqueezeExcitation(nn.Module):
 
     def __init__(self, channels: int, hidden: int) -> None:
         super().__init__()
-        self.gate = nn.Sequential(
-            nn.AdaptiveAvgPool1d(1),
-            nn.Conv1d(channels, hidden, 1),
-            nn.ReLU(),
-            nn.Conv1d(hidden, channels, 1),
-            nn.Sigmoid(),
-        )
+        first, second = nn.Conv1d(channels, hidden, 1), nn.Conv1d(hidden, channels, 1)
+        self.gate = nn.Sequential(nn.AdaptiveAvgPool1d(1), first, nn.ReLU(), second, nn.Sigmoid())
 
     def forward(self, x: Tensor) -> Tensor:
         """Map ``(batch, channels, positions)`` to the same shape."""
@@ -82,11 +75,9 @@ class Block(nn.Module):
         sizes = [(channels, 3, stride), (outputs, 3, 1)]
         if bottleneck:
             sizes = [(channels, 1, 1), (channels, 3, stride), (outputs, 1, 1)]
-        befores = [inputs, *(size[0] for size in sizes)]
-        layers = [conv_bn(before, *size) for before, size in zip(befores, sizes, strict=False)]
-        self.body = nn.Sequential(layers[0])
-        for layer in layers[1:]:
-            self.body.extend([nn.ReLU(), layer])
+        self.body = nn.Sequential(conv_bn(inputs, *sizes[0]))
+        for (before, *_), size in pairwise(sizes):
+            self.body.extend([nn.ReLU(), conv_bn(before, *size)])
         same = stride == 1 and inputs == outputs
         self.shortcut = nn.Identity() if same else conv_bn(inputs, outputs, 1, stride)
 
@@ -139,12 +130,7 @@ class ResNet1d(nn.Module):
         stages = STUDENT_STAGE_CHANNELS if depth == 10 else STAGE_CHANNELS
         channels = [round(c * width) for c in stages]
         stem = round(64 * width)
-        self.stem = nn.Sequential(
-            nn.Conv1d(1, stem, 7, 2, 3, bias=False),
-            nn.BatchNorm1d(stem),
-            nn.ReLU(),
-            nn.MaxPool1d(3, 2, 1),
-        )
+        self.stem = nn.Sequential(*conv_bn(1, stem, 7, 2), nn.ReLU(), nn.MaxPool1d(3, 2, 1))
         self.stages = nn.Sequential()
         inputs = stem
         for stage, (blocks, c) in enumerate(zip(STAGE_BLOCKS[depth], channels, strict=True)):
@@ -170,22 +156,20 @@ class ResNet1d(nn.Module):
         """
         if x.ndim != 2 or x.shape[1] < MIN_SAMPLES:
             raise ArgumentError(
-                f"A 1-D ResNet takes inputs of shape (batch, length) with a length of at least "
-                f"{MIN_SAMPLES}, so that {POSITIONS} positions are left; found shape "
-                f"{tuple(x.shape)}."
+                f"A 1-D ResNet reads (batch, length), a length of at least {MIN_SAMPLES}; found "
+                f"shape {tuple(x.shape)}."
             )
         features = self.pool(self.attention(self.stages(self.stem(x.unsqueeze(1)))))
         return Output(features, self.head(features.flatten(1)))
 
 
 def _head(kind: str, inputs: int, num_classes: int, dropout: float) -> nn.Sequential:
-    sizes = [inputs, *((2048, 512, 128) if kind == "published" else ())]
-    layers: list[nn.Module] = []
-    for before, after in pairwise(sizes):
-        layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)]
     if kind == "small":
-        layers.append(nn.Dropout(dropout))
-    return nn.Sequential(*layers, nn.Linear(sizes[-1], num_classes))
+        return nn.Sequential(nn.Dropout(dropout), nn.Linear(inputs, num_classes))
+    layers = nn.Sequential()
+    for before, after in pairwise([inputs, 2048, 512, 128]):
+        layers.extend([nn.Linear(before, after), nn.ReLU(), nn.Dropout(dropout)])
+    return layers.append(nn.Linear(128, num_classes))
 
 
 resnet1d = ResNet1d
@@ -206,7 +190,7 @@ class Adapted(nn.Module):
             to positions; a vector counts as one position.
 
     Raises:
-        ArgumentError: if there is no layer at this path; the nearest paths are named.
+        ArgumentError: if the module has no layer at this path; the nearest path is named.
     """
 
     def __init__(self, module: nn.Module, features: str) -> None:

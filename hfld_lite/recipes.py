@@ -7,7 +7,7 @@ from pydantic import Field
 
 from hfld_lite.data.augmentation import Augmentation
 from hfld_lite.distillation import CROSS_ENTROPY, TERMS
-from hfld_lite.errors import HfldError, RecipeError, nearest
+from hfld_lite.errors import HfldError, RecipeError, look_up, nearest
 from hfld_lite.storage.models import Real, Saved, Whole, Words, choices
 from hfld_lite.weighting import WEIGHTINGS
 
@@ -116,24 +116,20 @@ class Recipe(Saved):
 
     def __post_init__(self) -> None:
         """Refuse names and combinations that would fail, or do nothing, hours later."""
+        weighed = f"The recipe's weighting is {self.weighting!r}"
         if self.weighting not in WEIGHTINGS:
-            hint = nearest(self.weighting, WEIGHTINGS)
-            raise RecipeError(f"The recipe's weighting is {self.weighting!r}; {hint}.")
+            raise RecipeError(f"{weighed}; {nearest(self.weighting, WEIGHTINGS)}.")
         if WEIGHTINGS[self.weighting].meta_batches and not self.meta_share:
             raise RecipeError(
                 f"The recipe's meta_share is 0; the weighting {self.weighting!r} needs it above 0."
             )
         if self.behaviour == "published" and self.weighting != "published":
-            raise RecipeError(
-                f"The recipe's weighting is {self.weighting!r}; its behaviour is 'published', "
-                "which needs the weighting 'published'."
-            )
+            raise RecipeError(f"{weighed}; its behaviour is 'published', which needs 'published'.")
         known = {HFLKD, *TERMS}
         for entry, name in (("method", self.method), *(("terms", name) for name in self.terms)):
             if name not in known or (entry == "terms" and name == HFLKD):
-                raise RecipeError(
-                    f"The recipe's {entry} is {name!r}; {nearest(name, sorted(known))}."
-                )
+                hint = nearest(name, sorted(known))
+                raise RecipeError(f"The recipe's {entry} is {name!r}; {hint}.")
         if not any(self.weights.values()):
             raise RecipeError("The weights of all terms in the recipe are 0; one must be above 0.")
         for role, network in self.chain.items():
@@ -145,11 +141,7 @@ class Recipe(Saved):
 
     @property
     def chain(self) -> dict[str, Network]:
-        """The networks by role, in the order of training.
-
-        The roles are teacher, secondary_teacher (secondary_teacher_1, … where there are several)
-        and student.
-        """
+        """By role: teacher, secondary_teacher (or secondary_teacher_1, …), student, as trained."""
         one = len(self.secondary_teachers) == 1
         named = enumerate(self.secondary_teachers, 1)
         between = {"secondary_teacher" + f"_{i}" * (not one): network for i, network in named}
@@ -175,17 +167,13 @@ def preset(name: str) -> Recipe:
     ``paper``: the published sizes, optimiser and schedule; hours without a GPU.
     ``published``: the same with the released code's behaviour, mistakes included; to compare only.
     """
-    if name not in PRESETS:
-        raise RecipeError(f"Preset {name!r} is unknown; {nearest(name, PRESETS)}.")
-    return PRESETS[name]
+    return look_up(PRESETS, name, "Preset", RecipeError)
 
 
 def network_of(recipe: Recipe, role: str) -> Network:
     """The network of a role of the chain or of its controls, or an HfldError that lists them."""
     known = recipe.chain | dict.fromkeys((ALONE, DIRECT, DENSE), recipe.student)
-    if role not in known:
-        raise HfldError(f"There is no role {role!r} here; {nearest(role, known)}.")
-    return known[role]
+    return look_up(known, role, "Role", HfldError)
 
 
 PRESETS |= {

@@ -24,7 +24,7 @@ from hfld_lite.data.examples import Samples, Stored, batches, evaluated
 from hfld_lite.distillation import Batch, Objective
 from hfld_lite.errors import ArgumentError, Diverged, Stopped, training_errors
 from hfld_lite.recipes import Recipe
-from hfld_lite.storage.checkpoints import StageCheckpoints
+from hfld_lite.storage.checkpoints import StageCheckpoints, random_states, set_random_states
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -149,6 +149,8 @@ def fit(
 class _Loop:
     """All that changes while `fit` runs, so all that a checkpoint must hold."""
 
+    counts = ("epoch", "rows", "seconds", "best", "best_epoch")
+
     def __init__(
         self,
         objective: Objective,
@@ -162,41 +164,32 @@ class _Loop:
         # Moved before the optimiser looks at the parameters, and without a wrapper to peel off.
         fabric.to_device(objective)
         self.steps, self.optimizer = steps, _optimizer(objective, recipe)
-        schedule = LambdaLR(self.optimizer, _schedule(recipe, epochs, steps))
+        self.schedule = LambdaLR(self.optimizer, _schedule(recipe, epochs, steps))
         self.model, self.wrapped_optimizer = fabric.setup(objective, self.optimizer)
         self.order = torch.Generator().manual_seed(derive_seed(seed, "order"))
-        self.variety = torch.Generator(fabric.device)
-        self.variety.manual_seed(derive_seed(seed, "augmentation"))
-        self.augment, self.schedule = None, schedule
+        self.variety = torch.Generator(fabric.device).manual_seed(derive_seed(seed, "augmentation"))
         self.generators = {"order": self.order, "augmentation": self.variety}
-        self.parts = {"objective": objective, "optimizer": self.optimizer, "schedule": schedule}
-        self.parts["precision"] = fabric.strategy.precision
+        self.parts = {"objective": objective, "optimizer": self.optimizer}
+        self.parts |= {"schedule": self.schedule, "precision": fabric.strategy.precision}
         self.epoch, self.rows, self.seconds = 0, [], 0.0
         self.best, self.best_epoch = (-1.0, -math.inf), 0
         self.best_state = copy.deepcopy(objective.student.state_dict())
 
     def state(self) -> dict[str, Any]:
         """Everything that the next epoch depends on, as tensors and JSON values."""
-        cuda = self.fabric.device.type == "cuda"
         return {
             **{name: part.state_dict() for name, part in self.parts.items()},
-            "generators": {name: g.get_state() for name, g in self.generators.items()},
-            "dropout": torch.get_rng_state(),
-            "cuda_dropout": torch.cuda.get_rng_state(self.fabric.device) if cuda else None,
+            **random_states(self.generators, self.fabric.device),
             "best_state": self.best_state,
-            **{name: getattr(self, name) for name in _FIGURES},
+            **{name: getattr(self, name) for name in self.counts},
         }
 
     def load(self, state: Mapping[str, Any]) -> None:
         """Take up a state that :meth:`state` gave."""
         for name, part in self.parts.items():
             part.load_state_dict(state[name])
-        for name, generator in self.generators.items():
-            generator.set_state(state["generators"][name])
-        torch.set_rng_state(state["dropout"])
-        if self.fabric.device.type == "cuda" and state["cuda_dropout"] is not None:
-            torch.cuda.set_rng_state(state["cuda_dropout"], self.fabric.device)
-        for name in _FIGURES:
+        set_random_states(state, self.generators, self.fabric.device)
+        for name in self.counts:
             setattr(self, name, state[name])
         self.best_state = self.fabric.to_device(state["best_state"])
 
@@ -214,13 +207,12 @@ class _Loop:
             if stopped():
                 raise Stopped(place)
         row = {"epoch": number, **{name: float(v) / self.steps for name, v in sums.items()}}
-        row |= {"learning_rate": self.rate, **self._validate()}
+        row["learning_rate"] = self.rate
+        row |= validate(self.objective.student, self.validation, self.fabric)
         if not math.isfinite(row["validation_loss"]):  # before such weights are taken for the best
-            figures = {name: row[name] for name in (*sums, "validation_loss")}
-            said = self._say(figures, self.rate)
-            raise Diverged(
-                f"the loss on validation data is not finite after epoch {number} ({said})"
-            )
+            said = self._say({name: row[name] for name in (*sums, "validation_loss")})
+            place = f"after epoch {number}"
+            raise Diverged(f"the loss on validation data is not finite {place} ({said})")
         row["seconds"] = time.perf_counter() - began
         row["verdict"] = self.objective.verdict(row)
         score = (row["validation_accuracy"], -row["validation_loss"])
@@ -232,6 +224,7 @@ class _Loop:
         return row
 
     def _step(self, rows: Tensor, inputs: Tensor, place: str) -> dict[str, Tensor]:
+        self.rate = self.optimizer.param_groups[0]["lr"]
         if self.augment:
             inputs = self.augment(inputs, self.variety)
         total, terms = self.model(Batch(inputs, self.train.target[rows], rows))
@@ -243,7 +236,6 @@ class _Loop:
             raise Diverged(f"the loss is not finite {place} ({self._say(figures)})")
         self._backward(total, place, figures)
         self.wrapped_optimizer.step()
-        self.rate = self.optimizer.param_groups[0]["lr"]
         self.schedule.step()
         return figures | self.objective.monitor()
 
@@ -261,24 +253,18 @@ class _Loop:
         if not torch.isfinite(get_total_norm(gradients)):
             raise Diverged(f"a gradient is not finite {place} ({self._say(figures)})")
 
-    def _say(self, figures: Mapping[str, Tensor | float], rate: float | None = None) -> str:
-        rate = self.optimizer.param_groups[0]["lr"] if rate is None else rate
+    def _say(self, figures: Mapping[str, Tensor | float]) -> str:
         values = {name: float(torch.as_tensor(v).detach()) for name, v in figures.items()}
-        return ", ".join(f"{n} {v:.4g}" for n, v in values.items()) + f"; learning rate {rate:.3g}"
-
-    def _validate(self) -> dict[str, float]:
-        logits = predict_logits(self.objective.student, self.validation.inputs, fabric=self.fabric)
-        return judged(logits, self.validation.target)
+        said = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        return f"{said}; learning rate {self.rate:.3g}"
 
 
-_FIGURES = ("epoch", "rows", "seconds", "best", "best_epoch")
-
-
-def judged(logits: Tensor, target: Tensor) -> dict[str, float]:
-    """Accuracy and cross-entropy of logits ``(n, classes)``, as a history names them."""
+def validate(network: nn.Module, samples: Samples, fabric: Fabric) -> dict[str, float]:
+    """Accuracy and cross-entropy of a network, as a history names them."""
+    logits = predict_logits(network, samples.inputs, fabric=fabric)
     return {
-        "validation_accuracy": float((logits.argmax(1) == target).float().mean()),
-        "validation_loss": float(F.cross_entropy(logits, target)),
+        "validation_accuracy": float((logits.argmax(1) == samples.target).float().mean()),
+        "validation_loss": float(F.cross_entropy(logits, samples.target)),
     }
 
 
@@ -307,12 +293,11 @@ def _optimizer(objective: Objective, recipe: Recipe) -> torch.optim.Optimizer:
     That group has no weight decay, which would pull the weights together, and the rate that its
     strategy asks for.
     """
-    weigh = getattr(objective, "weigh", None)
-    weighting = {id(p) for p in weigh.parameters()} if weigh is not None else set()
-    trained = [p for p in objective.parameters() if p.requires_grad]
-    groups = [{"params": [p for p in trained if id(p) not in weighting]}]
-    if own := [p for p in trained if id(p) in weighting]:
-        rate = recipe.learning_rate * weigh.rate
+    trained = {name: p for name, p in objective.named_parameters() if p.requires_grad}
+    own = [trained.pop(name) for name in list(trained) if name.startswith("weigh.")]
+    groups = [{"params": list(trained.values())}]
+    if own:
+        rate = recipe.learning_rate * objective.weigh.rate
         groups.append({"params": own, "lr": rate, "weight_decay": 0.0})
     options = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
     if recipe.optimizer == "sgd":

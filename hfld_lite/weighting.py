@@ -1,7 +1,7 @@
 """How the terms of the loss are balanced: L = α·L_feature + μ·TCKD + ν·NCKD + β·CE.
 
-The weights are given, or a small network (PVPN) reads them off the student's features and is
-trained in one of several ways. Source: the paper that the package teaches (HFLKD) and its code.
+The weights are given, or a small network (PVPN) predicts them from the student's features; the
+ways to train it are in ``rivals``. Source: the paper that the package teaches (HFLKD) and its code.
 """
 
 import math
@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from hfld_lite.errors import ArgumentError, nearest, registering
+from hfld_lite.errors import ArgumentError, look_up, registering
 
 TERMS = ("feature", "tckd", "nckd", "cross_entropy")
 """The terms of HFLKD's loss by name; their weights are α, μ, ν, β."""
@@ -20,12 +20,9 @@ TERMS = ("feature", "tckd", "nckd", "cross_entropy")
 OUTPUTS = ("tckd", "nckd", "feature", "cross_entropy")
 """What the outputs of the paper's PVPN weigh, in their order: μ, ν, α, β."""
 
-LIMIT = 6.0
-"""Bound on |s| in uncertainty weighting; weights lie between exp(−6) and exp(6) before scaling."""
-
 
 class Weighting(nn.Module):
-    """What every strategy is: ``weighting(losses, features)`` is the scalar to minimise.
+    """Base of all strategies: ``weighting(losses, features)`` is the scalar to minimise.
 
     ``losses`` are scalars by name; ``features`` are the student's, unprojected; a strategy may ask
     for the student's ``logits`` and ``inputs`` as well. The scalar's value is Σ w_i L_i. Its
@@ -65,7 +62,6 @@ class Weighting(nn.Module):
 WEIGHTINGS: dict[str, type[Weighting]] = {}
 """The strategies by the names that recipes use."""
 
-
 weighting = registering(WEIGHTINGS, "weighting")
 """Decorator that registers a strategy: ``@weighting("name")``."""
 
@@ -75,10 +71,8 @@ def make_weighting(recipe: Any, shape: Any, student: nn.Module, next_batch: Any)
 
     ``next_batch`` gives the next meta batch (inputs, target). An unknown name is an ArgumentError.
     """
-    if recipe.weighting not in WEIGHTINGS:
-        hint = nearest(recipe.weighting, WEIGHTINGS)
-        raise ArgumentError(f"Weighting {recipe.weighting!r} is unknown; {hint}.")
-    return WEIGHTINGS[recipe.weighting].of(recipe, shape, student, next_batch)
+    kind = look_up(WEIGHTINGS, recipe.weighting, "Weighting")
+    return kind.of(recipe, shape, student, next_batch)
 
 
 @weighting("fixed")
@@ -226,32 +220,6 @@ class Predicted(Weighting):
         return weights * ((active.sum() if self.total is None else self.total) / weights.sum())
 
 
-@weighting("uncertainty")
-class Uncertainty(Predicted):
-    """Weights w_i = exp(−s_i) that settle at 1/L_i, then scaled to a fixed sum.
-
-    s are the PVPN's outputs, averaged over the batch and softly clamped to ±6 (6·tanh(s/6): from
-    beyond a hard clamp no gradient leads back). With the losses constant, the PVPN minimises
-    Σ (w_i L_i − log w_i); with the weights constant, the student minimises Σ w̃_i L_i, where
-    w̃ = w · total / Σ w. Zero terms are left out of all three sums. After Kendall et al.,
-    "Multi-task learning using uncertainty to weigh losses", 2018.
-    """
-
-    def unscaled(self, features: Tensor) -> Tensor:
-        """The weights w before they are scaled, ``(terms,)``."""
-        s = self.pvpn(features.detach()).mean(0)
-        return self.by_term(torch.exp(-LIMIT * torch.tanh(s / LIMIT)))
-
-    def forward(self, losses: Mapping[str, Tensor], features: Tensor, *_read: Tensor) -> Tensor:
-        """The weighted sum, which trains the student; its gradient trains the PVPN as well."""
-        terms = self._losses(losses)
-        weights, constant = self.unscaled(features), torch.stack(terms).detach()
-        active = active_terms(constant)
-        aim = (active * (weights * constant - weights.log())).sum()
-        total = self._weighted(terms, self._scaled(weights, active).detach())
-        return total + (aim - aim.detach())
-
-
 def active_terms(losses: Tensor) -> Tensor:
     """1 for each loss that is not exactly zero, else 0; all 1 where all are zero."""
     active = losses != 0
@@ -277,7 +245,6 @@ def collapse(
         winner = max(shares, key=shares.get)
         if shares[winner] > 1 - low:
             return f"{winner} has {shares[winner]:.1%} of all weight; no other term counts."
-        starved = [f"{name} ({share:.1%})" for name, share in shares.items() if share < low]
-        if starved:
+        if starved := [f"{name} ({share:.1%})" for name, share in shares.items() if share < low]:
             return f"Terms with less than {low:.0%} of all weight: {', '.join(starved)}."
     return ""

@@ -138,7 +138,7 @@ def test_recordings_shorter_than_the_recipe_asks_for(tiny_recordings, tiny_recip
 def test_a_term_that_was_zero_is_named_and_ends_no_training(tiny_recordings, tiny_recipe):
     trainer = trainer_module.Trainer(tiny_recordings, tiny_recipe, progress=False)
     trainer.supervise("teacher")
-    objective = trainer._distiller("student", "teacher", tiny_recipe, {})
+    objective, _ = trainer._distiller("student", "teacher", tiny_recipe)
     row = {f"weight_{name}": 1.0 for name in TERMS} | dict.fromkeys(TERMS, 0.5)
     assert objective.verdict(row) == ""
     said = "The term nckd was zero although it has a weight: it taught nothing."

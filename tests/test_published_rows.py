@@ -33,7 +33,6 @@ from hfld_lite.hierarchy import TRAINERS, Trainer
 from hfld_lite.losses import one_to_all_matching
 from hfld_lite.networks import resnet1d
 from hfld_lite.rivals.released import (
-    Naive,
     Published,
     PublishedDistiller,
     PublishedTrainer,
@@ -43,10 +42,10 @@ from hfld_lite.rivals.released import (
     published_weight_decay,
     repeats,
 )
+from hfld_lite.rivals.strategies import Naive, Uncertainty
 from hfld_lite.storage.checkpoints import DamagedError, read_state
 from hfld_lite.teachers import Batch, teacher_targets
 from hfld_lite.training import predict_logits
-from hfld_lite.weighting import Uncertainty
 
 EQUAL = {"feature": 1.0, "tckd": 1.0, "nckd": 1.0, "cross_entropy": 1.0}
 
@@ -370,7 +369,7 @@ def test_row_the_next_stages_teacher_is_chosen_on(behaviour, part, tiny_recordin
     assert [name for name in found if found[name] == pytest.approx(chosen_by, rel=1e-4)] == [part]
     # These very weights teach the student.
     if behaviour == "published":
-        live, _ = trainer._distiller("student", "teacher", recipe, {})._outside
+        live, _ = trainer._distiller("student", "teacher", recipe)[0]._outside
         assert same(live, stage.network)
     else:
         trainer.targets("teacher").check(trainer.train.inputs, stage.network)

@@ -19,7 +19,7 @@ from hfld_lite.losses import one_to_all_matching, separated_logit_loss
 from hfld_lite.networks import resnet1d
 from hfld_lite.recipes import Recipe, preset
 from hfld_lite.rivals.meta import Meta
-from hfld_lite.rivals.released import Naive
+from hfld_lite.rivals.strategies import Naive, Uncertainty
 from hfld_lite.storage.checkpoints import Checkpoints, StageCheckpoints
 from hfld_lite.teachers import Batch, teacher_targets
 from hfld_lite.training import (
@@ -32,7 +32,7 @@ from hfld_lite.training import (
     predict_logits,
     seeded,
 )
-from hfld_lite.weighting import TERMS, Fixed, Uncertainty
+from hfld_lite.weighting import TERMS, Fixed
 
 CLASSES = 3
 RECIPE = Recipe(batch_size=8, learning_rate=3e-3)

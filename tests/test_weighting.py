@@ -19,7 +19,8 @@ from hfld_lite.losses import separated_logit_loss
 from hfld_lite.networks import Output, count_parameters, resnet1d
 from hfld_lite.recipes import Recipe
 from hfld_lite.rivals.meta import Meta, _drops_out, meta_gradient
-from hfld_lite.rivals.released import ImagePVPN, Naive, Published, PublishedImages
+from hfld_lite.rivals.released import ImagePVPN, Published, PublishedImages
+from hfld_lite.rivals.strategies import Naive, Uncertainty
 from hfld_lite.teachers import Batch, teacher_targets
 from hfld_lite.training import seeded
 from hfld_lite.weighting import (
@@ -27,7 +28,6 @@ from hfld_lite.weighting import (
     TERMS,
     WEIGHTINGS,
     Fixed,
-    Uncertainty,
     collapse,
     make_weighting,
 )
@@ -521,7 +521,7 @@ def test_strategies_by_name():
 def test_an_unknown_strategy_offers_the_nearest():
     with pytest.raises(RecipeError, match="the nearest name is uncertainty"):
         Recipe(weighting="uncertanty")
-    with pytest.raises(RecipeError, match="choose from fixed, uncertainty"):
+    with pytest.raises(RecipeError, match="choose from fixed, meta"):
         Recipe(weighting="xyz")
 
 

@@ -38,7 +38,8 @@ class DenselyGuided(Objective):
             raise ArgumentError("Dense guidance needs one larger network at least.")
         for target in targets:
             check_classes(student, target)
-        self.targets, self.temperature, self.weight = tuple(targets), temperature, weight
+        self.targets = self.answers_from = tuple(targets)
+        self.temperature, self.weight = temperature, weight
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """Cross-entropy + weight · guidance, and the terms ``dense`` and ``cross_entropy``."""
@@ -49,10 +50,6 @@ class DenselyGuided(Objective):
             "cross_entropy": F.cross_entropy(logits.float(), batch.target),
         }
         return terms["cross_entropy"] + self.weight * terms["dense"], terms
-
-    def answers_from(self) -> Sequence[TeacherTargets | LiveTeacher]:
-        """The larger networks'."""
-        return self.targets
 
 
 def guide_densely(trainer: Trainer, role: str) -> Stage:

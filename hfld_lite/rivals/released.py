@@ -8,7 +8,7 @@ the teacher and into the embedding as well, where nobody used them.
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -22,8 +22,9 @@ from hfld_lite.hierarchy import TRAINERS, Trainer
 from hfld_lite.losses import at_least_float32, check_heads, check_logits
 from hfld_lite.networks import conv_bn
 from hfld_lite.recipes import PRESETS, Recipe, network_of
+from hfld_lite.rivals.strategies import Naive
 from hfld_lite.teachers import Batch
-from hfld_lite.weighting import PVPN, Predicted, Weighting, weighting
+from hfld_lite.weighting import PVPN, Weighting, weighting
 
 
 def published_separated_logit_loss(
@@ -201,28 +202,12 @@ def _check_matched(student: Tensor, teacher: Tensor, heads: int) -> None:
     check_heads(heads, student.shape[1])
 
 
-@weighting("naive")
-class Naive(Predicted):
-    """The tempting mistake: the PVPN minimises Σ w_i L_i itself, w the batch mean of sigmoids.
-
-    Every L_i is positive, so that all w_i fall from 1/2 to 0, where :func:`collapse` names it.
-    """
-
-    sigmoid = True
-    detach_input = True
-
-    def forward(self, losses: Mapping[str, Tensor], features: Tensor, *_read: Tensor) -> Tensor:
-        """The weighted sum, which trains the student and a PVPN that is not frozen."""
-        outputs = self.pvpn(features.detach() if self.detach_input else features)
-        return self._weighted(self._losses(losses), self.by_term(outputs.sigmoid().mean(0)))
-
-
 @weighting("published")
 class Published(Naive):
     """The released behaviour: the naive weights, but of a PVPN that is random and frozen.
 
     Args:
-        channels, positions, options: see :class:`Predicted`.
+        channels, positions, options: see :class:`hfld_lite.weighting.Predicted`.
         detach_input: False reproduces the released code, where the student's features reach the
             PVPN with their gradient and the student is paid for shrinking its own loss weights.
     """
@@ -352,8 +337,8 @@ class PublishedTrainer(Trainer):
         return network_of(self.recipe, role).dropout
 
     def _distiller(
-        self, role: str, teacher: str, recipe: Recipe, _generators: dict[str, torch.Generator]
-    ) -> PublishedDistiller:
+        self, role: str, teacher: str, recipe: Recipe
+    ) -> tuple[PublishedDistiller, dict[str, torch.Generator]]:
         student, shape = self.network(role)
         with self.seeded(role, "weighting"):
             weighting = Published(
@@ -361,7 +346,8 @@ class PublishedTrainer(Trainer):
             )
             # A copy: this one drifts, as it did there, while the stored checkpoint stayed.
             live = copy.deepcopy(self.stages[teacher].network)
-            return PublishedDistiller(student, live, weighting, recipe.temperature, recipe.heads)
+            options = (weighting, recipe.temperature, recipe.heads)
+            return PublishedDistiller(student, live, *options), {}
 
     def _before_epoch(self, optimizer: torch.optim.Optimizer, left: int) -> None:
         """As published, a drop of the rate, ``left`` epochs before the end, is a new optimiser."""
