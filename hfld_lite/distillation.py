@@ -184,6 +184,11 @@ class Distiller(Objective):
             read = projected if made.projected else output
             found = made.loss(read, teacher, batch.target, **options)
             found = found if isinstance(found, tuple) else (found,)
+            if len(found) != len(made.names) or any(value.ndim for value in found):
+                shapes = ", ".join(str(tuple(value.shape)) for value in found)
+                raise ArgumentError(
+                    f"The loss of {', '.join(made.names)} must give a scalar each; it gave {shapes}."
+                )
             terms |= dict(zip(made.names, found, strict=True))
         terms[CROSS_ENTROPY] = F.cross_entropy(output.logits.float(), batch.target)
         weighed = {name: terms[name] for name in self.weigh.terms}

@@ -304,6 +304,23 @@ def test_every_strategy_weighs_a_fifth_term(strategy, mine, tiny_recordings):
     assert (history["weight_halved_error"] > 0).all()
 
 
+@pytest.mark.parametrize(
+    ("names", "value", "found"),
+    [
+        (("each",), lambda z: z.square(), r"\(8, 4\)"),
+        (("one", "two"), lambda z: z.square().mean(), r"\(\)"),
+    ],
+)
+def test_a_loss_that_is_not_a_scalar_is_refused(names, value, found, tiny_recordings):
+    rival(*names)(lambda student, teacher, target: value(student.logits - teacher.logits))
+    try:
+        with pytest.raises(ArgumentError, match=f"must give a scalar each; it gave {found}"):
+            quiet(tiny_recordings, SMALL.replace(method=names[0]), controls=())
+    finally:
+        for name in names:
+            del TERMS[name]
+
+
 def test_a_name_that_is_taken_is_refused(mine):
     for name in ("halved_error", "feature"):
         with pytest.raises(ArgumentError, match=f"{name!r} is registered already; choose another"):

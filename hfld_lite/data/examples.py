@@ -261,12 +261,12 @@ class Examples:
         for index in tqdm(range(count), desc="reading", disable=not progress, leave=False):
             x, label, group = _item(data, index, count)
             if not index:
-                shape, of = tuple(x.shape), type(data)
+                shape = tuple(x.shape)
                 fits = _fits(x, count) if in_memory is None else in_memory
                 kept = torch.empty(count, *shape) if fits else None
             if tuple(x.shape) != shape:
                 raise DataError(
-                    f"{of.__name__}[{index}]",
+                    f"{where}[{index}]",
                     f"x has shape {tuple(x.shape)}",
                     expected=f"{shape}, as item 0 has",
                     mend="cut or pad the items to one shape",
@@ -414,7 +414,7 @@ def _stacked(items: Sequence[tuple]) -> Tensor:
 
 
 def _tensor(x: Any) -> Tensor:
-    return (x if isinstance(x, Tensor) else torch.from_numpy(np.array(x))).float()
+    return (x.detach().cpu() if isinstance(x, Tensor) else torch.from_numpy(np.array(x))).float()
 
 
 def _item(data: Dataset, index: int, count: int) -> tuple[Tensor, int, Any]:
