@@ -186,9 +186,8 @@ class Distiller(Objective):
             found = found if isinstance(found, tuple) else (found,)
             if len(found) != len(made.names) or any(value.ndim for value in found):
                 shapes = ", ".join(str(tuple(value.shape)) for value in found)
-                raise ArgumentError(
-                    f"The loss of {', '.join(made.names)} must give a scalar each; it gave {shapes}."
-                )
+                said = f"The loss of {', '.join(made.names)} must give a scalar each; it gave"
+                raise ArgumentError(f"{said} {shapes}.")
             terms |= dict(zip(made.names, found, strict=True))
         terms[CROSS_ENTROPY] = F.cross_entropy(output.logits.float(), batch.target)
         weighed = {name: terms[name] for name in self.weigh.terms}

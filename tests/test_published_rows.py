@@ -1,4 +1,4 @@
-"""What the preset `published` does and the default does not: rows of method.md, section 4."""
+"""What the preset `published` does and the default does not: a row for each mistake."""
 
 import os
 import warnings

@@ -290,7 +290,7 @@ def costs(detector: Detector, role: str, signal: np.ndarray) -> dict[str, float]
         1,000 bytes; ``latency_ms``, the median time on one thread, preprocessing included.
 
     Raises:
-        HfldError: if there is no network of that role.
+        HfldError: if no network has that role.
     """
     network, raw = detector.network(role), np.array(signal)[None]
 

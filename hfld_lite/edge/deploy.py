@@ -108,7 +108,7 @@ def export_network(
         ArgumentError: if the format or the opset is unknown, recordings or their split are needed
             and not given, or the miss rate cannot be promised.
         DataError: if there are too few recordings to calibrate with.
-        HfldError: if there is no network of that role, or the file's probabilities differ from
+        HfldError: if no network has that role, or the file's probabilities differ from
             torch's.
         RecipeError: if the folder cannot be written.
     """

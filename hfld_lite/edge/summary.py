@@ -95,7 +95,7 @@ def measure(
         progress: show a bar.
 
     Raises:
-        HfldError: if there is no network of that role.
+        HfldError: if no network has that role.
         ArgumentError: if a number is too small.
     """
     network = detector.network(role)

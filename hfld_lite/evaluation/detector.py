@@ -66,7 +66,7 @@ class Detector:
 
         Raises:
             DataError: if the sample rate or the number of samples is not what the networks know.
-            HfldError: if there is no network of that role.
+            HfldError: if no network has that role.
         """
         self.check(np.asarray(signals).shape[-1], sample_rate, "signals")
         logits = predict_logits(self.network(role), self.inputs(signals))

@@ -141,7 +141,7 @@ def load_published(path: str | Path, depth: int = 32, num_classes: int = 100) ->
     except Exception as error:  # torch and zipfile raise many kinds on damaged input
         raise DataError(
             path,
-            f"is no file of weights for this network ({_reason(error)})",
+            f"is not a file of weights for this network ({_reason(error)})",
             expected=f"the state of a CIFAR ResNet{depth} with {num_classes} classes, as torch.save"
             " writes it",
             mend="copy it again, or give its depth and its number of classes",

@@ -211,7 +211,7 @@ def check_distil_step(distil_step: Callable[..., float]) -> str:
     inputs, target = torch.randn(6, 4), torch.tensor([0, 1, 2, 0, 1, 2])
     before = copy.deepcopy(teacher.state_dict())
     right, kd, labels, moved = _sound_step(copy.deepcopy(student), teacher, inputs, target)
-    student.eval(), teacher.train()  # as whoever used them last may have left them
+    student.eval(), teacher.train()  # as their last user may have left them
     for parameter in student.parameters():
         parameter.grad = torch.ones_like(parameter)  # of a step before
     modes: list[bool] = []

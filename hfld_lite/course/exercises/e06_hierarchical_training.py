@@ -156,7 +156,7 @@ def check_next_teacher(next_teacher: Callable[[pd.DataFrame], int]) -> str:
     )
     sentences = {
         12: "Seed 12 is best on the test part, or by its loss alone, but not by validation "
-        "accuracy; whoever chooses by the test part has no test part left.",
+        "accuracy; a test part that has chosen anything no longer tests.",
         11: "Seeds 11 and 13 have the same validation accuracy; of those the lower validation "
         "loss decides.",
         14: "Seed 14 has the lowest validation accuracy: sort the other way.",
