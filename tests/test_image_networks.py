@@ -172,7 +172,7 @@ def test_a_malicious_pickle_is_refused_and_not_run(tmp_path, state, kind, form, 
         path.write_bytes(pickle.dumps(content))
     else:
         torch.save(content, path, _use_new_zipfile_serialization=form == "zip")
-    with pytest.raises(DataError, match=r"weights.pkl: is no file of weights") as caught:
+    with pytest.raises(DataError, match=r"weights.pkl: is not a file of weights") as caught:
         load(path)
     assert not made.exists()
     assert "weights_only" not in str(caught.value)  # torch advises to load it unsafely
@@ -233,7 +233,7 @@ def test_a_truncated_file_is_refused(tmp_path, state, keep):
     path = tmp_path / "x.pkl"
     torch.save(state, path)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(DataError, match=r"x.pkl: is no file of weights"):
+    with pytest.raises(DataError, match=r"x.pkl: is not a file of weights"):
         load(path)
 
 

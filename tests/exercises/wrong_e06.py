@@ -124,7 +124,7 @@ WRONG = {
         (lambda a, d, t: (d - a) / (t - a) if t != a else float("nan"), "no gap to close"),
     ],
     "next_teacher": [
-        (lambda runs: runs.loc[runs["test_accuracy"].idxmax(), "seed"], "no test part left"),
+        (lambda runs: runs.loc[runs["test_accuracy"].idxmax(), "seed"], "no longer tests"),
         (lambda runs: runs.loc[runs["validation_accuracy"].idxmax(), "seed"], "11 and 13"),
         (lambda runs: runs.loc[runs["validation_accuracy"].idxmin(), "seed"], "sort the other way"),
         (lambda runs: 13, "a choice by hand"),
