@@ -1,7 +1,6 @@
 """Run folders: a trained chain on disk, written completely or not at all, checked when read."""
 
 import copy
-import errno
 import json
 import os
 import shutil
@@ -13,7 +12,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import torch
-from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -31,6 +29,7 @@ from hfld_lite.hierarchy import Chain
 from hfld_lite.networks import resnet1d
 from hfld_lite.recipes import Recipe, network_of
 from hfld_lite.storage.files import read_json, regular_size, write_whole
+from hfld_lite.storage.locks import lock_beside, lock_files, unlock_beside
 from hfld_lite.storage.models import (
     Checked,
     Few,
@@ -53,8 +52,6 @@ GIVEN_TEACHER = "given_teacher.safetensors"
 
 OLD_LOCK = "lock"
 """Where hfld_lite 0.1.0 had its lock, in the unfinished run's folder."""
-
-_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 class _Simulated(Checked):
@@ -175,7 +172,7 @@ def new_run(folder: str | Path, fresh: bool = False, resume: bool = False) -> It
     made = not part.exists()
     try:
         part.mkdir(parents=True, exist_ok=fresh or resume)
-        lock = _lock(part)
+        lock = lock_beside(part)
     except (OSError, RecipeError) as error:
         with suppress(OSError):
             if made:
@@ -201,7 +198,7 @@ def new_run(folder: str | Path, fresh: bool = False, resume: bool = False) -> It
     finally:
         if part.exists() and not (part / BEGUN).exists():
             shutil.rmtree(part, ignore_errors=True)
-        _unlock(lock, part)
+        unlock_beside(lock, part)
 
 
 def _empty(part: Path) -> None:
@@ -291,7 +288,7 @@ def _check_place(folder: Path, part: Path, fresh: bool, resume: bool) -> None:
         raise RecipeError(f"{folder} is a file; choose a new folder.")
     if there and not (folder / FACTS).is_file():
         raise RecipeError(f"{folder} holds other files; choose a new folder.")
-    marks = (part / BEGUN, _lock_file(part), _soft_lock_file(part), part / OLD_LOCK)
+    marks = (part / BEGUN, *lock_files(part), part / OLD_LOCK)
     if part.is_dir() and any(part.iterdir()) and not any(mark.exists() for mark in marks):
         raise RecipeError(f"{part} holds other files; choose another folder than {folder}.")
     if resume:
@@ -313,60 +310,6 @@ def _check_place(folder: Path, part: Path, fresh: bool, resume: bool) -> None:
             f"{part} holds an unfinished run; resume it with `hfld train --resume {folder}`, or "
             "add --fresh to start again."
         )
-
-
-def _lock_file(part: Path) -> Path:
-    """Beside the folder, since Windows does not rename a folder in which a file is open."""
-    return part.with_name(part.name + ".lock")
-
-
-def _soft_lock_file(part: Path) -> Path:
-    return part.with_name(part.name + ".softlock")
-
-
-def _lock(part: Path) -> BaseFileLock:
-    """Refuse a second process at the same run; the lock ends with the process, however it ends.
-
-    Raises:
-        RecipeError: another process holds the lock.
-        OSError: the lock file cannot be written.
-    """
-    lock: BaseFileLock = FileLock(_lock_file(part), timeout=0.2)
-    hint = ""
-    try:
-        with warnings.catch_warnings():  # filelock's own, where it falls back by itself
-            warnings.simplefilter("ignore")
-            try:
-                lock.acquire()
-            except (NotImplementedError, OSError) as error:
-                if not isinstance(error, NotImplementedError) and error.errno not in _NO_LOCKS:
-                    raise
-                lock = SoftFileLock(_soft_lock_file(part), timeout=0.2)
-                hint = f", or delete {lock.lock_file} if there is none"
-                _lock_file(part).unlink(missing_ok=True)  # it locks nothing here
-                lock.acquire()
-    except Timeout as error:
-        raise RecipeError(
-            f"{part}: another process is training there; let it finish{hint}."
-        ) from error
-    if isinstance(lock, SoftFileLock):
-        warnings.warn(
-            f"{part.parent}: this file system has no locks, so {lock.lock_file} stands for one. "
-            "If this process is killed, and a new run is refused because of that file, delete it.",
-            stacklevel=4,
-        )
-    return lock
-
-
-def _unlock(lock: BaseFileLock, part: Path) -> None:
-    """Remove the lock file and release the lock."""
-    native = not isinstance(lock, SoftFileLock)  # a SoftFileLock removes its own file
-    if native and os.name == "posix":  # first, or the file might be another process's by then
-        _lock_file(part).unlink(missing_ok=True)
-    lock.release()
-    if native and os.name != "posix":  # where an open file cannot be removed
-        with suppress(OSError):
-            _lock_file(part).unlink(missing_ok=True)
 
 
 def preprocessing(recipe: Recipe) -> dict[str, Any]:

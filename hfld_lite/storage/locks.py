@@ -1,0 +1,68 @@
+"""Locks of folders: one process at a time, also on file systems that have no locks."""
+
+import errno
+import os
+import warnings
+from contextlib import suppress
+from pathlib import Path
+
+from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
+
+from hfld_lite.errors import RecipeError
+
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+
+
+def lock_files(folder: Path) -> tuple[Path, Path]:
+    """The lock of a folder, and the one that stands for it where a file system has no locks.
+
+    They lie beside the folder, since Windows does not rename a folder in which a file is open.
+    """
+    return folder.with_name(folder.name + ".lock"), folder.with_name(folder.name + ".softlock")
+
+
+def lock_beside(folder: Path) -> BaseFileLock:
+    """Refuse a second process at the same folder; the lock ends with the process, however it ends.
+
+    Raises:
+        RecipeError: another process holds the lock.
+        OSError: the lock file cannot be written.
+    """
+    file, soft = lock_files(folder)
+    lock: BaseFileLock = FileLock(file, timeout=0.2)
+    hint = ""
+    try:
+        with warnings.catch_warnings():  # filelock's own, where it falls back by itself
+            warnings.simplefilter("ignore")
+            try:
+                lock.acquire()
+            except (NotImplementedError, OSError) as error:
+                if not isinstance(error, NotImplementedError) and error.errno not in _NO_LOCKS:
+                    raise
+                lock = SoftFileLock(soft, timeout=0.2)
+                hint = f", or delete {lock.lock_file} if there is none"
+                file.unlink(missing_ok=True)  # it locks nothing here
+                lock.acquire()
+    except Timeout as error:
+        raise RecipeError(
+            f"{folder}: another process is training there; let it finish{hint}."
+        ) from error
+    if isinstance(lock, SoftFileLock):
+        warnings.warn(
+            f"{folder.parent}: this file system has no locks, so {lock.lock_file} stands for one. "
+            "If this process is killed, and a new run is refused because of that file, delete it.",
+            stacklevel=4,
+        )
+    return lock
+
+
+def unlock_beside(lock: BaseFileLock, folder: Path) -> None:
+    """Remove the lock file and release the lock."""
+    file, _ = lock_files(folder)
+    native = not isinstance(lock, SoftFileLock)  # a SoftFileLock removes its own file
+    if native and os.name == "posix":  # first, or the file might be another process's by then
+        file.unlink(missing_ok=True)
+    lock.release()
+    if native and os.name != "posix":  # where an open file cannot be removed
+        with suppress(OSError):
+            file.unlink(missing_ok=True)
