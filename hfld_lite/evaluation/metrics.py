@@ -128,7 +128,8 @@ def accuracy_interval(correct: np.ndarray, groups: np.ndarray) -> tuple[float, f
     z2 = Z95**2 / effective
     middle = (p + z2 / 2) / (1 + z2)
     half = Z95 / (1 + z2) * math.sqrt(p * (1 - p) / effective + z2 / (4 * effective))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    # The interval holds p; rounding may leave it out at 0 and 1, and an error bar is negative then.
+    return min(p, max(0.0, middle - half)), max(p, min(1.0, middle + half))
 
 
 def paired_interval(
