@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hfld_lite.errors import ArgumentError, look_up, registering
+from hfld_lite.errors import ArgumentError, called, look_up, registering
 from hfld_lite.losses import check_heads, one_to_all_matching, separated_logit_loss
 from hfld_lite.networks import Output, conv_bn
 from hfld_lite.teachers import Batch, LiveTeacher, TeacherTargets
@@ -19,6 +19,8 @@ from hfld_lite.weighting import Fixed, Weighting, collapse
 
 CROSS_ENTROPY = "cross_entropy"
 """The term of the labels, which every objective has."""
+RESERVED = ("hflkd", "epoch", "total", "learning_rate", "seconds", "verdict", "role")
+RESERVED += ("validation_accuracy", "validation_loss")
 
 
 @dataclass(frozen=True)
@@ -52,8 +54,9 @@ def term(*names: str, projected: bool = False) -> Callable:
             registering(TERMS, "term")(name)(Term(names, loss, projected, options))
         return loss
 
-    if not names or not all(isinstance(name, str) and name != CROSS_ENTROPY for name in names):
-        raise ArgumentError('term needs a name of your own: @term("my_loss").')
+    taken = {*RESERVED, CROSS_ENTROPY, ""}  # other columns of a history
+    if not names or not all(isinstance(n, str) and n not in taken for n in names):
+        raise ArgumentError(f'term needs a name of your own, @term("my_loss"); found {names}.')
     return register
 
 
@@ -182,13 +185,7 @@ class Distiller(Objective):
         terms: dict[str, Tensor] = {}
         for made, options in self.terms:
             read = projected if made.projected else output
-            found = made.loss(read, teacher, batch.target, **options)
-            found = found if isinstance(found, tuple) else (found,)
-            if len(found) != len(made.names) or any(value.ndim for value in found):
-                shapes = ", ".join(str(tuple(value.shape)) for value in found)
-                said = f"The loss of {', '.join(made.names)} must give a scalar each; it gave"
-                raise ArgumentError(f"{said} {shapes}.")
-            terms |= dict(zip(made.names, found, strict=True))
+            terms |= called(made.loss, made.names, read, teacher, batch.target, **options)
         terms[CROSS_ENTROPY] = F.cross_entropy(output.logits.float(), batch.target)
         weighed = {name: terms[name] for name in self.weigh.terms}
         # Weighed here: "meta" takes gradients of the terms, which Fabric allows only before its
@@ -204,7 +201,7 @@ class Distiller(Objective):
         weights = {name: row[f"weight_{name}"] for name in self.weigh.terms}
         if not isinstance(self.weigh, Fixed):  # given weights may be as one-sided as wished
             return collapse(weights, sigmoid=self.weigh.sigmoid)
-        idle = [name for name, w in weights.items() if w and not row.get(name, 1.0) > 0]
+        idle = [name for name, w in weights.items() if w and row.get(name, 1.0) == 0]
         if self.targets.classes == 2:  # NCKD is zero then by definition
             idle = [name for name in idle if name != "nckd"]
         said = "was zero although it has a weight: it taught nothing."

@@ -99,19 +99,63 @@ def first_interrupt_waits() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
-def registering(registry: dict[str, Any], kind: str) -> Callable[[str], Callable]:
+def registering(
+    registry: dict[str, Any], kind: str, base: type = object
+) -> Callable[[str], Callable]:
     """A decorator that keeps what it decorates in a registry, by a name that is not taken."""
 
     def named(name: str) -> Callable:
         """Register what follows by a name; one that is taken is an ArgumentError."""
+        if not isinstance(name, str) or not name:
+            raise ArgumentError(f'A {kind} needs a name: @{kind}("my_{kind}").')
         if name in registry:
             raise ArgumentError(f"The {kind} {name!r} is registered already; choose another name.")
-        return lambda thing: registry.setdefault(name, thing)
+
+        def register(thing: Any) -> Any:
+            if base is not object and not (isinstance(thing, type) and issubclass(thing, base)):
+                raise ArgumentError(f"The {kind} {name!r} must be a class made of {base.__name__}.")
+            return registry.setdefault(name, thing)
+
+        return register
 
     return named
 
 
-def note_weak_teacher(role: str, known: float, *, chance: float = 0.0, alone: float = 0.0) -> None:
+def called(loss: Callable, names: tuple[str, ...], *read: Any, **options: Any) -> dict[str, Any]:
+    """What a registered loss gives, by the terms' names.
+
+    Raises:
+        ArgumentError: if it fails, or does not give a scalar tensor for each name that depends on
+            the student.
+    """
+    said = f"The loss of {', '.join(names)}"
+    try:
+        found = loss(*read, **options)
+    except HfldError:
+        raise
+    except Exception as error:  # whatever the user's function raises
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        hint = ""
+        if "size of tensor" in reason or "shape" in reason:
+            hint = " To compare features, register it with projected=True."
+        raise ArgumentError(f"{said} failed ({type(error).__name__}: {reason}).{hint}") from error
+    found = found if isinstance(found, tuple) else (found,)
+    kinds = [
+        f"{tuple(value.shape)}" if hasattr(value, "requires_grad") else type(value).__name__
+        for value in found
+    ]
+    if len(found) != len(names) or any(kind != "()" for kind in kinds):
+        raise ArgumentError(f"{said} must give a scalar each; it gave {', '.join(kinds)}.")
+    wanted = getattr(read[0].logits, "requires_grad", False) if read else False
+    if wanted and not all(value.requires_grad for value in found):
+        raise ArgumentError(
+            f"{said} does not depend on the student, so it teaches nothing; compute it from the "
+            "student's features or logits without detaching them."
+        )
+    return dict(zip(names, found, strict=True))
+
+
+def note_weak_teacher(role: str, known: float, *, chance: float = -1.0, alone: float = 0.0) -> None:
     """Warn of a given network that is no better than chance, or worse than the student alone.
 
     Args:

@@ -72,7 +72,7 @@ class Chain:
 
         Call it once, at the end: a test part that has chosen anything gives optimistic figures.
         """
-        return self.detector.test(data, self.split.test)
+        return self.detector.test(self.examples.again(data), self.split.test)
 
     def predict(self, signals: np.ndarray, sample_rate: int, role: str = "student") -> np.ndarray:
         """Class probabilities of raw signals; see :meth:`Detector.predict`."""
@@ -135,7 +135,7 @@ class Trainer:
         parts = split(examples, **shares) if self.parts is None else self.parts
         self.parts, chosen_on = self._divide(check_split(parts, examples))
         for role in roles:  # a network that does not fit is refused here
-            channels = self.network(role)[1].channels
+            channels = self.network(role, role not in self.trained)[1].channels
             if role != "student" and "feature" in recipe.weights:
                 check_heads(recipe.heads, channels, role.replace("_", " "))
         device = self.fabric.device
@@ -205,7 +205,7 @@ class Trainer:
                 print(f"answers of the {stage.replace('_', ' ')}: {how}")
         return self._targets[stage]
 
-    def network(self, role: str) -> tuple[nn.Module, Shape]:
+    def network(self, role: str, trains: bool = False) -> tuple[nn.Module, Shape]:
         """A role's network as it begins (a copy if it was given), on the device, and its shape."""
         owner = _same(role)
         if owner in self.networks:
@@ -216,7 +216,7 @@ class Trainer:
                 network = resnet1d(spec.depth, classes, spec.width, spec.head, self._dropout(owner))
         network = self.fabric.to_device(network)
         name = f"network of the {owner.replace('_', ' ')}"
-        return network, self.examples.try_on(network, self.fabric.device, name)
+        return network, self.examples.try_on(network, self.fabric.device, name, trains)
 
     def seeded(self, role: str, purpose: str) -> contextmanager:
         """Run a block with the generators seeded for a purpose; controls share the student's."""

@@ -205,8 +205,13 @@ class Adapted(nn.Module):
         """Map what the module reads to its layer's output ``(batch, C, positions)`` and logits."""
         seen: list[object] = []
         layer = self.module.get_submodule(self.path)
+
+        def keep(_module: nn.Module, _inputs: object, output: object) -> None:
+            # A copy: a layer behind it may work in place.
+            seen.append(output.clone() if isinstance(output, Tensor) else output)
+
         # Hooked for this call only: a copied, saved or exported network carries no hook.
-        handle = layer.register_forward_hook(lambda _module, _inputs, output: seen.append(output))
+        handle = layer.register_forward_hook(keep)
         try:
             logits = self.module(x)
         finally:

@@ -46,7 +46,7 @@ class Weighting(nn.Module):
     @classmethod
     def of(cls, recipe: Any, shape: Any, student: nn.Module, next_batch: Any) -> "Weighting":
         """The strategy, made of what it needs of :func:`make_weighting`'s arguments."""
-        raise NotImplementedError
+        raise ArgumentError(f"{cls.__name__} lacks the classmethod of; see hfld_lite.weighting.")
 
     def forward(
         self,
@@ -62,7 +62,7 @@ class Weighting(nn.Module):
 WEIGHTINGS: dict[str, type[Weighting]] = {}
 """The strategies by the names that recipes use."""
 
-weighting = registering(WEIGHTINGS, "weighting")
+weighting = registering(WEIGHTINGS, "weighting", Weighting)
 """Decorator that registers a strategy: ``@weighting("name")``."""
 
 

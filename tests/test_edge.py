@@ -294,3 +294,20 @@ def test_costs_stand_in_the_tests_table_behind_the_parameters(tiny_chain, tiny_r
     found = costs(detector, "student", tiny_recordings.signals[0])
     assert list(found) == ["parameters", "macs", "size_kb", "latency_ms"]
     assert found["parameters"] == count_parameters(detector.network("student"))
+
+
+def test_recurrent_layers_are_refused_and_attention_is_counted():
+    class Recurrent(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = nn.LSTM(4, 8, batch_first=True)
+
+        def forward(self, x):
+            return self.lstm(x)[0]
+
+    with pytest.raises(ArgumentError, match="a layer LSTM, whose operations are not counted"):
+        count_macs(Recurrent(), (5, 4))
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    positions = 5
+    linear = positions * (8 * 24 + 8 * 8 + 8 * 16 + 16 * 8)
+    assert count_macs(layer, (positions, 8)) == linear + 2 * positions * positions * 8

@@ -223,3 +223,51 @@ def test_a_run_keeps_a_given_networks_weights_and_asks_for_the_module(
         load_run(tmp_path / "run", networks={"student": Mine(positions=7)})
     with pytest.raises(RecipeError, match="networks has the role 'teacher'; choose from student"):
         load_run(tmp_path / "run", networks={"teacher": Mine()})
+
+
+def test_the_teachers_own_split_is_used_so_that_no_test_recording_taught_it(place, hfld):
+    said = hfld(*training(place, "seeded", "--teacher", place / "run", "--seed", "5"))
+    assert "The split is that of the teacher's run" in said
+    splits = [json.loads((place / name / "split.json").read_text()) for name in ("run", "seeded")]
+    assert splits[0] == splits[1]
+    weights = place / "run" / "teacher.safetensors"
+    said = hfld(*training(place, "unknown", "--teacher", weights, "--seed", "5"))
+    assert "training recordings are unknown here" in said
+
+
+def test_a_plugin_that_changed_is_not_resumed(place, hfld, monkeypatch, no_terms, tmp_path):
+    plugin = tmp_path / "mine.py"
+    plugin.write_text(PLUGIN)
+
+    def stopped(*arguments, folder, **options):
+        folder.mkdir()
+        (folder / "teacher.epoch-00001.safetensors").touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "distill_chain", stopped)
+    hfld(*training(place, "changed", "--plugin", plugin, "--method", "absolute"), code=130)
+    plugin.write_text(PLUGIN + "# changed")
+    said = hfld("train", "--resume", place / "changed", "--quiet", code=2)
+    assert "the plugin is missing or has changed since the run was begun" in said
+
+
+def test_what_is_refused_before_training_leaves_no_folder(place, hfld, tiny_recipe):
+    odd = place / "odd.json"
+    tiny_recipe.replace(heads=3).save(odd)
+    arguments = [a if a != place / "tiny.json" else odd for a in training(place, "odd")]
+    said = hfld(*arguments, code=2)
+    assert "heads is 3, which does not divide" in said
+    assert "Resume" not in said
+    assert not list(place.glob("odd.unfinished*"))
+
+
+def test_plugins_may_define_dataclasses_and_may_not_exit(tmp_path):
+    path = tmp_path / "plugin_with_a_class.py"
+    path.write_text(
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n\n"
+        "@dataclass\nclass A:\n    x: int = 0\n"
+    )
+    run_plugins([path])
+    path.write_text("import sys\nsys.exit(0)\n")
+    with pytest.raises(RecipeError, match=r"line 2: the plugin failed \(SystemExit"):
+        run_plugins([path])

@@ -491,3 +491,120 @@ def test_a_chain_with_given_networks_is_resumed(tiny_recordings, tmp_path):
     other = OneLayer(len(tiny_recordings.class_names), channels=16)
     with pytest.raises(RecipeError, match="another networks"):
         quiet(tiny_recordings, resume=True, **{**options, "networks": {"teacher": other}})
+
+
+# What a trial by others found
+
+
+def test_a_layers_output_is_kept_although_a_later_one_works_in_place():
+    module = nn.Sequential(
+        nn.Conv1d(1, 4, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(24, 3)
+    )
+    x = torch.randn(2, 1, 8)
+    torch.testing.assert_close(adapt(module, "0")(x).features, module[0](x))
+    assert adapt(module, "0")(x).features.min() < 0
+
+
+class FailsInTraining(OneLayer):
+    def forward(self, x):
+        if self.training:
+            raise KeyError("only in training")
+        return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (FailsInTraining(4), "fails in a training step: 'only in training'"),
+        (OneLayer(4).requires_grad_(False), "none of its parameters can be trained"),
+        (adapt(nn.Sequential(nn.LazyLinear(8), nn.Linear(8, 4)), "0"), "has lazy layers"),
+    ],
+)
+def test_networks_that_fail_in_training_are_refused_before(
+    network, message, tiny_recordings, monkeypatch
+):
+    monkeypatch.setattr("hfld_lite.hierarchy.fit", lambda *_, **__: pytest.fail("training began"))
+    with pytest.raises(ArgumentError, match=f"network of the student.*{message}"):
+        quiet(tiny_recordings, networks={"student": network})
+
+
+def test_a_frozen_network_may_be_a_trained_teacher(tiny_recordings):
+    teacher = OneLayer(4).requires_grad_(False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        given = {"networks": {"teacher": teacher}, "trained": {"teacher"}, "controls": ()}
+        chain = quiet(tiny_recordings, **given)
+    assert same(state(chain.stages["teacher"].network), state(teacher))
+
+
+def test_tied_weights_are_kept_in_checkpoints(tiny_recordings, tmp_path):
+    class Tied(OneLayer):
+        def __init__(self):
+            super().__init__(4)
+            self.again = self.first
+
+    chain = quiet(
+        tiny_recordings, networks={"student": Tied()}, folder=tmp_path / "kept", controls=()
+    )
+    assert chain.stages["student"].network.again is chain.stages["student"].network.first
+
+
+def test_a_test_on_other_data_is_refused(tiny_recordings):
+    items = images()
+    chain = image_chain(Items(items), controls=())
+    with pytest.raises(DataError, match="not the data that the chain was trained on"):
+        chain.test(Items(items[::-1]))
+    with pytest.raises(DataError, match="not the data that the chain was trained on"):
+        chain.test(tiny_recordings)
+
+
+def test_items_that_change_from_reading_to_reading_are_refused():
+    class Random(Items):
+        def __getitem__(self, index):
+            x, y, group = super().__getitem__(index)
+            return x + np.random.default_rng().normal(size=x.shape), y, group
+
+    with pytest.raises(DataError, match="each reading gives another x or y"):
+        Examples.of(Random(images()), SMALL)
+
+
+def test_a_label_that_is_an_identity_number_takes_no_memory():
+    with pytest.raises(DataError, match="the labels run to 1000000000, and there are 36 items"):
+        Examples.of(broken(3, (X, 10**9)), SMALL)
+    with pytest.raises(DataError, match="x is a ndarray; expected a tensor or an array of real"):
+        Examples.of(broken(3, (X.astype(complex), 1)), SMALL)
+
+
+@pytest.mark.parametrize("name", ["hflkd", "epoch", "total", "verdict", "cross_entropy", ""])
+def test_names_of_other_things_are_refused(name):
+    with pytest.raises(ArgumentError, match="term needs a name of your own"):
+        rival(name)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (lambda s, t, y: 0.5, "must give a scalar each; it gave float"),
+        (lambda s, t, y: (s.logits - t.logits).square().mean().detach(), "does not depend on the"),
+        (lambda s, t, y: s.logits.nothing, "failed .AttributeError: 'Tensor' object has no attr"),
+        (lambda s, t, y: (s.features - t.features).mean(), "register it with projected=True"),
+    ],
+)
+def test_losses_that_fail_say_so_in_a_sentence(loss, message, tiny_recordings):
+    rival("mine")(loss)
+    try:
+        with pytest.raises(ArgumentError, match=f"The loss of mine .*{message}"):
+            quiet(tiny_recordings, SMALL.replace(method="mine"), controls=())
+    finally:
+        del TERMS["mine"]
+
+
+def test_weightings_are_classes_of_weighting():
+    with pytest.raises(ArgumentError, match="'odd' must be a class made of Weighting"):
+        weighting("odd")(lambda: None)
+    with pytest.raises(ArgumentError, match="A weighting needs a name: @weighting"):
+        weighting(Fixed)
+
+
+def test_recipes_can_be_keys():
+    assert len({Recipe(), Recipe(), Recipe(terms={"kd": 1.0})}) == 2

@@ -27,6 +27,7 @@ from hfld_lite.app.runs import (
     CHECKPOINTS,
     begin_run,
     begun_run,
+    begun_split,
     begun_teacher,
     load_run,
     new_run,
@@ -176,22 +177,33 @@ def train(
         console.print(recordings.summary())
         if resume:
             folder = part / CHECKPOINTS
-            known = begun_teacher(part, recipe, len(recordings.class_names))
-        else:
-            known = None
-            if teacher is not None:
-                recipe, known = trained_teacher(teacher, recipe, recordings)
-            folder = begin_run(part, recipe, origin, command, plugins=plugins, teacher=known)
-        with torch.autograd.set_detect_anomaly(detect_anomaly):
-            chain = distill_chain(
-                recordings,
-                recipe,
-                networks={} if known is None else {"teacher": known},
-                trained=() if known is None else ("teacher",),
-                progress=not quiet,
-                folder=folder,
-                resume=resume is not None,
+            known, parts = (
+                begun_teacher(part, recipe, len(recordings.class_names)),
+                begun_split(part),
             )
+        else:
+            known = parts = None
+            if teacher is not None:
+                recipe, known, parts = trained_teacher(teacher, recipe, recordings)
+                console.print(_split_note(parts is not None))
+            given = {"plugins": plugins, "teacher": known, "parts": parts}
+            folder = begin_run(part, recipe, origin, command, **given)
+        with torch.autograd.set_detect_anomaly(detect_anomaly):
+            try:
+                chain = distill_chain(
+                    recordings,
+                    recipe,
+                    parts,
+                    networks={} if known is None else {"teacher": known},
+                    trained=() if known is None else ("teacher",),
+                    progress=not quiet,
+                    folder=folder,
+                    resume=resume is not None,
+                )
+            except HfldError:
+                if not any(folder.glob("*.safetensors")):  # nothing was trained: leave nothing
+                    (part / BEGUN).unlink(missing_ok=True)
+                raise
         signal = recordings.signals[chain.split.test[0]]
         result = with_costs(chain.test(recordings), chain.detector, signal)
         save_run(part, chain, result, recordings, origin)
@@ -199,6 +211,15 @@ def train(
     _print_table(result.table)
     _print_notes(chain, recordings.simulated)
     console.print(f"{time.perf_counter() - began:.0f} s in all; see {out / 'report.html'}")
+
+
+def _split_note(same: bool) -> str:
+    if same:
+        return "The split is that of the teacher's run, so no test recording taught the teacher."
+    return (
+        "The teacher's training recordings are unknown here: if some of them are in this test "
+        "part, its figures and those of its students are too good."
+    )
 
 
 @app.command(epilog="Example: hfld evaluate runs/mine --data other/recordings --role student")

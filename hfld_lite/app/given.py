@@ -1,6 +1,7 @@
 """What a user gives to a run: a trained teacher, and plugins that register losses and readers."""
 
 import importlib.util
+import sys
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
@@ -9,6 +10,7 @@ from torch import nn
 
 from hfld_lite.app.runs import empty_network, load_run, load_weights, preprocessing
 from hfld_lite.data.recordings import Recordings
+from hfld_lite.data.splits import Split
 from hfld_lite.errors import RecipeError
 from hfld_lite.recipes import Recipe
 
@@ -20,12 +22,14 @@ def run_plugins(paths: Iterable[str | Path]) -> None:
         RecipeError: if a file is missing or fails; the message names the line.
     """
     for path in map(Path, paths):
-        spec = importlib.util.spec_from_file_location(f"hfld_plugin_{path.stem}", path)
+        name = f"hfld_plugin_{path.stem}"
+        spec = importlib.util.spec_from_file_location(name, path)
         if not path.is_file() or spec is None:
             raise RecipeError(f"{path}: the plugin is missing or is not a Python file (.py).")
+        module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses need it
         try:
-            spec.loader.exec_module(importlib.util.module_from_spec(spec))
-        except Exception as error:  # whatever the user's code raises
+            spec.loader.exec_module(module)
+        except (Exception, SystemExit) as error:  # whatever the user's code raises
             frames = traceback.extract_tb(error.__traceback__)
             lines = [frame.lineno for frame in frames if frame.filename == str(path)]
             last = lines[-1] if lines else getattr(error, "lineno", None)
@@ -38,8 +42,11 @@ def run_plugins(paths: Iterable[str | Path]) -> None:
 
 def trained_teacher(
     source: Path, recipe: Recipe, recordings: Recordings
-) -> tuple[Recipe, nn.Module]:
-    """A trained teacher, and the recipe with its network.
+) -> tuple[Recipe, nn.Module, Split | None]:
+    """A trained teacher, the recipe with its network, and the split that it was trained on.
+
+    The split is that of the teacher's run, if it has the same recordings: with another one the
+    teacher would have learned from recordings that test the students. It is None if unknown.
 
     Args:
         source: a run folder, whose teacher is taken, or a safetensors file with the weights of the
@@ -53,12 +60,15 @@ def trained_teacher(
     """
     classes = recordings.class_names
     if not source.is_dir():
-        if source.suffix != ".safetensors":
+        if source.exists() and source.suffix != ".safetensors":
             raise RecipeError(
                 f"{source}: a teacher is a run folder or a .safetensors file of weights; pickled "
                 "files (.pt, .pkl) can run any program, so they are not read."
             )
-        return recipe, load_weights(source, empty_network(recipe, "teacher", len(classes)))
+        if not source.exists():
+            raise RecipeError(f"{source} is missing; give a run folder or a .safetensors file.")
+        network = load_weights(source, empty_network(recipe, "teacher", len(classes)))
+        return recipe, network, None
     run = load_run(source)
     there, here = run.detector, preprocessing(recipe)
     for what, theirs, ours in (
@@ -72,4 +82,6 @@ def trained_teacher(
                 f"{source}: the teacher {what} {theirs}, and this run has {ours}; use data and a "
                 "recipe that agree with the teacher's, or train a teacher here."
             )
-    return recipe.replace(teacher=there.recipe.teacher), there.network("teacher")
+    same = run.facts["fingerprint"] == recordings.fingerprint()
+    parts = run.split if same else None
+    return recipe.replace(teacher=there.recipe.teacher), there.network("teacher"), parts

@@ -28,7 +28,7 @@ from hfld_lite.evaluation.trust import Trust
 from hfld_lite.hierarchy import Chain
 from hfld_lite.networks import resnet1d
 from hfld_lite.recipes import Recipe, network_of
-from hfld_lite.storage.files import read_json, regular_size, write_whole
+from hfld_lite.storage.files import file_digest, plain, read_json, regular_size, write_whole
 from hfld_lite.storage.locks import lock_beside, lock_files, unlock_beside
 from hfld_lite.storage.models import (
     Checked,
@@ -111,8 +111,10 @@ class _Facts(Checked):
 class _Begun(Checked):
     data: _Origin
     command: Text
-    plugins: Annotated[list[Text], Field(max_length=100)] = Field(default_factory=list)
+    plugins: Annotated[dict[str, Text], Few] = Field(default_factory=dict)
+    """Paths of the plugins and the digests of their files."""
     teacher: bool = False
+    split: dict[str, Annotated[list[Index], Field(fail_fast=True)]] | None = None
 
 
 @dataclass(frozen=True)
@@ -237,6 +239,7 @@ def begin_run(
     *,
     plugins: Sequence[str] = (),
     teacher: torch.nn.Module | None = None,
+    parts: Split | None = None,
 ) -> Path:
     """Write what resuming needs into a folder of `new_run`; return the folder for checkpoints.
 
@@ -247,12 +250,14 @@ def begin_run(
         command: that began the run, shown in its report.
         plugins: paths of Python files that the recipe needs.
         teacher: a trained teacher with the recipe's teacher network, whose weights are kept.
+        parts: the split, if it is not drawn by the recipe.
     """
     recipe.save(part / "recipe.json")
     begun = {"format": FORMAT, "data": data, "command": command}
-    begun |= {"plugins": list(plugins), "teacher": teacher is not None}
+    begun |= {"plugins": {path: file_digest(Path(path)) for path in plugins}}
+    begun |= {"teacher": teacher is not None, "split": parts and parts.to_dict()}
     if teacher is not None:
-        write_whole(part / GIVEN_TEACHER, lambda file: save_file(teacher.state_dict(), file))
+        save_weights(teacher, part / GIVEN_TEACHER)
     write_whole(part / BEGUN, json.dumps(begun) + "\n")
     return part / CHECKPOINTS
 
@@ -272,8 +277,22 @@ def begun_run(
         checked = _Begun.model_validate(begun)
     except ValidationError as error:
         raise RecipeError(f"{path} is damaged ({explain(error)}); start the run again.") from error
-    run_plugins(checked.plugins)
+    if checked.teacher and not (part / GIVEN_TEACHER).exists():
+        raise RecipeError(f"{part / GIVEN_TEACHER} is missing; start the run again.")
+    for plugin, known in checked.plugins.items():
+        if not Path(plugin).is_file() or file_digest(Path(plugin)) != known:
+            raise RecipeError(
+                f"{plugin}: the plugin is missing or has changed since the run was begun; restore "
+                "it, or start the run again."
+            )
+    run_plugins(list(checked.plugins))
     return Recipe.load(part / "recipe.json"), begun["data"], begun["command"]
+
+
+def begun_split(part: Path) -> Split | None:
+    """The split that :func:`begin_run` was given, or None."""
+    lists = _json(part / BEGUN).get("split")
+    return None if lists is None else Split.from_dict(lists)
 
 
 def begun_teacher(part: Path, recipe: Recipe, classes: int) -> torch.nn.Module | None:
@@ -343,7 +362,7 @@ def save_run(
     detector.recipe.save(folder / "recipe.json")
     for role, network in detector.networks.items():
         path = folder / f"{role}.safetensors"
-        save_file(network.state_dict(), path)
+        save_weights(network, path)
         path.chmod(0o644)  # safetensors makes private files; the others are not
     facts = {
         "format": FORMAT,
@@ -490,6 +509,12 @@ def empty_network(recipe: Recipe, role: str, classes: int) -> torch.nn.Module:
     spec = network_of(recipe, role)
     with torch.device("meta"):
         return resnet1d(spec.depth, classes, spec.width, spec.head, spec.dropout)
+
+
+def save_weights(network: torch.nn.Module, path: Path) -> None:
+    """Write a network's weights as a safetensors file; tied ones are written twice."""
+    state = {name: plain(value) for name, value in network.state_dict().items()}
+    write_whole(path, lambda part: save_file(state, part))
 
 
 def load_weights(path: Path, network: torch.nn.Module) -> torch.nn.Module:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import pickle
 from collections.abc import Callable, Iterator, Sequence
@@ -111,6 +112,25 @@ class Shape(NamedTuple):
     classes: int
 
 
+def _train_once(network: nn.Module, inputs: Tensor, said: str) -> None:
+    """A forward and a backward pass of a copy in training mode; its gradients are thrown away.
+
+    Raises:
+        ArgumentError: if it fails: then it fails before hours of training, not after.
+    """
+    try:
+        copied = copy.deepcopy(network).train()
+        with torch.random.fork_rng(), torch.enable_grad():
+            features, logits = copied(torch.cat([inputs, inputs, inputs]))
+            total = features.float().sum() + logits.float().sum()
+            if not total.requires_grad:
+                raise ValueError("none of its parameters can be trained")
+            total.backward()
+    except Exception as error:  # whatever a network of the user's raises
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ArgumentError(f"{said} fails in a training step: {reason}.") from error
+
+
 def probe(network: nn.Module, inputs: Tensor, name: str = "network") -> Shape:
     """Run a network once, in eval mode and without gradients, and check what it returns.
 
@@ -124,12 +144,14 @@ def probe(network: nn.Module, inputs: Tensor, name: str = "network") -> Shape:
             position is left of its features.
     """
     said = f"The {name} ({type(network).__name__})"
+    if any(isinstance(p, nn.parameter.UninitializedTensorMixin) for p in network.parameters()):
+        raise ArgumentError(f"{said} has lazy layers; call it once on a batch before.")
     try:
-        with evaluated(network), torch.inference_mode():
+        with evaluated(network), torch.no_grad():
             output = network(inputs)
-    except (RuntimeError, TypeError, ValueError, IndexError) as error:
-        if isinstance(error, ArgumentError):
-            raise
+    except ArgumentError:
+        raise
+    except Exception as error:  # whatever a network of the user's raises
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ArgumentError(
             f"{said} cannot read inputs of shape {tuple(inputs.shape)}: {reason}"
@@ -277,6 +299,15 @@ class Examples:
             found.update(f"{label} {group}\n".encode())
             labels.append(label)
             groups.append(str(index) if group is None else str(group))
+        for index in {0, count - 1}:
+            again = _item(data, index, count)
+            if labels[index] != again[1] or not torch.equal(_item(data, index, count)[0], again[0]):
+                raise DataError(
+                    f"{where}[{index}]",
+                    "each reading gives another x or y",
+                    expected="the same item at each reading, since a teacher's answers are kept",
+                    mend="take random transforms out of the dataset",
+                )
         names = _class_names(data, labels, where)
         return cls(
             kept,
@@ -325,7 +356,23 @@ class Examples:
         """All inputs, in order."""
         return self.samples(np.arange(len(self))).inputs
 
-    def try_on(self, network: nn.Module, device: torch.device, name: str) -> Shape:
+    def again(self, data: Recordings | Dataset) -> Recordings | Examples:
+        """The same data read anew, or a DataError if they are others."""
+        found = data if isinstance(data, Recordings) else Examples.of(data, self.recipe)
+        same = isinstance(data, Recordings) == (self.recordings is not None)
+        mark = found.fingerprint() if isinstance(data, Recordings) else found.fingerprint
+        if not same or mark != self.fingerprint:
+            raise DataError(
+                found.source or "recordings",
+                "these are not the data that the chain was trained on, or in another order, so its "
+                "test part is unknown",
+                mend="give the same data, or use chain.detector.evaluate for other recordings",
+            )
+        return found
+
+    def try_on(
+        self, network: nn.Module, device: torch.device, name: str, trains: bool = False
+    ) -> Shape:
         """What a network gives for the first examples; see :func:`probe`.
 
         Raises:
@@ -338,6 +385,8 @@ class Examples:
                 f"The {name} knows {shape.classes} classes, and the data have {len(names)} "
                 f"({', '.join(names)}); give one that was made for these."
             )
+        if trains:
+            _train_once(network, inputs, f"The {name} ({type(network).__name__})")
         return shape
 
     def cut(self, rows: np.ndarray, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
@@ -365,7 +414,7 @@ class Examples:
         if self.recordings is None:
             raise ArgumentError(
                 "The recipe's augmentation varies recordings, and these data are a dataset; leave "
-                "it out and vary the items in the dataset itself."
+                "the augmentation out."
             )
         recordings = self.recordings
         check_shift(self.recipe.augmentation, recordings.samples, recordings.sample_rate)
@@ -435,10 +484,12 @@ def _item(data: Dataset, index: int, count: int) -> tuple[Tensor, int, Any]:
         )
     x, label, *group = item
     try:
+        if (isinstance(x, Tensor) and x.is_complex()) or np.iscomplexobj(x):
+            raise TypeError("complex")
         x, label = _tensor(x), np.asarray(label)
     except (TypeError, ValueError, RuntimeError) as error:
         raise DataError(
-            where, f"x is a {type(x).__name__}", expected="a tensor or an array of numbers"
+            where, f"x is a {type(x).__name__}", expected="a tensor or an array of real numbers"
         ) from error
     if not torch.isfinite(x).all():
         raise DataError(
@@ -454,9 +505,16 @@ def _item(data: Dataset, index: int, count: int) -> tuple[Tensor, int, Any]:
 
 
 def _class_names(data: Dataset, labels: Sequence[int], where: str) -> tuple[str, ...]:
-    names = tuple(str(name) for name in getattr(data, "classes", ()))
-    count = max(labels) + 1
+    count, given = max(labels) + 1, getattr(data, "classes", None)
+    names = tuple(map(str, given)) if isinstance(given, list | tuple) else ()
     if not names:
+        if count > len(labels):  # an identity number, or 255 for unlabelled, say
+            raise DataError(
+                where,
+                f"the labels run to {count - 1}, and there are {len(labels)} items",
+                expected="labels from 0 to the number of classes - 1",
+                mend="number the classes from 0 without gaps",
+            )
         names = tuple(map(str, range(count)))
     if len(names) < max(count, 2):
         raise DataError(

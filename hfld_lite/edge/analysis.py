@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from hfld_lite.data.examples import evaluated
 from hfld_lite.errors import ArgumentError
 from hfld_lite.evaluation.detector import Detector, TestResult
 from hfld_lite.networks import ResNet1d, count_parameters
@@ -40,16 +42,28 @@ def count_macs(network: nn.Module, length: Length) -> int:
     normalisation or activations.
 
     Args:
-        network: of any kind; left as it was.
+        network: of convolutions, linear layers and attention; left as it was.
         length: values of one input, or its shape.
+
+    Raises:
+        ArgumentError: if the network has a recurrent layer, whose products are not counted.
     """
+    for module in network.modules():
+        if isinstance(module, nn.RNNBase | nn.RNNCellBase):
+            raise ArgumentError(
+                f"network has a layer {type(module).__name__}, whose operations are not counted; "
+                "use convolutions, linear layers and attention only."
+            )
     device = next(network.parameters()).device
-    was_training = network.training
-    network.eval()
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        network(torch.zeros(1, *input_shape(length), device=device))
-    network.train(was_training)
-    return counter.get_total_flops() // 2
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # its one operator hides the products,
+    plain = sdpa_kernel(SDPBackend.MATH)  # as fused attention does
+    try:
+        with evaluated(network), torch.inference_mode(), plain, FlopCounterMode(display=False) as c:
+            network(torch.zeros(1, *input_shape(length), device=device))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    return c.get_total_flops() // 2
 
 
 def size_bytes(network: nn.Module) -> int:

@@ -156,12 +156,15 @@ class Detector:
         predicted = self._probabilities(recordings, role).argmax(1)
         return self._compare(predicted, recordings)
 
-    def test(self, data: Recordings | Dataset, rows: np.ndarray | None = None) -> "TestResult":
+    def test(
+        self, data: Recordings | Dataset | Examples, rows: np.ndarray | None = None
+    ) -> "TestResult":
         """Every network's figures and predictions on the same data, in one reading.
 
         What the networks cost is added by :func:`hfld_lite.edge.analysis.with_costs`.
         """
-        recordings = data if isinstance(data, Recordings) else Examples.of(data, self.recipe)
+        known = isinstance(data, Recordings | Examples)
+        recordings = data if known else Examples.of(data, self.recipe)
         recordings = recordings if rows is None else recordings.select(rows)
         evaluations, table = {}, []
         predictions = pd.DataFrame(

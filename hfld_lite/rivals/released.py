@@ -324,6 +324,11 @@ class PublishedTrainer(Trainer):
 
     def _divide(self, parts: Split) -> tuple[Split, np.ndarray]:
         """Its split has no validation part: what would be that is learned from as well."""
+        if self.networks:
+            raise ArgumentError(
+                "The behaviour 'published' trains the recipe's networks only; leave networks out, "
+                "or choose the behaviour 'sound'."
+            )
         warnings.warn(
             "The recipe's behaviour is published: the test part chooses the best epoch, so that "
             "figures on it are optimistic, and the validation part is trained on. Use it for "

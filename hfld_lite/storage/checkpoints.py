@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hfld_lite.errors import HfldError, RecipeError
-from hfld_lite.storage.files import digest, write_whole
+from hfld_lite.storage.files import digest, plain, write_whole
 from hfld_lite.version import __version__
 
 FORMAT = 1
@@ -240,7 +240,7 @@ def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:
     """Put tensors into ``tensors`` and leave a JSON value that says where they were."""
     if isinstance(value, Tensor):
         name = str(len(tensors))
-        tensors[name] = value.detach().cpu().contiguous()
+        tensors[name] = plain(value)
         return {"tensor": name}
     if isinstance(value, Mapping):  # pairs, since an optimiser's state has numbers for keys
         if odd := [key for key in value if not isinstance(key, str | int)]:

@@ -76,6 +76,11 @@ def digest(text: str, tensors: Mapping[str, Tensor]) -> str:
     return bytes_digest(parts())
 
 
+def plain(tensor: Tensor) -> Tensor:
+    """A copy as safetensors can write it: contiguous, on the CPU, sharing memory with no other."""
+    return tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
 def bytes_digest(parts: Iterable[Any]) -> str:
     """SHA-256 of bytes or arrays, one after the other, in hexadecimal."""
     result = hashlib.sha256()

@@ -79,6 +79,8 @@ def choices(**nested: type) -> Callable[[type], type]:
                 raise RecipeError(_sentence(made, error)) from error
 
         made.__init__ = speaking
+        if issubclass(made, Saved):  # a field may be a dict, which has no hash
+            made.__hash__ = lambda self: hash(self.to_json())
         return made
 
     return make
