@@ -38,7 +38,7 @@ from hfld_lite.app.runs import (
 )
 from hfld_lite.data.readers import read_folder, read_signals
 from hfld_lite.edge.analysis import threads, with_costs
-from hfld_lite.errors import HfldError, RecipeError
+from hfld_lite.errors import ArgumentError, DataError, HfldError, RecipeError
 from hfld_lite.hierarchy import Chain, distill_chain
 from hfld_lite.recipes import Augmentation, Recipe, preset
 from hfld_lite.version import __version__
@@ -200,7 +200,7 @@ def train(
                     folder=folder,
                     resume=resume is not None,
                 )
-            except HfldError:
+            except (ArgumentError, DataError, RecipeError):
                 if not any(folder.glob("*.safetensors")):  # nothing was trained: leave nothing
                     (part / BEGUN).unlink(missing_ok=True)
                 raise
