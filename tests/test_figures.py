@@ -129,3 +129,14 @@ def test_weights_draw_the_share_of_every_term(history):
     shares = figures.weights(mine).axes[0].get_lines()
     assert [line.get_label() for line in shares] == ["cross-entropy", "my own loss", "dense"]
     assert sum(line.get_ydata() for line in shares) == pytest.approx(1.0)
+
+
+@pytest.mark.filterwarnings("error")
+def test_curves_of_a_given_network_show_its_one_accuracy():
+    rows = [{"epoch": 0, "validation_accuracy": 0.8, "role": "teacher"}]
+    rows += [
+        {"epoch": e, "kd": 1 / e, "validation_accuracy": 0.5, "role": "student"} for e in (1, 2)
+    ]
+    first, _, last = curves(pd.DataFrame(rows)).axes
+    assert [text.get_text() for text in first.texts] == ["not trained here"]
+    assert list(last.lines[0].get_ydata()) == [0.8, 0.8]

@@ -74,13 +74,19 @@ def curves(history: pd.DataFrame) -> Figure:
                 )
         axis.set(title=words(role), xlabel="epoch", ylabel="training loss (log)", yscale="log")
         axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
+        if axis.lines:
+            axis.legend(fontsize=8)
+        else:
+            axis.text(0.5, 0.5, "not trained here", ha="center", transform=axis.transAxes)
     axis = figure.add_subplot(grid[rows, :])
     for role, colour, marker in styled(roles):
         mine = history[history["role"] == role]
-        share = mine["epoch"] / mine["epoch"].max()
+        epochs = mine["epoch"].max()
+        if not epochs:  # a network that was given: one accuracy, for the whole width
+            axis.axhline(mine["validation_accuracy"].max(), color=colour, label=words(role))
+            continue
         axis.plot(
-            share,
+            mine["epoch"] / epochs,
             mine["validation_accuracy"],
             color=colour,
             marker=marker,
