@@ -251,7 +251,7 @@ class Trainer:
         order = torch.Generator().manual_seed(derive_seed(recipe.seed, "meta batches"))
         # Seeds of their own, so that the projector begins alike whatever the strategy.
         with self.seeded(role, "weighting"):
-            draw = self.meta.stream(recipe.batch_size, order)
+            draw = self.meta.stream(recipe.batch(len(self.train.inputs)), order)
             weigh = make_weighting(recipe, shape, student, draw)
         targets, options = self.targets(teacher), (recipe.temperature, recipe.heads)
         with self.seeded(role, "projector"):
@@ -263,7 +263,8 @@ class Trainer:
     ) -> Stage:
         """Train a stage; ``given`` are recipe, epochs and generators other than the usual ones."""
         recipe, epochs, generators = given or (self.recipe, 0, {})
-        epochs, on_epoch = epochs or network_of(self.recipe, role).epochs, self.on_epoch
+        epochs = epochs or self.recipe.epochs(_same(role), len(self.train.inputs))
+        on_epoch = self.on_epoch
         source = " and ".join(["labels", ", ".join(teachers)]) if teachers else "labels"
         checkpoints, varied = None, self._signals is not None
         if self._checkpoints is not None:

@@ -24,6 +24,10 @@ Weight = Annotated[Real, Field(ge=0)]
 Positive = Annotated[Real, Field(gt=0)]
 Share = Annotated[Real, Field(gt=0, lt=0.5)]
 Length = Annotated[Whole, Field(ge=257)]
+Count = Annotated[Whole, Field(ge=1)]
+
+LEAST_EPOCHS = 10
+"""Passes over the training part, however large it is."""
 
 
 @choices()
@@ -31,14 +35,14 @@ class Network:
     """The arguments of :func:`hfld_lite.networks.resnet1d`, but for the classes.
 
     ``dropout`` is None for the head's default when a network learns from labels; a distilled
-    network has none unless it is given here.
+    network has none unless it is given here. ``epochs`` is None for the recipe's ``steps``.
     """
 
     depth: Whole
     width: Real = 1.0
     head: Words = "small"
     dropout: Real | None = None
-    epochs: Annotated[Whole, Field(ge=1)] = 20
+    epochs: Annotated[Whole, Field(ge=1)] | None = None
 
 
 @choices(network=Network, augmentation=Augmentation)
@@ -50,15 +54,25 @@ class Recipe(Saved):
         teacher, student: the first and the last network of the chain, and their epochs.
         secondary_teachers: the networks between them, from the largest to the smallest; none for a
             student that learns from the teacher directly.
-        view: what networks read, ``"spectrum"`` or ``"time"``.
+        view: what networks read, a name in ``data.views.VIEWS``.
         samples: samples used of each recording, from the first; None for all.
-        bins: bins kept of the spectrum; None for half the samples.
+        bins: most values along the frequency; None for BINS, or all if they are cut.
+        bins_by: ``"averaging"`` of neighbouring bins, or ``"cutting"``: the first bins, as published.
+        level: ``"kept"`` or ``"removed"``; kept in views in dB only.
         optimizer: ``"sgd"`` or ``"adamw"``.
         learning_rate, momentum (SGD's), weight_decay: of the optimiser.
-        schedule: ``"one-cycle"`` (up for a tenth of the steps, then cosine down to nearly 0) or
+        schedule: ``"one-cycle"`` (up, then cosine down to nearly 0) or
             ``"drops"`` (× 0.1 at each epoch of ``drops``, counted from the end, as published).
         drops: epochs before the end at which the rate drops.
-        batch_size: recordings a step.
+        steps: for networks without ``epochs``: as many passes as make these steps, LEAST_EPOCHS at
+            least.
+        warmup: steps in which the rate of ``"one-cycle"`` goes up; None for a tenth.
+        patience: steps without a better validation after which a network's training ends; None
+            to train to the end.
+        averaging: decay of an exponential moving average of the student's weights, which is then
+            what is validated and kept; 0 for none.
+        batch_size: recordings a step; None for a twentieth of the training part, 8 to 32.
+        balance: draw classes equally often where they differ by more than 3 to 1.
         temperature: T of the logit terms, no unit.
         heads: h of one-to-all matching; they must divide the teacher's channels.
         weighting: how the terms are balanced, a name in ``weighting.WEIGHTINGS``. The default was
@@ -86,16 +100,23 @@ class Recipe(Saved):
     teacher: Network = Network(18, 1 / 4)
     secondary_teachers: tuple[Network, ...] = (Network(18, 1 / 8),)
     student: Network = Network(10, 1 / 16)
-    view: Literal["spectrum", "time"] = "spectrum"
+    view: Literal["spectrum", "log-spectrum", "log-mel", "time"] = "spectrum"
     samples: Length | None = None
     bins: Length | None = None
+    bins_by: Literal["averaging", "cutting"] = "averaging"
+    level: Literal["removed", "kept"] = "removed"
     optimizer: Literal["sgd", "adamw"] = "adamw"
-    learning_rate: Positive = 3e-3
+    learning_rate: Positive = 1e-2
     momentum: Weight = 0.9
     weight_decay: Weight = 1e-2
     schedule: Literal["one-cycle", "drops"] = "one-cycle"
     drops: tuple[Annotated[Whole, Field(ge=0)], ...] = ()
-    batch_size: Annotated[Whole, Field(ge=2)] = 32  # batch norm needs two
+    steps: Count = 600
+    warmup: Count | None = None
+    patience: Count | None = None
+    averaging: Annotated[Weight, Field(lt=1)] = 0.0
+    batch_size: Annotated[Whole, Field(ge=2)] | None = None  # batch norm needs two
+    balance: bool = True
     temperature: Positive = 5.0
     heads: Annotated[Whole, Field(ge=1)] = 8
     weighting: Words = "fixed"
@@ -132,11 +153,17 @@ class Recipe(Saved):
                 raise RecipeError(f"The recipe's {entry} is {name!r}; {hint}.")
         if not any(self.weights.values()):
             raise RecipeError("The weights of all terms in the recipe are 0; one must be above 0.")
+        if self.level == "kept" and not self.view.startswith("log-"):
+            raise RecipeError(
+                f"The recipe's level is 'kept', but its view {self.view!r} scales each recording; "
+                "choose the view log-spectrum or log-mel."
+            )
         for role, network in self.chain.items():
-            if self.schedule == "drops" and any(drop >= network.epochs for drop in self.drops):
+            least = network.epochs or LEAST_EPOCHS
+            if self.schedule == "drops" and any(drop >= least for drop in self.drops):
                 raise RecipeError(
                     f"The recipe's drops are {self.drops}, epochs before the end; the {role} "
-                    f"trains for {network.epochs}, so each drop must be smaller than that."
+                    f"trains for {least}, so each drop must be smaller than that."
                 )
 
     @property
@@ -146,6 +173,15 @@ class Recipe(Saved):
         named = enumerate(self.secondary_teachers, 1)
         between = {"secondary_teacher" + f"_{i}" * (not one): network for i, network in named}
         return {"teacher": self.teacher, **between, "student": self.student}
+
+    def batch(self, count: int) -> int:
+        """Recordings a step, of ``count`` in the training part."""
+        return self.batch_size or min(32, max(8, count // 20))
+
+    def epochs(self, role: str, count: int) -> int:
+        """Passes of a role's network over a training part of ``count`` recordings."""
+        given, each = network_of(self, role).epochs, max(1, count // self.batch(count))
+        return given or max(LEAST_EPOCHS, -(-self.steps // each))
 
     @property
     def weights(self) -> dict[str, float]:
@@ -178,17 +214,14 @@ def network_of(recipe: Recipe, role: str) -> Network:
 
 PRESETS |= {
     "classroom": Recipe(name="classroom"),
-    "demo": Recipe(
-        name="demo",
-        teacher=Network(18, 1 / 4, epochs=8),
-        secondary_teachers=(Network(18, 1 / 8, epochs=10),),
-        student=Network(10, 1 / 16, epochs=16),
-    ),
+    "demo": Recipe(name="demo"),
     "paper": Recipe(
         name="paper",
         teacher=Network(50, 1.0, "published", None, 200),
         secondary_teachers=(Network(18, 1.0, "published", None, 200),),
         student=Network(10, 1.0, "published", None, 200),
+        bins_by="cutting",
+        balance=False,
         optimizer="sgd",
         learning_rate=0.01,
         weight_decay=1e-5,

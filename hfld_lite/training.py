@@ -18,9 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
-from hfld_lite.data.examples import Samples, Stored, batches, evaluated
+from hfld_lite.data.examples import Samples, Stored, batches, evaluated, shuffle
 from hfld_lite.distillation import Batch, Objective
 from hfld_lite.errors import ArgumentError, Diverged, Stopped, training_errors
 from hfld_lite.recipes import Recipe
@@ -118,7 +119,9 @@ def fit(
             f"{len(train.inputs)}, {len(validation.inputs)} and {epochs}."
         )
     objective.check(len(train.inputs), augmented=augment is not None)
-    fabric, steps = fabric or make_fabric(recipe), max(1, len(train.inputs) // recipe.batch_size)
+    size = recipe.batch(len(train.inputs))
+    fabric, steps = fabric or make_fabric(recipe), max(1, len(train.inputs) // size)
+    check_warmup(recipe, epochs * steps)
     loop = _Loop(objective, recipe, epochs, steps, seed, fabric)
     loop.train, loop.validation = train.to(fabric.device), validation.to(fabric.device)
     loop.augment, loop.generators = augment, {**(generators or {}), **loop.generators}
@@ -128,12 +131,12 @@ def fit(
         begun = {"total": epochs * loop.steps, "initial": loop.epoch * loop.steps}
         bar = tqdm(**begun, desc=title, unit="step", disable=not progress, mininterval=0.5)
         try:
-            while loop.epoch < epochs:
+            while not loop.finished:
                 if before_epoch:
                     before_epoch(loop.optimizer, epochs - loop.epoch)
                 row = loop.run_epoch(bar, stopped)
                 if checkpoints:
-                    checkpoints.save(loop.state(), loop.epoch, finished=loop.epoch == epochs)
+                    checkpoints.save(loop.state(), loop.epoch, finished=loop.finished)
                 bar.set_postfix_str(_postfix(row, epochs))
                 if on_epoch:
                     on_epoch(row)
@@ -144,6 +147,15 @@ def fit(
             objective.student.load_state_dict(loop.best_state)
             objective.student.eval()
     return Fit(pd.DataFrame(loop.rows), loop.best_epoch, loop.seconds)
+
+
+def check_warmup(recipe: Recipe, steps: int) -> None:
+    """Refuse a budget of steps that ends before the rate has reached its highest value."""
+    if recipe.schedule == "one-cycle" and recipe.warmup and recipe.warmup >= steps:
+        raise ArgumentError(
+            f"The recipe's warmup is {recipe.warmup} steps and a network trains for {steps}; give "
+            "it more steps or a shorter warmup."
+        )
 
 
 class _Loop:
@@ -174,6 +186,24 @@ class _Loop:
         self.epoch, self.rows, self.seconds = 0, [], 0.0
         self.best, self.best_epoch = (-1.0, -math.inf), 0
         self.best_state = copy.deepcopy(objective.student.state_dict())
+        self.average = None
+        if recipe.averaging:
+            averaged = get_ema_multi_avg_fn(recipe.averaging)
+            self.average = AveragedModel(
+                objective.student, multi_avg_fn=averaged, use_buffers=True
+            )
+            self.parts["average"] = self.average
+
+    @property
+    def finished(self) -> bool:
+        """Whether all epochs are done, or there were none better for as long as the patience."""
+        idle, patience = (self.epoch - self.best_epoch) * self.steps, self.recipe.patience
+        return self.epoch >= self.epochs or (patience is not None and idle >= patience)
+
+    @property
+    def student(self) -> nn.Module:
+        """What is validated and kept: the student, or its moving average."""
+        return self.objective.student if self.average is None else self.average.module
 
     def state(self) -> dict[str, Any]:
         """Everything that the next epoch depends on, as tensors and JSON values."""
@@ -197,8 +227,9 @@ class _Loop:
         """Train for an epoch and validate; the new row of the history."""
         number, began, sums = self.epoch + 1, time.perf_counter(), {}
         self.model.train()
-        shuffled = torch.randperm(len(self.train.inputs), generator=self.order)
-        order = shuffled.to(self.fabric.device).split(self.recipe.batch_size)[: self.steps]
+        count = len(self.train.inputs)
+        shuffled = shuffle(self.train.target, self.order, self.recipe.balance)
+        order = shuffled.to(self.fabric.device).split(self.recipe.batch(count))[: self.steps]
         for step, (rows, inputs) in enumerate(batches(self.train.inputs, order), 1):
             place = f"at step {step} of {self.steps} of epoch {number}"
             for name, value in self._step(rows, inputs, place).items():
@@ -208,7 +239,7 @@ class _Loop:
                 raise Stopped(place)
         row = {"epoch": number, **{name: float(v) / self.steps for name, v in sums.items()}}
         row["learning_rate"] = self.rate
-        row |= validate(self.objective.student, self.validation, self.fabric)
+        row |= validate(self.student, self.validation, self.fabric)
         if not math.isfinite(row["validation_loss"]):  # before such weights are taken for the best
             said = self._say({name: row[name] for name in (*sums, "validation_loss")})
             place = f"after epoch {number}"
@@ -218,7 +249,7 @@ class _Loop:
         score = (row["validation_accuracy"], -row["validation_loss"])
         if score > self.best:
             self.best, self.best_epoch = score, number
-            self.best_state = copy.deepcopy(self.objective.student.state_dict())
+            self.best_state = copy.deepcopy(self.student.state_dict())
         self.rows.append(row)
         self.epoch, self.seconds = number, self.seconds + row["seconds"]
         return row
@@ -237,6 +268,8 @@ class _Loop:
         self._backward(total, place, figures)
         self.wrapped_optimizer.step()
         self.schedule.step()
+        if self.average is not None:
+            self.average.update_parameters(self.objective.student)
         return figures | self.objective.monitor()
 
     def _backward(self, total: Tensor, place: str, figures: Mapping[str, Tensor]) -> None:
@@ -309,7 +342,8 @@ def _schedule(recipe: Recipe, epochs: int, steps: int) -> Callable[[int], float]
     """The factor on the learning rate at each step."""
     if recipe.schedule == "drops":
         return lambda step: 0.1 ** sum(step // steps >= epochs - drop for drop in recipe.drops)
-    total, warm = epochs * steps, max(1, epochs * steps // 10)
+    total = epochs * steps
+    warm = recipe.warmup or max(1, total // 10)
 
     def one_cycle(step: int) -> float:
         if step < warm:

@@ -92,6 +92,23 @@ class Samples(NamedTuple):
         return draw
 
 
+IMBALANCE = 3.0
+"""Classes are drawn equally often if one has more than so many times as many as another."""
+
+
+def shuffle(target: Tensor, generator: torch.Generator, balance: bool = False) -> Tensor:
+    """Rows for one pass, int64 ``(n,)`` on the CPU: all of them in a new order.
+
+    With ``balance`` and classes that differ by more than IMBALANCE, rows are drawn with
+    replacement, each class with the same probability.
+    """
+    counts = target.cpu().bincount()
+    if not balance or counts.max() <= IMBALANCE * counts[counts > 0].min():
+        return torch.randperm(len(target), generator=generator)
+    chances = 1 / counts[target.cpu()]
+    return torch.multinomial(chances, len(target), replacement=True, generator=generator)
+
+
 @contextmanager
 def evaluated(network: nn.Module) -> Iterator[None]:
     """Every module in eval mode, and each back in its own mode afterwards."""
@@ -252,10 +269,10 @@ class Examples:
     def _of_recordings(
         cls, data: Recordings, recipe: Any, in_memory: bool | None, workers: int
     ) -> Examples:
-        first = network_inputs(data.signals[:1], recipe)[0]
+        first = network_inputs(data.signals[:1], recipe, data.sample_rate)[0]
         kept = _fits(first, len(data)) if in_memory is None else in_memory
         return cls(
-            network_inputs(data.signals, recipe) if kept else None,
+            network_inputs(data.signals, recipe, data.sample_rate) if kept else None,
             None if kept else _Views(data, recipe),
             np.asarray(data.labels),
             data.groups,
@@ -424,7 +441,8 @@ class Examples:
     def varied(self, signals: Tensor, generator: torch.Generator) -> Tensor:
         """What networks read of an augmented version of raw signals."""
         recipe, rate = self.recipe, self.recordings.sample_rate
-        return network_inputs(augment(signals, rate, recipe.augmentation, generator), recipe)
+        varied = augment(signals, rate, recipe.augmentation, generator)
+        return network_inputs(varied, recipe, rate)
 
 
 class _Views(Dataset):
@@ -438,7 +456,8 @@ class _Views(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         signal = np.array(self.recordings.signals[index : index + 1])
-        return network_inputs(signal, self.recipe)[0], int(self.recordings.labels[index])
+        inputs = network_inputs(signal, self.recipe, self.recordings.sample_rate)
+        return inputs[0], int(self.recordings.labels[index])
 
 
 class _Rows(Dataset):

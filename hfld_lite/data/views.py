@@ -1,7 +1,9 @@
-"""From recordings to what a network reads: spectrum or time view, scaled recording by recording.
+"""From recordings to what a network reads: a spectrum, the same in dB, mel bands, or the samples.
 
-Everything is done once, before training, in batches, with torch's FFT. Source: the preprocessing of
-the HFLKD paper's released code.
+Everything is done once, before training, in batches, with torch's FFT. A view depends on its own
+recording only, so that nothing is learned from other recordings. Source: `spectrum` and `time_view`
+are the preprocessing of the HFLKD paper's released code; mel bands as in Davis and Mermelstein,
+"Comparison of parametric representations for monosyllabic word recognition", 1980.
 """
 
 from collections.abc import Callable
@@ -9,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from hfld_lite.errors import ArgumentError, DataError
@@ -18,6 +21,21 @@ SCALING = "min-max per recording"
 
 CHUNK = 256
 """Recordings transformed at once: bounds memory, and is long enough to keep the FFT busy."""
+
+CHUNK_SAMPLES = 1 << 22
+"""Samples transformed at once, where recordings are long."""
+
+BINS = 600
+"""Most values of an averaged spectrum, by default."""
+
+LEAST_BINS = 512
+"""Bins that a short recording's spectrum has at least, by zeros that are appended to it."""
+
+FLOOR = 80.0
+"""dB below a recording's peak; what is weaker counts as this."""
+
+BANDS, FRAMES, FRAME = 64, 16, 0.025
+"""Mel bands, most frames of `log_mel`, and the length of a window in s."""
 
 
 def spectrum(signals: np.ndarray | Tensor, bins: int | None = None) -> Tensor:
@@ -44,7 +62,7 @@ def spectrum(signals: np.ndarray | Tensor, bins: int | None = None) -> Tensor:
         raise ArgumentError(
             f"bins is {bins}; recordings of {samples} samples have 2 to {samples // 2 + 1} bins."
         )
-    return _in_chunks(signals, bins, lambda x: _RAW["spectrum"](x, bins))
+    return _in_chunks(signals, lambda x: _magnitude(torch.fft.rfft(x)[:, :bins]), _min_max)
 
 
 def time_view(signals: np.ndarray | Tensor, samples: int | None = None) -> Tensor:
@@ -56,7 +74,94 @@ def time_view(signals: np.ndarray | Tensor, samples: int | None = None) -> Tenso
     samples = available if samples is None else samples
     if not 2 <= samples <= available:
         raise ArgumentError(f"samples is {samples}; the recordings have {available}.")
-    return _in_chunks(signals, samples, lambda x: _RAW["time"](x, samples))
+    return _in_chunks(signals, lambda x: x[:, :samples], _min_max)
+
+
+def averaged_spectrum(signals: np.ndarray | Tensor, bins: int | None = None) -> Tensor:
+    """Magnitude spectrum without DC, neighbouring bins averaged, each recording in [0, 1].
+
+    With K bins of the discrete Fourier transform X of x − mean(x) and f = ⌈K / bins⌉,
+    y_k = mean of |X_{f k}| … |X_{f k + f − 1}|, k < ⌈K / f⌉ (the last mean may be over fewer), then
+    min-max scaled as in :func:`spectrum`. K is half the samples; recordings shorter than
+    2 · LEAST_BINS get zeros appended, which only interpolates their spectrum.
+
+    Args, returns and raises as in :func:`spectrum`; ``bins`` is the most that is kept.
+    """
+    return _in_chunks(signals, lambda x: _averaged(_magnitudes(x), bins), _min_max)
+
+
+def log_spectrum(
+    signals: np.ndarray | Tensor, bins: int | None = None, level: str = "removed"
+) -> Tensor:
+    """The averaged magnitude spectrum in dB, down to FLOOR below each recording's peak.
+
+    With a_k the averages of :func:`averaged_spectrum` before scaling, times 2 / samples (the
+    amplitude of a sine of that frequency), and p their maximum:
+    y_k = 20 log₁₀(max(a_k, p · 10^(−FLOOR/20))) / FLOOR; with the level removed, all of a recording
+    are shifted so that its peak is 1.
+
+    Args, returns and raises as in :func:`averaged_spectrum`, and:
+        level: ``"kept"``, so that a louder recording has higher values, or ``"removed"``.
+    """
+    unit = 2 / _samples(signals)
+    return _in_chunks(
+        signals,
+        lambda x: _averaged(_magnitudes(x), bins) * unit,
+        lambda x: _decibels(x, 20, level),
+    )
+
+
+def log_mel(signals: np.ndarray | Tensor, sample_rate: int, level: str = "removed") -> Tensor:
+    """Power in BANDS mel bands in dB, in FRAMES frames at most, one frame after the other.
+
+    Hann windows of FRAME seconds (a quarter of the recording at most) overlap by half. The bands are
+    triangles, equally wide on the scale m(f) = 2595 log₁₀(1 + f / 700), from 0 Hz to half the
+    sample rate, with a peak of 1. Powers of neighbouring frames are averaged until FRAMES or fewer
+    are left; then dB as in :func:`log_spectrum`.
+
+    Args:
+        signals: ``(n, samples)``, any unit.
+        sample_rate: Hz.
+        level: ``"kept"`` or ``"removed"``.
+
+    Returns:
+        float32 ``(n, frames · BANDS)``, a frame's bands from low to high.
+
+    Raises:
+        ArgumentError: if ``signals`` has another shape, or fewer than 16 samples.
+        DataError: if a recording is constant or not finite (row named).
+    """
+    samples = _samples(signals)
+    if samples < 16:
+        raise ArgumentError(f"log_mel needs recordings of 16 samples or more; they have {samples}.")
+    size, points = mel_frames(samples, sample_rate)
+    weights = torch.from_numpy(mel_weights(points, sample_rate))
+    window = torch.hann_window(size)
+
+    def view(x: Tensor) -> Tensor:
+        frames = (x - x.mean(1, keepdim=True)).unfold(1, size, size // 2) * window.to(x.device)
+        power = torch.fft.rfft(frames, points).abs().square() @ weights.to(x.device)
+        by = -(-power.shape[1] // FRAMES)
+        power = _mean_of(power.transpose(1, 2), by).transpose(1, 2) * (2 / size) ** 2
+        return power.flatten(1)
+
+    return _in_chunks(signals, view, lambda x: _decibels(x, 10, level))
+
+
+def mel_frames(samples: int, sample_rate: int) -> tuple[int, int]:
+    """Samples of a window of :func:`log_mel`, and points of its Fourier transform."""
+    size = max(4, min(round(FRAME * sample_rate), samples // 4) // 2 * 2)
+    return size, 1 << max(size - 1, 2 * LEAST_BINS - 1).bit_length()
+
+
+def mel_weights(points: int, sample_rate: int, bands: int = BANDS) -> np.ndarray:
+    """Triangular mel bands over the bins of a Fourier transform: float32 ``(bins, bands)``."""
+    top = 2595 * np.log10(1 + sample_rate / 2 / 700)
+    edges = 700 * (10 ** (np.linspace(0, top, bands + 2) / 2595) - 1)
+    bins = np.arange(points // 2 + 1)[:, None] * (sample_rate / points)
+    rise = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    fall = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    return np.clip(np.minimum(rise, fall), 0, None).astype(np.float32)
 
 
 def spectrogram(
@@ -113,15 +218,22 @@ def add_noise(signals: np.ndarray, snr: float, rng: np.random.Generator) -> np.n
     return (signals + noise * (power * 10 ** (-snr / 20))).astype(np.float32)
 
 
-VIEWS: dict[str, Callable[[np.ndarray | Tensor, int | None], Tensor]] = {
-    "spectrum": spectrum,
-    "time": time_view,
+def _read_spectrum(signals: np.ndarray | Tensor, recipe: Any, _rate: int) -> Tensor:
+    whole = spectrum if recipe.bins_by == "cutting" else averaged_spectrum
+    return whole(signals, recipe.bins)
+
+
+VIEWS: dict[str, Callable[[np.ndarray | Tensor, Any, int], Tensor]] = {
+    "spectrum": _read_spectrum,
+    "log-spectrum": lambda x, recipe, rate: log_spectrum(x, recipe.bins, recipe.level),
+    "log-mel": lambda x, recipe, rate: log_mel(x, rate, recipe.level),
+    "time": lambda x, recipe, rate: time_view(x, recipe.bins),
 }
-"""The views that networks read, by the name that a recipe gives."""
+"""The views that networks read, by the name that a recipe gives: of signals, recipe and rate."""
 
 
-def network_inputs(signals: np.ndarray | Tensor, recipe: Any) -> Tensor:
-    """What a recipe's networks read of raw signals ``(n, samples)``: its view, scaled to [0, 1]."""
+def network_inputs(signals: np.ndarray | Tensor, recipe: Any, sample_rate: int) -> Tensor:
+    """What a recipe's networks read of raw signals ``(n, samples)``: its view, ``(n, length)``."""
     if recipe.samples is not None:
         if signals.shape[1] < recipe.samples:
             raise DataError(
@@ -130,7 +242,7 @@ def network_inputs(signals: np.ndarray | Tensor, recipe: Any) -> Tensor:
                 expected=f"{recipe.samples} or more, as the recipe's samples says",
             )
         signals = signals[:, : recipe.samples]
-    return VIEWS[recipe.view](signals, recipe.bins)
+    return VIEWS[recipe.view](signals, recipe, sample_rate)
 
 
 def _samples(signals: np.ndarray | Tensor) -> int:
@@ -143,19 +255,45 @@ def _samples(signals: np.ndarray | Tensor) -> int:
 
 
 def _in_chunks(
-    signals: np.ndarray | Tensor, length: int, view: Callable[[Tensor], Tensor]
+    signals: np.ndarray | Tensor,
+    view: Callable[[Tensor], Tensor],
+    scale: Callable[[Tensor], Tensor],
 ) -> Tensor:
-    """Apply ``view`` and min-max scaling, a chunk at a time, so that memory stays bounded."""
-    device = signals.device if isinstance(signals, Tensor) else None
-    result = torch.empty(len(signals), length, device=device)
-    for start in range(0, len(signals), CHUNK):
-        chunk = signals[start : start + CHUNK]
-        x = _as_tensor(chunk)
+    """``view``, a check and ``scale``, a chunk at a time, so that memory stays bounded."""
+    size, parts = min(CHUNK, max(1, CHUNK_SAMPLES // _samples(signals))), []
+    for start in range(0, len(signals), size):
+        x = _as_tensor(signals[start : start + size])
         seen = view(x)
-        low, high = seen.amin(1, keepdim=True), seen.amax(1, keepdim=True)
-        _check(x, low, high, start)
-        result[start : start + CHUNK] = (seen - low) / (high - low)
-    return result
+        _check(x, seen.amin(1), seen.amax(1), start)
+        parts.append(scale(seen))
+    return torch.cat(parts) if parts else torch.empty(0, 0)
+
+
+def _min_max(x: Tensor) -> Tensor:
+    low, high = x.amin(1, keepdim=True), x.amax(1, keepdim=True)
+    return (x - low) / (high - low)
+
+
+def _magnitudes(x: Tensor) -> Tensor:
+    """|X_k| of each recording without its mean, LEAST_BINS values or more."""
+    points = max(x.shape[1], 2 * LEAST_BINS)
+    return _magnitude(torch.fft.rfft(x - x.mean(1, keepdim=True), points)[:, : points // 2])
+
+
+def _averaged(x: Tensor, bins: int | None) -> Tensor:
+    return _mean_of(x[:, None], -(-x.shape[1] // (bins or BINS)))[:, 0]
+
+
+def _mean_of(x: Tensor, by: int) -> Tensor:
+    """Means of ``by`` neighbours on the last axis of three."""
+    return F.avg_pool1d(x, by, by, ceil_mode=True, count_include_pad=False)
+
+
+def _decibels(x: Tensor, factor: float, level: str) -> Tensor:
+    peak = x.amax(1, keepdim=True)
+    floored = torch.maximum(x, peak * 10 ** (-FLOOR / factor))
+    decibels = factor * torch.log10(floored) / FLOOR
+    return decibels - (factor * torch.log10(peak) / FLOOR - 1 if level == "removed" else 0)
 
 
 def _as_tensor(signals: np.ndarray | Tensor) -> Tensor:
@@ -166,12 +304,6 @@ def _as_tensor(signals: np.ndarray | Tensor) -> Tensor:
 
 def _magnitude(x: Tensor) -> Tensor:
     return (x.real.square() + x.imag.square()).sqrt_()  # Tensor.abs is half as fast on a CPU
-
-
-_RAW: dict[str, Callable[[Tensor, int], Tensor]] = {
-    "spectrum": lambda x, bins: _magnitude(torch.fft.rfft(x)[:, :bins]),
-    "time": lambda x, samples: x[:, :samples],
-}
 
 
 def _check(x: Tensor, low: Tensor, high: Tensor, start: int) -> None:

@@ -59,7 +59,7 @@ class Detector:
 
     def inputs(self, signals: np.ndarray) -> Tensor:
         """What the networks read of raw signals ``(n, samples)``."""
-        return network_inputs(signals, self.recipe)
+        return network_inputs(signals, self.recipe, self.sample_rate)
 
     def predict(self, signals: np.ndarray, sample_rate: int, role: str = "student") -> np.ndarray:
         """Class probabilities ``(n, classes)`` of raw signals ``(n, samples)``.
