@@ -104,7 +104,12 @@ def _estimate(
     with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the training will give the same ones
         chain = distill_chain(
-            chosen, _short(recipe, size), small, on_epoch=tick, progress=False, folder=folder,
+            chosen,
+            _short(recipe, size),
+            small,
+            on_epoch=tick,
+            progress=False,
+            folder=folder,
             **options,
         )
     timed, steps, seconds = max(1, len(rows["train"]) // size), {}, 0.0
