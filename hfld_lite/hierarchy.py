@@ -317,7 +317,7 @@ def distill_chain(
     weights, batches and steps. Validation chooses each network's epoch; no test part is touched.
 
     Args:
-        data, recipe, parts: see :class:`Trainer`; ``auto``: budget of `choose_recipe`, called first.
+        data, recipe, parts: see :class:`Trainer`; ``auto``: budget of `choose_recipe`, run first.
         controls: names in CONTROLS: "alone" (from labels alone), "direct" (from the teacher,
             without secondary ones), "dense" (from the logits of all larger networks).
         options: ``networks``, ``trained``, ``folder``, ``resume`` and others of :class:`Trainer`.

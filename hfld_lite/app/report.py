@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from hfld_lite.app.chosen import display_tried, tried
 from hfld_lite.app.figures import confusions, curves, size_against_accuracy, spectra
 from hfld_lite.app.style import png
 from hfld_lite.data.recordings import Recordings
@@ -71,7 +72,7 @@ def write_report(
     """Write ``figures/*.png`` and the self-contained page ``report.html`` into a run's folder.
 
     Args:
-        folder: of the run.
+        folder: of the run; the page shows the table of its automatic choice if it made one.
         chain, recordings: as trained and tested.
         result: of the test; the page shows the costs if the table has them.
         command: that made the run, to be shown.
@@ -139,6 +140,8 @@ def write_report(
         (folder / "figures" / f"{name}.png").write_bytes(data)
         shown.append(embedded(title, data, alt, caption))
     cells = display_table(table)
+    choice = tried(folder)
+    choice = None if choice is None else display_tried(choice)
     counts = {name: len(part) for name, part in chain.split.parts().items()}
     page = render(
         "report.html",
@@ -159,6 +162,7 @@ def write_report(
             "the processor named below. MACs are half of what torch's FlopCounterMode counts.",
         ],
         figures=shown,
+        choice=None if choice is None else (list(choice.columns), choice.to_numpy().tolist()),
         facts=[
             ("Command", command),
             ("Data", recordings.source),

@@ -114,6 +114,8 @@ class _Begun(Checked):
     plugins: Annotated[dict[str, Text], Few] = Field(default_factory=dict)
     """Paths of the plugins and the digests of their files."""
     teacher: bool = False
+    auto: Annotated[float, Field(gt=0)] | None = None
+    """Budget of the automatic choice of the recipe."""
     split: dict[str, Annotated[list[Index], Field(fail_fast=True)]] | None = None
 
 
@@ -240,6 +242,7 @@ def begin_run(
     plugins: Sequence[str] = (),
     teacher: torch.nn.Module | None = None,
     parts: Split | None = None,
+    auto: float | None = None,
 ) -> Path:
     """Write what resuming needs into a folder of `new_run`; return the folder for checkpoints.
 
@@ -251,11 +254,12 @@ def begin_run(
         plugins: paths of Python files that the recipe needs.
         teacher: a trained teacher with the recipe's teacher network, whose weights are kept.
         parts: the split, if it is not drawn by the recipe.
+        auto: budget of an automatic choice, which changes the recipe before the training.
     """
     recipe.save(part / "recipe.json")
     begun = {"format": FORMAT, "data": data, "command": command}
     begun |= {"plugins": {path: file_digest(Path(path)) for path in plugins}}
-    begun |= {"teacher": teacher is not None, "split": parts and parts.to_dict()}
+    begun |= {"teacher": teacher is not None, "split": parts and parts.to_dict(), "auto": auto}
     if teacher is not None:
         save_weights(teacher, part / GIVEN_TEACHER)
     write_whole(part / BEGUN, json.dumps(begun) + "\n")
@@ -287,6 +291,11 @@ def begun_run(
             )
     run_plugins(list(checked.plugins))
     return Recipe.load(part / "recipe.json"), begun["data"], begun["command"]
+
+
+def begun_auto(part: Path) -> float | None:
+    """The budget of the automatic choice that :func:`begin_run` was given, or None."""
+    return _json(part / BEGUN).get("auto")
 
 
 def begun_split(part: Path) -> Split | None:

@@ -80,7 +80,7 @@ def choose_recipe(
     over what it is compared with. It learns from the training part without a fifth of its groups,
     which chooses its epoch, and the validation part gives its score, so that neither is optimistic
     about the other. The test part is taken away before anything is tried. The recipe as it was
-    stays unless another is better by more than one standard error of their difference (by groups).
+    stays unless another is better by more than one standard error of the gain (by groups).
     The budget is counted in steps, each in proportion to the length of what is read, never by the
     clock: the same seed gives the same choice. A handful of candidates does not need an optimiser
     such as Optuna: successive halving has one loop.
@@ -314,11 +314,17 @@ class _Search:
         return _Try(recipe, correct, score, len(self.rows) - 1)
 
     def _better(self, known: _Try, tried: Sequence[_Try]) -> _Try:
-        """The best of some tries if it beats the known one by more than the noise, else that."""
+        """The best of some tries if it beats the known one by more than the noise, else that.
+
+        The noise is the standard error of the gain by groups if there were none to be had,
+        √Σ_g d_g² with d_g a group's share of the gain: a single group's is never enough.
+        """
         labels, groups = self.labels[self.validation], self.groups[self.validation]
+        weights = 1 / np.bincount(labels)[labels] / len(np.unique(labels))
+        _, member = np.unique(groups, return_inverse=True)
         for one in sorted(tried, key=lambda one: -one.score):  # stable: the simpler of equals
-            gain, error = balanced_mean(one.correct - known.correct, labels, groups)
-            if gain > error:
+            gains = np.bincount(member, weights=weights * (one.correct - known.correct))
+            if gains.sum() > np.sqrt(np.sum(gains**2)) + 1e-9:
                 return one
         return known
 
