@@ -109,7 +109,7 @@ def test_the_choice_never_reads_the_test_part(recordings, learning, known):
 
 
 def test_training_and_validation_are_used_as_said(recordings, recipe, monkeypatch):
-    """What trains, chooses the epoch and scores are disjoint, by group; of the test part nothing."""
+    """What trains, chooses the epoch and scores are disjoint by group; the test part is absent."""
     seen = []
 
     class Spy(choice.Trainer):
