@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
+from _study import DEMO_BEFORE
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -33,7 +34,6 @@ from hfld_lite.data.views import network_inputs
 from hfld_lite.distillation import Supervised
 from hfld_lite.evaluation.metrics import evaluate
 from hfld_lite.networks import count_parameters, resnet1d
-from hfld_lite.recipes import preset
 from hfld_lite.storage.files import write_whole
 from hfld_lite.training import Samples, fit, predict_logits, seeded
 from hfld_lite.version import __version__
@@ -91,7 +91,7 @@ def run(seed: int, bench: Bench) -> list[dict]:
     fresh, fresh_truth = simulate_with_truth(
         seed=2 * FIRST_SEED + seed, bench=bench, tiles_per_class=FRESH_TILES, drops=FRESH_DROPS
     )
-    recipe = preset("demo").replace(seed=seed)
+    recipe = DEMO_BEFORE.replace(seed=seed)
     parts = split(recordings, validation=recipe.validation, test=recipe.test, seed=seed)
     rows = [{"seed": seed, "network": "true modal parameters (ceiling)"}]
     rows[0]["accuracy"] = ceiling(recordings, truth, parts, fresh, fresh_truth)

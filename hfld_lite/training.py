@@ -189,9 +189,7 @@ class _Loop:
         self.average = None
         if recipe.averaging:
             averaged = get_ema_multi_avg_fn(recipe.averaging)
-            self.average = AveragedModel(
-                objective.student, multi_avg_fn=averaged, use_buffers=True
-            )
+            self.average = AveragedModel(objective.student, multi_avg_fn=averaged, use_buffers=True)
             self.parts["average"] = self.average
 
     @property

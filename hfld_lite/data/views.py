@@ -31,6 +31,9 @@ BINS = 600
 LEAST_BINS = 512
 """Bins that a short recording's spectrum has at least, by zeros that are appended to it."""
 
+LEAST_VALUES = 257
+"""Values that the networks need, so that averaging leaves no fewer."""
+
 FLOOR = 80.0
 """dB below a recording's peak; what is weaker counts as this."""
 
@@ -281,7 +284,8 @@ def _magnitudes(x: Tensor) -> Tensor:
 
 
 def _averaged(x: Tensor, bins: int | None) -> Tensor:
-    return _mean_of(x[:, None], -(-x.shape[1] // (bins or BINS)))[:, 0]
+    by = min(-(-x.shape[1] // (bins or BINS)), x.shape[1] // LEAST_VALUES)
+    return _mean_of(x[:, None], by)[:, 0]
 
 
 def _mean_of(x: Tensor, by: int) -> Tensor:
