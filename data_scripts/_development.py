@@ -2,13 +2,14 @@
 
 Everything is simulated or read here and is the same for the same seed. Groups are kept whole. Where
 data are made, each seed makes new ones. Where there is one fixed stock (bearings, digits), the test
-part comes from recordings that no seed uses for training or validation, so that a choice made on
-validation parts never saw them; only in ``bearings-size-noise`` the held-out fault size, and with
-it the test part, changes with the seed.
+part comes from recordings that no seed of the same set uses for training or validation. There are
+two exceptions: in ``bearings-size-noise`` the held-out fault size, and with it the test part,
+changes with the seed; and the four bearings sets share one stock, so that a test window of one set
+can be a training or validation window of another.
 
 The noise of each synthetic family was set so that scikit-learn's logistic regression on the
-magnitudes of the FFT is right in 80 to 97 % of the test recordings, without a look at any network
-or view of this library (tests/test_development.py repeats that). In ``modulation`` those magnitudes
+magnitudes of the FFT is right in 80 to 97 % of the test recordings; no network or view of this
+library was used (tests/test_development.py repeats that). In ``modulation`` those magnitudes
 contain no information on the class, as the carrier is white noise; there the signal is squared
 first. In ``imbalance`` the range is that of the balanced accuracy, with balanced class weights.
 """
@@ -202,10 +203,8 @@ def _bearings_sets() -> dict[str, Callable[[int], Development]]:
     folder = Path(root) / "cwru"
     if not root or not folder.is_dir():
         found = f"has no folder {folder}" if root else "is not set"
-        sentence = (
-            f"The bearings are left out: HFLD_REAL_DATA {found}; set it to the folder of cwru/."
-        )
-        print(sentence, file=sys.stderr)
+        mend = "set it to the folder that contains cwru/"
+        print(f"The bearings are left out: HFLD_REAL_DATA {found}; {mend}.", file=sys.stderr)
         return {}
     conditions = {
         "bearings-block-noise": ("block", BEARINGS_SNR),
