@@ -5,8 +5,8 @@ The protocol, written before it was run:
 1. The data are the sets of ``_development.py``. Nothing else is looked at.
 2. A candidate changes one thing of the rule so far. Each trains, for each set and seed, on the
    training part without a fifth of its groups; this fifth chooses the epoch; the validation part
-   gives the score, balanced accuracy. So a candidate with more, or noisier, epochs has no advantage.
-   The test parts are not touched.
+   gives the score, balanced accuracy. So a candidate with more, or noisier, epochs has no
+   advantage. The test parts are not touched.
 3. What networks read and how long they learn (``view`` and ``training``) is decided by the student
    trained ALONE, confirmed by the teacher; only the weights of the terms by distillation. So
    distillation cannot look better than it is by a handicap of what it is compared with.
@@ -21,12 +21,9 @@ Every run is kept in ``runs/defaults``; the same command resumes. ``notebooks/re
 
 import argparse
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
-import torch
 from _development import SETS
 from _study import cells
 

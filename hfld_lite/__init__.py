@@ -14,7 +14,8 @@ from hfld_lite.errors import ArgumentError, DataError, HfldError, RecipeError
 from hfld_lite.evaluation.detector import Detector
 from hfld_lite.hierarchy import Chain, distill_chain
 from hfld_lite.networks import Output, adapt, resnet1d
-from hfld_lite.recipes import Network, Recipe, preset
+from hfld_lite.recipes import Network, Recipe
+from hfld_lite.rivals.presets import preset
 from hfld_lite.version import __version__
 from hfld_lite.weighting import weighting
 

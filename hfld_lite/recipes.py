@@ -57,7 +57,7 @@ class Recipe(Saved):
         view: what networks read, a name in ``data.views.VIEWS``.
         samples: samples used of each recording, from the first; None for all.
         bins: most values along the frequency; None for BINS, or all if they are cut.
-        bins_by: ``"averaging"`` of neighbouring bins, or ``"cutting"``: the first bins, as published.
+        bins_by: ``"averaging"`` of neighbours, or ``"cutting"``: the first bins, as published.
         level: ``"kept"`` or ``"removed"``; kept in views in dB only.
         optimizer: ``"sgd"`` or ``"adamw"``.
         learning_rate, momentum (SGD's), weight_decay: of the optimiser.
@@ -69,8 +69,6 @@ class Recipe(Saved):
         warmup: steps in which the rate of ``"one-cycle"`` goes up; None for a tenth.
         patience: steps without a better validation after which a network's training ends; None
             to train to the end.
-        averaging: decay of an exponential moving average of the student's weights, which is then
-            what is validated and kept; 0 for none.
         batch_size: recordings a step; None for a twentieth of the training part, 8 to 32.
         balance: draw classes equally often where they differ by more than 3 to 1.
         temperature: T of the logit terms, no unit.
@@ -114,7 +112,6 @@ class Recipe(Saved):
     steps: Count = 600
     warmup: Count | None = None
     patience: Count | None = None
-    averaging: Annotated[Weight, Field(lt=1)] = 0.0
     batch_size: Annotated[Whole, Field(ge=2)] | None = None  # batch norm needs two
     balance: bool = True
     temperature: Positive = 5.0
@@ -191,42 +188,7 @@ class Recipe(Saved):
         return own | {CROSS_ENTROPY: self.beta} | self.terms
 
 
-PRESETS: dict[str, Recipe] = {}
-"""The presets by name; rivals add "published"."""
-
-
-def preset(name: str) -> Recipe:
-    """The preset of this name; an unknown one is a RecipeError that offers the nearest.
-
-    ``classroom``: small networks, a minute or two on two cores for any small data set.
-    ``demo``: what ``make demo`` trains; the simulator was calibrated on its networks.
-    ``paper``: the published sizes, optimiser and schedule; hours without a GPU.
-    ``published``: the same with the released code's behaviour, mistakes included; to compare only.
-    """
-    return look_up(PRESETS, name, "Preset", RecipeError)
-
-
 def network_of(recipe: Recipe, role: str) -> Network:
     """The network of a role of the chain or of its controls, or an HfldError that lists them."""
     known = recipe.chain | dict.fromkeys((ALONE, DIRECT, DENSE), recipe.student)
     return look_up(known, role, "Role", HfldError)
-
-
-PRESETS |= {
-    "classroom": Recipe(name="classroom"),
-    "demo": Recipe(name="demo"),
-    "paper": Recipe(
-        name="paper",
-        teacher=Network(50, 1.0, "published", None, 200),
-        secondary_teachers=(Network(18, 1.0, "published", None, 200),),
-        student=Network(10, 1.0, "published", None, 200),
-        bins_by="cutting",
-        balance=False,
-        optimizer="sgd",
-        learning_rate=0.01,
-        weight_decay=1e-5,
-        schedule="drops",
-        drops=(40, 20),
-        batch_size=24,
-    ),
-}

@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from hfld_lite.data.examples import Samples, Stored, batches, evaluated, shuffle
@@ -186,22 +185,12 @@ class _Loop:
         self.epoch, self.rows, self.seconds = 0, [], 0.0
         self.best, self.best_epoch = (-1.0, -math.inf), 0
         self.best_state = copy.deepcopy(objective.student.state_dict())
-        self.average = None
-        if recipe.averaging:
-            averaged = get_ema_multi_avg_fn(recipe.averaging)
-            self.average = AveragedModel(objective.student, multi_avg_fn=averaged, use_buffers=True)
-            self.parts["average"] = self.average
 
     @property
     def finished(self) -> bool:
         """Whether all epochs are done, or there were none better for as long as the patience."""
         idle, patience = (self.epoch - self.best_epoch) * self.steps, self.recipe.patience
         return self.epoch >= self.epochs or (patience is not None and idle >= patience)
-
-    @property
-    def student(self) -> nn.Module:
-        """What is validated and kept: the student, or its moving average."""
-        return self.objective.student if self.average is None else self.average.module
 
     def state(self) -> dict[str, Any]:
         """Everything that the next epoch depends on, as tensors and JSON values."""
@@ -237,7 +226,7 @@ class _Loop:
                 raise Stopped(place)
         row = {"epoch": number, **{name: float(v) / self.steps for name, v in sums.items()}}
         row["learning_rate"] = self.rate
-        row |= validate(self.student, self.validation, self.fabric)
+        row |= validate(self.objective.student, self.validation, self.fabric)
         if not math.isfinite(row["validation_loss"]):  # before such weights are taken for the best
             said = self._say({name: row[name] for name in (*sums, "validation_loss")})
             place = f"after epoch {number}"
@@ -247,7 +236,7 @@ class _Loop:
         score = (row["validation_accuracy"], -row["validation_loss"])
         if score > self.best:
             self.best, self.best_epoch = score, number
-            self.best_state = copy.deepcopy(self.student.state_dict())
+            self.best_state = copy.deepcopy(self.objective.student.state_dict())
         self.rows.append(row)
         self.epoch, self.seconds = number, self.seconds + row["seconds"]
         return row
@@ -266,8 +255,6 @@ class _Loop:
         self._backward(total, place, figures)
         self.wrapped_optimizer.step()
         self.schedule.step()
-        if self.average is not None:
-            self.average.update_parameters(self.objective.student)
         return figures | self.objective.monitor()
 
     def _backward(self, total: Tensor, place: str, figures: Mapping[str, Tensor]) -> None:

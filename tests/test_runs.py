@@ -204,7 +204,7 @@ lock.acquire()
 AT_WORK = """
 import sys
 from hfld_lite.app.runs import begin_run, new_run
-from hfld_lite.recipes import preset
+from hfld_lite.rivals.presets import preset
 if sys.argv[2:]:
     import errno, fcntl
     def flock(*_):

@@ -40,7 +40,8 @@ from hfld_lite.data.readers import read_folder, read_signals
 from hfld_lite.edge.analysis import threads, with_costs
 from hfld_lite.errors import ArgumentError, DataError, HfldError, RecipeError
 from hfld_lite.hierarchy import Chain, distill_chain
-from hfld_lite.recipes import Augmentation, Recipe, preset
+from hfld_lite.recipes import Augmentation, Recipe
+from hfld_lite.rivals.presets import preset
 from hfld_lite.version import __version__
 
 app = typer.Typer(

@@ -32,7 +32,8 @@ from hfld_lite.edge.export import CALIBRATION
 from hfld_lite.errors import ArgumentError, DataError, HfldError
 from hfld_lite.evaluation.detector import TestResult
 from hfld_lite.hierarchy import Chain
-from hfld_lite.recipes import Recipe, preset
+from hfld_lite.recipes import Recipe
+from hfld_lite.rivals.presets import preset
 
 _LAYOUT = {"width": "44em"}
 _STYLE = {"description_width": "11em"}

@@ -117,7 +117,7 @@ def log_spectrum(
 def log_mel(signals: np.ndarray | Tensor, sample_rate: int, level: str = "removed") -> Tensor:
     """Power in BANDS mel bands in dB, in FRAMES frames at most, one frame after the other.
 
-    Hann windows of FRAME seconds (a quarter of the recording at most) overlap by half. The bands are
+    Hann windows of FRAME seconds (a quarter of the recording at most) overlap by half. Bands are
     triangles, equally wide on the scale m(f) = 2595 log₁₀(1 + f / 700), from 0 Hz to half the
     sample rate, with a peak of 1. Powers of neighbouring frames are averaged until FRAMES or fewer
     are left; then dB as in :func:`log_spectrum`.

@@ -24,7 +24,7 @@ from hfld_lite.data.views import network_inputs
 from hfld_lite.edge.analysis import latency
 from hfld_lite.edge.export import INPUT, quantise, quantise_dynamically, session, to_onnx
 from hfld_lite.networks import resnet1d
-from hfld_lite.recipes import preset
+from hfld_lite.rivals.presets import preset
 
 CLASSES, CALIBRATION = 6, 60
 RECORDING_MS = 175.0

@@ -13,7 +13,7 @@ from hfld_lite.data.simulator.simulate import simulate_tiles
 from hfld_lite.data.views import network_inputs
 from hfld_lite.edge.analysis import count_macs, stored_bytes, threads
 from hfld_lite.errors import ArgumentError
-from hfld_lite.recipes import preset
+from hfld_lite.rivals.presets import preset
 
 
 @check
