@@ -97,7 +97,7 @@ def run(seed: int, bench: Bench) -> list[dict]:
     rows[0]["accuracy"] = ceiling(recordings, truth, parts, fresh, fresh_truth)
     rows.append({"seed": seed, "network": "one true frequency and a threshold, N or D"})
     rows[1]["accuracy"] = threshold(truth, fresh_truth)
-    inputs, unseen = (network_inputs(r.signals, recipe) for r in (recordings, fresh))
+    inputs, unseen = (network_inputs(r.signals, recipe, r.sample_rate) for r in (recordings, fresh))
     labels = torch.from_numpy(recordings.labels)
     train, validation = (Samples(inputs[p], labels[p]) for p in (parts.train, parts.validation))
     for role in ("teacher", "student"):

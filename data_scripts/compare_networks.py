@@ -79,7 +79,7 @@ def run(folder: Path, quick: bool, data: str, name: str, seed: int) -> list[dict
     """Train one network on one data set with one seed; its row."""
     recordings, recipe = settings(data, seed, folder, quick)
     parts = split(recordings, validation=recipe.validation, test=recipe.test, seed=seed)
-    inputs = network_inputs(recordings.signals, recipe)
+    inputs = network_inputs(recordings.signals, recipe, recordings.sample_rate)
     labels = torch.from_numpy(np.array(recordings.labels))
     train, validation = (
         Samples(inputs[part], labels[part]) for part in (parts.train, parts.validation)

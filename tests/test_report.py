@@ -94,7 +94,7 @@ def test_confusions_print_every_count_once():
 
 def test_spectra_axis_is_in_khz():
     inputs, labels = np.random.default_rng(0).random((6, 350)), np.array([0, 0, 1, 1, 2, 2])
-    figure = spectra(inputs, labels, ["a", "b", "c"], bin_width=57.1)
+    figure = spectra(inputs, labels, ["a", "b", "c"], hertz=57.1)
     assert len(figure.axes) == 3
     line = figure.axes[0].lines[0]
     assert line.get_xdata()[-1] == pytest.approx(349 * 57.1 / 1000)

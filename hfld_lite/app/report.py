@@ -13,6 +13,7 @@ import torch
 from hfld_lite.app.figures import confusions, curves, size_against_accuracy, spectra
 from hfld_lite.app.style import png
 from hfld_lite.data.recordings import Recordings
+from hfld_lite.data.views import SCALINGS
 from hfld_lite.edge.analysis import processor
 from hfld_lite.evaluation.detector import TestResult
 from hfld_lite.hierarchy import Chain
@@ -117,7 +118,8 @@ def write_report(
             "Rows are true classes, columns predicted ones; numbers count recordings.",
         ),
     ]
-    if detector.recipe.view == "spectrum":
+    if (hertz := detector.frequencies) is not None:
+        scaling = SCALINGS[detector.recipe.view]
         figures.append(
             (
                 "spectra",
@@ -126,10 +128,10 @@ def write_report(
                     detector.inputs(recordings.signals[test]).numpy(),
                     recordings.labels[test],
                     detector.class_names,
-                    detector.bin_width,
+                    hertz,
                 ),
                 "Mean spectrum of each class on the test part, with the middle 80 % of recordings",
-                "Magnitude spectra of the test part, each scaled to [0, 1].",
+                f"The view {detector.recipe.view} of the test part, scaled: {scaling}.",
             )
         )
     (folder / "figures").mkdir(exist_ok=True)

@@ -21,7 +21,7 @@ from hfld_lite.data.readers import read_folder
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.simulator.simulate import simulate_tiles
 from hfld_lite.data.splits import Split
-from hfld_lite.data.views import SCALING
+from hfld_lite.data.views import SCALINGS
 from hfld_lite.errors import HfldError, RecipeError, nearest
 from hfld_lite.evaluation.detector import Detector, TestResult, trust_of
 from hfld_lite.evaluation.trust import Trust
@@ -44,8 +44,12 @@ from hfld_lite.storage.models import (
 )
 from hfld_lite.version import __version__
 
-FORMAT = 3
+FORMAT = 4
 """Version of the run folder's format."""
+
+OLD_FORMAT = 3
+OLDER = {"bins_by": "cutting", "balance": False}
+"""The format of hfld_lite 0.2.0, and what its recipes meant without saying it."""
 
 FACTS, BEGUN, CHECKPOINTS = "run.json", "begun.json", "checkpoints"
 GIVEN_TEACHER = "given_teacher.safetensors"
@@ -272,6 +276,11 @@ def begun_run(
     """
     path = part / BEGUN
     begun = _json(path, f"{path} is missing: the run was stopped before it began; add --fresh.")
+    if begun.get("format") == OLD_FORMAT:
+        raise RecipeError(
+            f"{path}: hfld_lite 0.2.0 began the run, and later versions train otherwise; resume it "
+            "with that version, or add --fresh to start again."
+        )
     _check_format(path, begun)
     try:
         checked = _Begun.model_validate(begun)
@@ -337,7 +346,9 @@ def preprocessing(recipe: Recipe) -> dict[str, Any]:
         "view": recipe.view,
         "samples": recipe.samples,
         "bins": recipe.bins,
-        "scaling": SCALING,
+        "bins_by": recipe.bins_by,
+        "level": recipe.level,
+        "scaling": SCALINGS[recipe.view],
     }
 
 
@@ -400,7 +411,7 @@ def save_run(
 
 
 def load_run(folder: str | Path, networks: Mapping[str, torch.nn.Module] | None = None) -> Run:
-    """Read a run folder.
+    """Read a run folder, also one of format 3 (hfld_lite 0.2.0), whose bins were cut.
 
     Args:
         folder: of the run.
@@ -416,12 +427,16 @@ def load_run(folder: str | Path, networks: Mapping[str, torch.nn.Module] | None 
     if unfinished(folder).is_dir():
         how = f"one is unfinished, resume it with `hfld train --resume {folder}`"
     facts = _json(folder / FACTS, f"{folder} holds no run; {how}.")
-    _check_format(folder / FACTS, facts)
-    recipe = _trained_recipe(folder / "recipe.json")
-    if facts.get("preprocessing") != preprocessing(recipe):
+    _check_format(folder / FACTS, facts, (OLD_FORMAT, FORMAT))
+    older = OLDER if facts["format"] == OLD_FORMAT else {}
+    recipe = _trained_recipe(folder / "recipe.json", older)
+    here = preprocessing(recipe)
+    for name in ("bins_by", "level") if older else ():
+        del here[name]
+    if facts.get("preprocessing") != here:
         raise RecipeError(
             f"{folder / FACTS}: the networks were trained on recordings preprocessed by "
-            f"{short(facts.get('preprocessing'))}, and here it would be {preprocessing(recipe)}; "
+            f"{short(facts.get('preprocessing'))}, and here it would be {here}; "
             f"use the run's own recipe.json and the hfld_lite that made the run, "
             f"{short(facts.get('hfld_lite'))}."
         )
@@ -450,27 +465,30 @@ def load_run(folder: str | Path, networks: Mapping[str, torch.nn.Module] | None 
     return Run(folder, detector, split, facts, checked.trust)
 
 
-def _check_format(path: Path, facts: dict[str, Any]) -> None:
-    if facts.get("format") != FORMAT:
+def _check_format(path: Path, facts: dict[str, Any], known: Sequence[int] = (FORMAT,)) -> None:
+    if facts.get("format") not in known:
         raise RecipeError(
             f"{path}: the format is {short(facts.get('format'))}; this version of hfld_lite reads "
-            f"format {FORMAT}."
+            f"format {' and '.join(map(str, known))}."
         )
 
 
-def _trained_recipe(path: Path) -> Recipe:
-    """The recipe of a run, also where the loss that it learned by is not registered here."""
+def _trained_recipe(path: Path, older: dict[str, Any]) -> Recipe:
+    """The recipe of a run, also where the loss that it learned by is not registered here.
+
+    ``older`` are values of attributes that its version did not have.
+    """
+    values = older | _json(path)
     try:
-        return Recipe.load(path)
+        return validated(Recipe, values)
     except RecipeError as error:
-        values = _json(path)
         learned_by = {name: values.pop(name) for name in _LEARNED_BY if name in values}
         try:
             recipe = validated(Recipe, values)
         except RecipeError:
-            raise error from None
+            raise RecipeError(f"{path}: {error}") from error
         warnings.warn(
-            f"{path}: {error.args[0].rpartition(': ')[2]} The run can be used, but not trained "
+            f"{path}: {error} The run can be used, but not trained "
             f"again, without what registers it ({short(learned_by)}; see --plugin).",
             stacklevel=3,
         )

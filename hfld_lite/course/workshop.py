@@ -25,7 +25,7 @@ from hfld_lite.course.widgets import image
 from hfld_lite.data.readers import read_folder
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split, split
-from hfld_lite.data.views import network_inputs
+from hfld_lite.data.views import frequencies, network_inputs
 from hfld_lite.edge.analysis import with_costs
 from hfld_lite.edge.deploy import Export
 from hfld_lite.edge.export import CALIBRATION
@@ -116,7 +116,7 @@ def check_folder(folder: str | Path, recipe: Recipe | None = None, **options: An
         warnings.simplefilter("always")
         recordings = read_folder(folder, **options)
     notes = [str(warning.message) for warning in caught]
-    network_inputs(recordings.signals[:1], recipe)
+    network_inputs(recordings.signals[:1], recipe, recordings.sample_rate)
     parts = split(recordings, validation=recipe.validation, test=recipe.test, seed=recipe.seed)
     if len(set(recordings.groups)) == len(recordings):
         notes.append(
@@ -244,12 +244,13 @@ class Workshop(ipywidgets.VBox):
         self._forget()
         self.checked = check_folder(self.fields["folder"].value, self.recipe, **self.options)
         recordings = self.checked.recordings
-        if self.recipe.view == "spectrum":
+        rate = recordings.sample_rate
+        if (hertz := frequencies(self.recipe, recordings.samples, rate)) is not None:
             figure = spectra(
-                network_inputs(recordings.signals, self.recipe).numpy(),
+                network_inputs(recordings.signals, self.recipe, rate).numpy(),
                 recordings.labels,
                 recordings.class_names,
-                recordings.sample_rate / (self.recipe.samples or recordings.samples),
+                hertz,
             )
             alt = "Mean spectrum of each class with the middle 80 % of its recordings. "
             self.picture.value = image(png(figure, dpi=90), alt + self.checked.words)

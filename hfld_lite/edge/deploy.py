@@ -1,6 +1,6 @@
 """A trained network on its way to a device: exported, compared with torch, with its own program.
 
-The folder that is written holds one ONNX file and ``predict.py``, a program of under 60 lines that
+The folder that is written holds one ONNX file and ``predict.py``, a program of under 100 lines that
 needs only numpy and onnxruntime. Its settings (classes, sample rate, preprocessing, the limits of
 `trust`) are in the ONNX file's metadata, as JSON under ``hfld_lite``.
 """
@@ -18,6 +18,15 @@ import onnx
 
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split
+from hfld_lite.data.views import (
+    FLOOR,
+    FRAMES,
+    cut,
+    fourier_points,
+    mel_edges,
+    mel_frames,
+    neighbours,
+)
 from hfld_lite.edge.export import (
     FACTS,
     INPUT,
@@ -123,7 +132,14 @@ def export_network(
     network = detector.network(role)
     length = detector.inputs(noise(1, detector.samples)).shape[1]
     recipe = detector.recipe if raw else None
-    model = to_onnx(network, length, recipe=recipe, samples=detector.samples, opset=opset)
+    model = to_onnx(
+        network,
+        length,
+        recipe=recipe,
+        samples=detector.samples,
+        sample_rate=detector.sample_rate,
+        opset=opset,
+    )
     exact = _Answers(model, detector, raw)
     signals, figures = noise(COMPARED, detector.samples), {}
     if needed:
@@ -214,7 +230,36 @@ def _facts(detector: Detector, role: str, format: str, view: str, length: int) -
         "view": view,
         "cut": detector.recipe.samples,
         "length": detector.samples if view == "raw" else length,
+        "front": None if view == "raw" else _front(detector),
     }
+
+
+def _front(detector: Detector) -> dict[str, Any]:
+    """What the program needs to compute the view, see :mod:`hfld_lite.data.views`.
+
+    Samples → (mean subtracted if ``centred``) → magnitudes of ``points`` points, the first ``kept``
+    of them, or powers in bands between ``edges`` of windows of ``size`` → means of ``averaged``
+    neighbours → times ``unit``, log₁₀ down to ``depth`` below the peak; or min-max without depth.
+    """
+    recipe, rate = detector.recipe, detector.sample_rate
+    samples = recipe.samples or detector.samples
+    front = dict.fromkeys(("size", "edges", "points", "kept", "depth", "unit"))
+    front |= {"centred": recipe.view != "time" and not cut(recipe), "averaged": 1}
+    front["level"] = recipe.level
+    if recipe.view == "log-mel":
+        size, points = mel_frames(samples, rate)
+        count = (samples - size) // (size // 2) + 1
+        front |= {"size": size, "points": points, "edges": mel_edges(rate).tolist()}
+        front |= {"averaged": -(-count // FRAMES), "depth": FLOOR / 10, "unit": (2 / size) ** 2}
+    elif cut(recipe):
+        front |= {"points": samples, "kept": samples}
+    elif recipe.view != "time":
+        points = fourier_points(samples)
+        front |= {"points": points, "kept": points // 2}
+        front["averaged"] = neighbours(points // 2, recipe.bins)
+        if recipe.view == "log-spectrum":
+            front |= {"depth": FLOOR / 20, "unit": 2 / samples}
+    return front
 
 
 def _doubts(trust: Trust | None, detector: Detector) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from hfld_lite.data.examples import Examples
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split
-from hfld_lite.data.views import network_inputs
+from hfld_lite.data.views import frequencies, network_inputs
 from hfld_lite.errors import ArgumentError, DataError, HfldError
 from hfld_lite.evaluation.metrics import Evaluation, evaluate
 from hfld_lite.evaluation.trust import Trust, make_trust
@@ -53,9 +53,9 @@ class Detector:
         )
 
     @property
-    def bin_width(self) -> float:
-        """Width of one bin of the spectrum in Hz."""
-        return self.sample_rate / (self.recipe.samples or self.samples)
+    def frequencies(self) -> np.ndarray | None:
+        """What an input's values stand for, Hz; see :func:`hfld_lite.data.views.frequencies`."""
+        return frequencies(self.recipe, self.samples, self.sample_rate)
 
     def inputs(self, signals: np.ndarray) -> Tensor:
         """What the networks read of raw signals ``(n, samples)``."""

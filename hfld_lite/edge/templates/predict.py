@@ -30,9 +30,28 @@ def read(path):
 
 def view(x):
     """What the network reads: of a raw graph the samples themselves, the rest is inside it."""
-    x = np.abs(np.fft.rfft(x[: FACTS["cut"]])) if FACTS["view"] == "spectrum" else x
+    if FACTS["view"] == "raw":
+        return x
+    x, front = x[: FACTS["cut"]].astype(float), FACTS["front"]
+    x = x - x.mean() if front["centred"] else x
+    if front["edges"]:  # powers in mel bands, a row for each frame; the rows are then averaged
+        size, edges = front["size"], np.array(front["edges"])
+        frames = np.lib.stride_tricks.sliding_window_view(x, size)[:: size // 2]
+        hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
+        power = np.abs(np.fft.rfft(frames * hann, front["points"])) ** 2
+        hertz = np.fft.rfftfreq(front["points"], 1 / FACTS["sample_rate"])[:, None]
+        sides = (hertz - edges[:-2], edges[2:] - hertz) / np.diff([edges[:-1], edges[1:]])[:, None]
+        x = power @ np.clip(sides.min(0), 0, None)
+    elif front["points"]:
+        x = np.abs(np.fft.rfft(x, front["points"]))[: front["kept"]]
+    by = front["averaged"]
+    x = np.concatenate([x[i : i + by].mean(0, keepdims=True) for i in range(0, len(x), by)]).ravel()
     x = x[: FACTS["length"]]
-    return x if FACTS["view"] == "raw" else (x - x.min()) / np.ptp(x)
+    if not front["depth"]:
+        return (x - x.min()) / np.ptp(x)
+    x = np.maximum(x, x.max() * 10.0 ** -front["depth"]) * front["unit"]
+    x = np.log10(x) / front["depth"]
+    return x if front["level"] == "kept" else x - x.max() + 1
 
 
 def warnings(x):
