@@ -19,7 +19,7 @@ import pandas as pd
 from hfld_lite.data.examples import Examples
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split
-from hfld_lite.errors import ArgumentError, look_up
+from hfld_lite.errors import ArgumentError, DataError, look_up
 from hfld_lite.evaluation.metrics import evaluate, paired_interval
 
 NETWORKS_VIEW, MEL, SAMPLES = "the networks' view", "64 log-mel bands", "raw samples"
@@ -150,12 +150,14 @@ class Baselines:
             baseline names, in a column of its title.
         fitted: what has learned, in the table's order.
         recipe: whose view the networks read.
+        kind: class names, sample rate (Hz) and samples of the training's recordings.
     """
 
     table: pd.DataFrame
     predictions: pd.DataFrame
     fitted: tuple[Fitted, ...]
     recipe: Any
+    kind: tuple
 
     @property
     def best(self) -> Fitted:
@@ -163,8 +165,18 @@ class Baselines:
         return max(self.fitted, key=lambda one: np.nan_to_num(one.validation_accuracy))
 
     def test(self, data: Recordings | Examples) -> "Baselines":
-        """The same baselines, measured on other recordings of the same classes."""
+        """The same baselines, measured on other recordings.
+
+        Raises:
+            DataError: if classes, sample rate or samples differ from training.
+        """
         examples = data if isinstance(data, Examples) else Examples.of(data, self.recipe)
+        if (found := _kind(examples)) != self.kind:
+            raise DataError(
+                examples.source or "recordings",
+                f"classes, sample rate and samples are {found}",
+                expected=f"{self.kind}, as in training",
+            )
         return _measured(self.fitted, examples, self.recipe)
 
 
@@ -295,7 +307,13 @@ def _measured(fitted: tuple[Fitted, ...], examples: Examples, recipe: Any) -> Ba
                 "seconds": one.seconds,
             }
         )
-    return Baselines(pd.DataFrame(table), predictions, fitted, recipe)
+    return Baselines(pd.DataFrame(table), predictions, fitted, recipe, _kind(examples))
+
+
+def _kind(examples: Examples) -> tuple:
+    recordings = examples.recordings
+    size = (recordings.sample_rate, recordings.samples) if recordings else (0, 0)
+    return (examples.class_names, *size)
 
 
 def compare(
