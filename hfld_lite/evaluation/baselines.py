@@ -236,7 +236,7 @@ def fit_baselines(
 def _read(examples: Examples, reads: str, recipe: Any) -> np.ndarray:
     """One of the inputs, float32 ``(n, values)``."""
     if reads == NETWORKS_VIEW:
-        return np.asarray(examples.everything()).reshape(len(examples), -1)
+        return examples.everything().flatten(1).numpy()
     recordings = examples.recordings
     signals = recordings.signals[:, : recipe.samples]  # as the networks do
     return log_mel_bands(signals, recordings.sample_rate) if reads == MEL else signals
