@@ -20,12 +20,14 @@ from typer import Argument, Option
 
 from hfld_lite.app import cli_edge
 from hfld_lite.app.cli_edge import Role, RunFolder
+from hfld_lite.app.compared import Comparison, compared, compared_on, wanted_baselines
 from hfld_lite.app.given import run_plugins, trained_teacher
-from hfld_lite.app.report import INTERVAL_NOTE, display_table, write_report
+from hfld_lite.app.report import INTERVAL_NOTE, baselines_table, display_table, write_report
 from hfld_lite.app.runs import (
     BEGUN,
     CHECKPOINTS,
     begin_run,
+    begun_baselines,
     begun_run,
     begun_split,
     begun_teacher,
@@ -35,10 +37,12 @@ from hfld_lite.app.runs import (
     run_of,
     save_run,
     unfinished,
+    unseen,
 )
 from hfld_lite.data.readers import read_folder, read_signals
 from hfld_lite.edge.analysis import threads, with_costs
 from hfld_lite.errors import ArgumentError, DataError, HfldError, RecipeError
+from hfld_lite.evaluation.baselines import USUAL
 from hfld_lite.hierarchy import Chain, distill_chain
 from hfld_lite.recipes import Augmentation, Recipe
 from hfld_lite.rivals.presets import preset
@@ -130,6 +134,13 @@ def train(
         bool, Option("--resample", help="Resample files that have another sample rate.")
     ] = False,
     pad: Annotated[bool, Option("--pad", help="Pad sound files that are too short.")] = False,
+    baselines: Annotated[
+        list[str] | None,
+        Option(
+            help="minirocket: one more simple baseline beside logistic regression and forest "
+            "(pip install 'hfld_lite[baselines]'); none: no baselines."
+        ),
+    ] = None,
 ) -> None:
     """Train teacher → secondary teacher → student, and the student alone, and report.
 
@@ -150,12 +161,14 @@ def train(
     choices = {"data": data, "preset": preset_name, "recipe": recipe_file, "seed": seed, **reading}
     choices |= {"augment": augment or None, "fresh": fresh or None, "method": method}
     choices |= {"teacher": teacher, "plugin": plugin or None}
+    choices |= {"baselines": baselines or None}
     given = [name.replace("_", "-") for name, value in choices.items() if value is not None]
     if resume and given:
         raise RecipeError(f"--resume uses the run's own options; leave --{given[0]} out.")
     if resume:
         out = run_of(resume)
     else:
+        compared_with = wanted_baselines(baselines)
         plugins = [str(path.absolute()) for path in plugin or ()]
         run_plugins(plugins)
         recipe = Recipe.load(recipe_file) if recipe_file else preset(preset_name or "classroom")
@@ -177,7 +190,7 @@ def train(
         recordings = read_origin(origin, progress=not quiet)
         console.print(recordings.summary())
         if resume:
-            folder = part / CHECKPOINTS
+            folder, compared_with = part / CHECKPOINTS, begun_baselines(part)
             known, parts = (
                 begun_teacher(part, recipe, len(recordings.class_names)),
                 begun_split(part),
@@ -188,6 +201,7 @@ def train(
                 recipe, known, parts = trained_teacher(teacher, recipe, recordings)
                 console.print(_split_note(parts is not None))
             given = {"plugins": plugins, "teacher": known, "parts": parts}
+            given["baselines"] = compared_with
             folder = begin_run(part, recipe, origin, command, **given)
         with torch.autograd.set_detect_anomaly(detect_anomaly):
             try:
@@ -208,8 +222,12 @@ def train(
         signal = recordings.signals[chain.split.test[0]]
         result = with_costs(chain.test(recordings), chain.detector, signal)
         save_run(part, chain, result, recordings, origin)
-        write_report(part, chain, result, recordings, command)
-    _print_table(result.table)
+        comparison = compared(chain, result, compared_with, console.print)
+        if comparison:
+            comparison.save(part)
+        write_report(part, chain, result, recordings, command, comparison)
+    _print_table(display_table(result.table))
+    _print_comparison(comparison)
     _print_notes(chain, recordings.simulated)
     console.print(f"{time.perf_counter() - began:.0f} s in all; see {out / 'report.html'}")
 
@@ -232,16 +250,27 @@ def evaluate(
     ] = None,
     role: Annotated[str | None, Option(help="One network only; by default all.")] = None,
 ) -> None:
-    """Measure a run's networks on its test part or on other recordings of the same classes."""
+    """Measure a run's networks on its test part or on other recordings of the same classes.
+
+    Other recordings that the networks were trained on are left out.
+    """
     loaded = load_run(run)
     if data is None:
         recordings = loaded.recordings().select(loaded.split.test)
     else:
         options = loaded.facts["data"].get("options", {})  # those of the training data
         recordings = read_folder(data, progress=False, **options)
+        recordings, said = unseen(loaded, recordings, data)
+        if said:
+            console.print(said)
     detector = loaded.detector.only(role) if role else loaded.detector
     result = with_costs(detector.test(recordings), detector, recordings.signals[0])
-    _print_table(result.table)
+    _print_table(display_table(result.table))
+    comparison = Comparison.load(loaded.folder)
+    if data is not None:
+        names = USUAL if comparison is None else dict.fromkeys(comparison.table["baseline"])
+        comparison = compared_on(loaded, recordings, result, names)
+    _print_comparison(comparison)
     for name, found in result.evaluations.items():
         counts = pd.DataFrame(found.confusion, detector.class_names, detector.class_names)
         console.print(f"\n{name.replace('_', ' ')}: rows are true classes, columns predicted ones")
@@ -328,7 +357,7 @@ def info(run: RunFolder) -> None:
             f"{stage['best_epoch']}, {stage['seconds']:.0f} s"
         )
     try:
-        _print_table(results)
+        _print_table(display_table(results))
     except (KeyError, TypeError, ValueError) as error:
         raise RecipeError(f"{run}/results.csv is damaged ({error}); copy the run again.") from error
 
@@ -358,13 +387,19 @@ def _saying_how_to_resume(out: Path) -> Iterator[None]:
 _OUT_OF_ROOM = (OSError, SafetensorError, MemoryError, torch.OutOfMemoryError)
 
 
-def _print_table(table: pd.DataFrame) -> None:
+def _print_table(shown: pd.DataFrame) -> None:
     """Print the networks side by side, so that the table fits 80 columns."""
-    shown = display_table(table)
-    grid = Table("", *shown["role"], box=box.SIMPLE_HEAD)
-    for name in shown.columns[1:]:
+    first, *others = shown
+    grid = Table("", *shown[first], box=box.SIMPLE_HEAD)
+    for name in others:
         grid.add_row(name, *shown[name])
     console.print(grid)
+
+
+def _print_comparison(comparison: Comparison | None) -> None:
+    if comparison is not None:
+        _print_table(baselines_table(comparison.table))
+        console.print(comparison.sentence)
 
 
 def _print_notes(chain: Chain, simulated: bool) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from hfld_lite.app.compared import Comparison
 from hfld_lite.app.figures import confusions, curves, size_against_accuracy, spectra
 from hfld_lite.app.style import png
 from hfld_lite.data.recordings import Recordings
@@ -26,6 +27,17 @@ INTERVAL_NOTE = (
 )
 
 
+BALANCED_NOTE = (
+    "Balanced accuracy (macro recall) is the mean over classes of the share of correct answers."
+)
+
+BASELINES_NOTE = (
+    "Classifiers of scikit-learn, fitted on the same training part and chosen on the same "
+    "validation part. The sentence compares the student with the baseline that validation prefers; "
+    "its interval is a paired bootstrap over groups."
+)
+
+
 def display_table(table: pd.DataFrame) -> pd.DataFrame:
     """The table of a test in words and units, a string in every cell.
 
@@ -33,11 +45,7 @@ def display_table(table: pd.DataFrame) -> pd.DataFrame:
         table: of a `TestResult`; costs are shown if it has them, see
             :func:`hfld_lite.edge.analysis.with_costs`.
     """
-
-    def percent(value: float | None) -> str:
-        return "–" if value is None or np.isnan(value) else f"{100 * value:.1f} %"
-
-    shown = pd.DataFrame(
+    return pd.DataFrame(
         {
             "role": table["role"].str.replace("_", " "),
             "network": table["network"],
@@ -50,24 +58,49 @@ def display_table(table: pd.DataFrame) -> pd.DataFrame:
                 if "macs" in table
                 else {}
             ),
-            "test accuracy (95 % interval)": [
-                f"{100 * row.accuracy:.1f} % ({100 * row.low:.1f} to {100 * row.high:.1f})"
-                for row in table.itertuples()
-            ],
+            **_figures(table),
         }
     )
-    if table["miss_rate"].notna().any():
-        shown["miss rate"] = table["miss_rate"].map(percent)
-        shown["false-alarm rate"] = table["false_alarm_rate"].map(percent)
-    else:
-        shown["macro recall"] = table["macro_recall"].map(percent)
-    if "latency_ms" in table:
-        shown["latency in ms"] = table["latency_ms"].map("{:.2f}".format)
-    return shown
+
+
+def baselines_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of `Baselines` in words and units, a string in every cell."""
+    return pd.DataFrame(
+        {
+            "baseline": table["baseline"],
+            "input": table["input"],
+            "validation accuracy": table["validation_accuracy"].map(_percent),
+            **_figures(table),
+        }
+    )
+
+
+def _figures(table: pd.DataFrame) -> dict[str, list[str]]:
+    """The columns that networks and baselines share."""
+    columns = {
+        "test accuracy (95 % interval)": [
+            f"{100 * row.accuracy:.1f} % ({100 * row.low:.1f} to {100 * row.high:.1f})"
+            for row in table.itertuples()
+        ]
+    }
+    rates = {"miss_rate": "miss rate", "false_alarm_rate": "false-alarm rate"}
+    if table["miss_rate"].isna().all():
+        rates = {}
+    rates["macro_recall"] = "balanced accuracy"
+    return columns | {shown: table[name].map(_percent).tolist() for name, shown in rates.items()}
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None or np.isnan(value) else f"{100 * value:.1f} %"
 
 
 def write_report(
-    folder: Path, chain: Chain, result: TestResult, recordings: Recordings, command: str
+    folder: Path,
+    chain: Chain,
+    result: TestResult,
+    recordings: Recordings,
+    command: str,
+    comparison: Comparison | None = None,
 ) -> None:
     """Write ``figures/*.png`` and the self-contained page ``report.html`` into a run's folder.
 
@@ -76,6 +109,7 @@ def write_report(
         chain, recordings: as trained and tested.
         result: of the test; the page shows the costs if the table has them.
         command: that made the run, to be shown.
+        comparison: with the baselines, if there are any.
     """
     detector, table = chain.detector, result.table
     test = chain.split.test
@@ -140,7 +174,15 @@ def write_report(
         data = png(figure)
         (folder / "figures" / f"{name}.png").write_bytes(data)
         shown.append(embedded(title, data, alt, caption))
-    cells = display_table(table)
+    cells, baselines = display_table(table), None
+    if comparison:
+        others = baselines_table(comparison.table)
+        baselines = {
+            "columns": list(others.columns),
+            "rows": others.to_numpy().tolist(),
+            "sentence": comparison.sentence,
+            "note": BASELINES_NOTE,
+        }
     counts = {name: len(part) for name, part in chain.split.parts().items()}
     page = render(
         "report.html",
@@ -152,14 +194,16 @@ def write_report(
         rows=cells.to_numpy().tolist(),
         notes=[
             INTERVAL_NOTE,
-            "A miss is a defective recording called sound, a false alarm a sound one called "
-            "defective."
-            if detector.normal_classes
-            else "No class is normal, so miss rate and false-alarm rate are not defined; macro "
-            "recall is the mean over classes of the share of correct answers.",
-            "Latency is the median of one raw recording, preprocessing included, on one thread of "
-            "the processor named below. MACs are half of what torch's FlopCounterMode counts.",
+            (
+                "A miss is a defective recording called sound, a false alarm a sound one called "
+                "defective. "
+                if detector.normal_classes
+                else "No class is normal, so miss rate and false-alarm rate are not defined. "
+            )
+            + BALANCED_NOTE,
+            "MACs are half of what torch's FlopCounterMode counts. `hfld edge` measures the time.",
         ],
+        baselines=baselines,
         figures=shown,
         facts=[
             ("Command", command),

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
 from pydantic import Field, ValidationError, model_validator
 from safetensors import SafetensorError
@@ -22,7 +23,7 @@ from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.simulator.simulate import simulate_tiles
 from hfld_lite.data.splits import Split
 from hfld_lite.data.views import SCALINGS
-from hfld_lite.errors import HfldError, RecipeError, nearest
+from hfld_lite.errors import DataError, HfldError, RecipeError, nearest
 from hfld_lite.evaluation.detector import Detector, TestResult, trust_of
 from hfld_lite.evaluation.trust import Trust
 from hfld_lite.hierarchy import Chain
@@ -91,6 +92,8 @@ class _Facts(Checked):
     fingerprint: Text
     stages: Annotated[dict[str, _Stage], Few, Field(min_length=1)]
     trust: Annotated[dict[str, Trust], Few]
+    seen: Annotated[list[Text], Field(fail_fast=True)] = Field(default_factory=list)
+    """Digests of the training and validation parts' signals; none in a run of hfld_lite 0.2.0."""
     given: Annotated[dict[str, Text], Few] = Field(default_factory=dict)
     """Kinds of the networks that the recipe does not describe, by role."""
 
@@ -119,6 +122,7 @@ class _Begun(Checked):
     """Paths of the plugins and the digests of their files."""
     teacher: bool = False
     split: dict[str, Annotated[list[Index], Field(fail_fast=True)]] | None = None
+    baselines: Annotated[list[Name], Field(fail_fast=True)] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -146,6 +150,47 @@ class Run:
                 "test parts are unknown; restore the data or train again."
             )
         return recordings
+
+
+def _seen(recordings: Recordings, split: Split) -> list[str]:
+    """Digests of what networks were trained on, or chosen by."""
+    return recordings.select(np.concatenate([split.train, split.validation])).digests()
+
+
+def unseen(run: Run, recordings: Recordings, where: object) -> tuple[Recordings, str]:
+    """Recordings less those that a run was trained on or chosen by, and a sentence that says so.
+
+    They are recognised by their samples. The sentence is empty if there are none.
+
+    Args:
+        run: whose networks are to be measured.
+        recordings: read as the run's own were.
+        where: they are from, for the sentence.
+
+    Raises:
+        DataError: if none is left.
+    """
+    seen = run.facts.get("seen")
+    if not seen:  # a run of hfld_lite 0.2.0
+        try:
+            seen = _seen(run.recordings(), run.split)
+        except HfldError as error:
+            said = f"Whether the networks were trained on some of these is unknown: {error}"
+            return recordings, said
+    new = ~np.isin(recordings.digests(), seen)
+    count = len(recordings) - int(new.sum())
+    if not count:
+        return recordings, ""
+    if not new.any():
+        raise DataError(
+            where,
+            f"the run was trained or validated on all {count} recordings",
+            mend="give others, or leave --data out to measure on the run's test part",
+        )
+    return recordings.select(new), (
+        f"{where}: the run was trained or validated on {count} of {len(recordings)} recordings; "
+        f"these are left out, and {int(new.sum())} are tested."
+    )
 
 
 def read_origin(data: dict[str, Any], progress: bool = False) -> Recordings:
@@ -244,6 +289,7 @@ def begin_run(
     plugins: Sequence[str] = (),
     teacher: torch.nn.Module | None = None,
     parts: Split | None = None,
+    baselines: Sequence[str] = (),
 ) -> Path:
     """Write what resuming needs into a folder of `new_run`; return the folder for checkpoints.
 
@@ -255,11 +301,13 @@ def begin_run(
         plugins: paths of Python files that the recipe needs.
         teacher: a trained teacher with the recipe's teacher network, whose weights are kept.
         parts: the split, if it is not drawn by the recipe.
+        baselines: names of those to be fitted after the test.
     """
     recipe.save(part / "recipe.json")
     begun = {"format": FORMAT, "data": data, "command": command}
     begun |= {"plugins": {path: file_digest(Path(path)) for path in plugins}}
     begun |= {"teacher": teacher is not None, "split": parts and parts.to_dict()}
+    begun |= {"baselines": list(baselines)}
     if teacher is not None:
         save_weights(teacher, part / GIVEN_TEACHER)
     write_whole(part / BEGUN, json.dumps(begun) + "\n")
@@ -302,6 +350,11 @@ def begun_split(part: Path) -> Split | None:
     """The split that :func:`begin_run` was given, or None."""
     lists = _json(part / BEGUN).get("split")
     return None if lists is None else Split.from_dict(lists)
+
+
+def begun_baselines(part: Path) -> tuple[str, ...]:
+    """The names of baselines that :func:`begin_run` was given."""
+    return tuple(_json(part / BEGUN).get("baselines", ()))
 
 
 def begun_teacher(part: Path, recipe: Recipe, classes: int) -> torch.nn.Module | None:
@@ -389,6 +442,7 @@ def save_run(
         "simulated": recordings.simulated,
         "data": data,
         "fingerprint": recordings.fingerprint(),
+        "seen": sorted(set(_seen(recordings, chain.split))),
         "stages": {
             role: {
                 "learned_from": stage.learned_from,

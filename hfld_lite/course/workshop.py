@@ -15,6 +15,7 @@ import ipywidgets
 import numpy as np
 import soundfile
 
+from hfld_lite.app.compared import compared
 from hfld_lite.app.export import export_run
 from hfld_lite.app.figures import confusions, spectra
 from hfld_lite.app.report import write_report
@@ -30,6 +31,7 @@ from hfld_lite.edge.analysis import with_costs
 from hfld_lite.edge.deploy import Export
 from hfld_lite.edge.export import CALIBRATION
 from hfld_lite.errors import ArgumentError, DataError, HfldError
+from hfld_lite.evaluation.baselines import USUAL
 from hfld_lite.evaluation.detector import TestResult
 from hfld_lite.hierarchy import Chain
 from hfld_lite.recipes import Recipe
@@ -176,7 +178,11 @@ def keep_run(
     with new_run(folder) as part:
         result = with_costs(result, chain.detector, recordings.signals[chain.split.test[0]])
         save_run(part, chain, result, recordings, origin)
-        write_report(part, chain, result, recordings, "in a notebook, by hfld_lite.course.workshop")
+        comparison = compared(chain, result, USUAL)
+        if comparison:
+            comparison.save(part)
+        command = "in a notebook, by hfld_lite.course.workshop"
+        write_report(part, chain, result, recordings, command, comparison)
     return load_run(folder)
 
 

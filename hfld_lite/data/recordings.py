@@ -162,6 +162,10 @@ class Recordings:
 
         return bytes_digest(parts())
 
+    def digests(self) -> list[str]:
+        """The first 16 digits of each signal's SHA-256, to recognise it among others."""
+        return [bytes_digest([np.ascontiguousarray(signal)])[:16] for signal in self.signals]
+
     def summary(self) -> str:
         """Return four lines: the source; counts and seconds; classes; groups."""
         seconds = self.samples / self.sample_rate

@@ -253,7 +253,8 @@ def trust_of(
         rate: promised share of misses; by default as `make_trust` says.
 
     Raises:
-        ArgumentError: if there is no validation part, or it cannot promise the rate.
+        ArgumentError: if there is no validation part, or it cannot promise the rate: it has too few
+            recordings, or all that are harmful are of one group.
     """
     if not len(parts.validation):
         raise ArgumentError(
@@ -267,6 +268,7 @@ def trust_of(
         predict(seen.signals),
         detector.normal_positions,
         rate,
+        seen.groups,
     )
 
 
