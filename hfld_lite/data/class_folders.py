@@ -406,4 +406,5 @@ def _check_lengths(files: Sequence[_File], rate: int, part: Part) -> None:
             mend="add --pad (pad=True) for zeros at the end, or choose another part, such as "
             f"--part first --samples {least} (part='first', samples={least})",
         )
-    part.check_length(least, shortest.path)
+    mend = f"ask for fewer samples (--samples {least}, samples={least})"
+    part.check_length(least, shortest.path, f"{mend} or for zeros at the end (--pad, pad=True)")

@@ -18,6 +18,7 @@ from hfld_lite.errors import ArgumentError, DataError, nearest
 
 KINDS = ("first", "loudest", "onset", "whole", "windows")
 
+NO_ONSET = "it is steady without an onset, so that its loudest stretch is used"
 _LEAST_SECOND = 4096  # samples: for slow sensors a second may be a handful of values
 
 
@@ -116,6 +117,13 @@ class Part:
         """The options of the command line that ask for this part."""
         return f"--part {self.kind} --samples {self.samples}{' --pad' * self.pad}"
 
+    def like(self, other: Part) -> bool:
+        """Whether both cut alike; the first samples are those of recordings used whole."""
+        same = {"whole": "first"}
+        return self.samples == other.samples and (
+            same.get(self.kind, self.kind) == same.get(other.kind, other.kind)
+        )
+
     def cut(self, signal: np.ndarray, rate: int, where: object = "the signal") -> Cut:
         """Cut one signal.
 
@@ -129,7 +137,7 @@ class Part:
                 stretch is looked for in values that are not finite.
         """
         length = len(signal)
-        self.check_length(length, where)
+        self.check_length(length, where, "")
         if padded := length < self.samples:
             signal = np.pad(signal, (0, self.samples - length))
         if self.kind in ("loudest", "onset") and not np.isfinite(signal).all():
@@ -141,15 +149,14 @@ class Part:
             return Cut(rows[:1], padded, no_onset, 0)
         return Cut(rows[varied], padded, no_onset, int((~varied).sum()))
 
-    def check_length(self, length: int, where: object) -> None:
+    def check_length(self, length: int, where: object, mend: str) -> None:
         """Refuse a signal that is too short, as a DataError, unless it may be padded."""
         if length < self.samples and not self.pad:
             raise DataError(
                 where,
                 f"has {length} samples",
                 expected=f"{self.samples} or more",
-                mend=f"ask for fewer samples (--samples {length}, samples={length}) or for zeros "
-                "at the end (--pad, pad=True)",
+                mend=mend,
             )
 
 
