@@ -338,11 +338,13 @@ def info(run: RunFolder) -> None:
     except (OSError, ValueError) as error:
         raise RecipeError(f"{run}/results.csv cannot be read ({error}).") from error
     parts = {name: len(part) for name, part in loaded.split.parts().items()}
+    part = loaded.detector.part
+    many = "windows of recordings" if part and part.kind == "windows" else "recordings"
     console.print(f"{run}: preset {loaded.detector.recipe.name}, hfld_lite {facts['hfld_lite']}")
     console.print(f"Data: {facts['source']}")
     console.print(
         f"Classes: {', '.join(facts['class_names'])}; {facts['samples']} samples at "
-        f"{facts['sample_rate']} Hz; recordings: "
+        f"{facts['sample_rate']} Hz; {many}: "
         + ", ".join(f"{name} {count}" for name, count in parts.items())
     )
     for role, stage in facts["stages"].items():

@@ -119,7 +119,7 @@ def read_wav_folder(
     """
     folder = Path(folder)
     if samples is not None or part is not None:
-        Part(part or "first", 2 if samples is None else samples, pad)  # raises what is wrong
+        Part(part or "first", 1 if samples is None else samples, pad)  # raises what is wrong
     if sample_rate is not None:
         positive(sample_rate, "sample_rate")
     if manifest is None and (folder / "manifest.csv").is_file():

@@ -81,7 +81,7 @@ class Part:
             ``"whole"``, all samples. ``"windows"``, one stretch after the other, each a row whose
             answers are averaged over the file; an incomplete last one is left out, and so are
             constant ones (digital silence) beside others.
-        samples: of each stretch, 2 or more.
+        samples: of each stretch.
         pad: append zeros to shorter files instead of refusing them.
 
     Raises:
@@ -95,8 +95,8 @@ class Part:
     def __post_init__(self) -> None:
         check_kind(self.kind)
         whole = isinstance(self.samples, int | np.integer) and not isinstance(self.samples, bool)
-        if not whole or self.samples < 2:
-            raise ArgumentError(f"samples is {self.samples!r}; give a whole number above 1.")
+        if not whole or self.samples < 1:
+            raise ArgumentError(f"samples is {self.samples!r}; give a whole number above 0.")
         if not isinstance(self.pad, bool):
             raise ArgumentError(f"pad is {self.pad!r}; give True or False.")
         object.__setattr__(self, "samples", int(self.samples))
