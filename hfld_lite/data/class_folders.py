@@ -139,9 +139,10 @@ def read_wav_folder(
     rate = _common_rate(files, sample_rate, resample)
     bar = tqdm(files, "reading", disable=not progress)
     if samples is None:
-        signals = [_signal(file, rate) for file in bar]
-        chosen = choose_part(signals, rate, kind=part, pad=pad)
+        read = [_signal(file, rate) for file in bar]
+        chosen = choose_part(read, rate, kind=part, pad=pad)
         _check_lengths(files, rate, chosen)
+        signals = (read.pop(0) for _ in files)  # each is given back as soon as it is cut
     else:  # only the parts are kept in memory
         chosen = Part(part or "first", samples, pad)
         _check_lengths(files, rate, chosen)
@@ -149,7 +150,7 @@ def read_wav_folder(
     cuts = [chosen.cut(x, rate, file.path) for x, file in zip(signals, files, strict=True)]
     said = _said(files, rate, chosen, cuts)
     told = said
-    if samples is None and chosen.kind != "whole":
+    if said and samples is None and chosen.kind != "whole":
         why = "the number of samples" if part else "the part"
         said += f"; {why} was chosen by the files' lengths and energies"
         told = f"{said}: {chosen.options}, which may be given otherwise (part=, samples=)"

@@ -142,6 +142,8 @@ class Part:
             signal = np.pad(signal, (0, self.samples - length))
         if self.kind in ("loudest", "onset") and not np.isfinite(signal).all():
             raise DataError(where, "holds NaN or infinity", mend="record it again")
+        if self.kind in ("first", "whole") and len(signal) == self.samples:
+            return Cut(signal[None], padded, False, 0)  # without a copy
         begins, no_onset = starts(signal, rate, self.kind, self.samples)
         rows = np.stack([signal[begin : begin + self.samples] for begin in begins])
         varied = rows.min(1) != rows.max(1)
