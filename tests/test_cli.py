@@ -366,12 +366,15 @@ def test_going_on_takes_no_other_choices(place, mistake):
         ("preset", "demo"),
         ("recipe", place / "tiny.json"),
         ("seed", "0"),
+        ("part", "first"),
         ("samples", "100"),
         ("sample-rate", "100"),
         ("variable", "x"),
         ("window", "100"),
         ("group-pattern", "x"),
         ("baselines", "none"),
+        ("label-pattern", "x"),
+        ("normal", "x"),
     ):
         said = mistake("train", "--resume", place / "run", f"--{option}", value)
         assert said == f"hfld: --resume uses the run's own options; leave --{option} out."

@@ -39,7 +39,8 @@ from hfld_lite.app.runs import (
     unfinished,
     unseen,
 )
-from hfld_lite.data.readers import read_folder, read_signals
+from hfld_lite.data.parts import NO_ONSET, Part
+from hfld_lite.data.readers import read_cuts
 from hfld_lite.edge.analysis import threads, with_costs
 from hfld_lite.errors import ArgumentError, DataError, HfldError, RecipeError
 from hfld_lite.evaluation.baselines import USUAL
@@ -116,8 +117,16 @@ def train(
     ] = False,
     fresh: Annotated[bool, Option("--fresh", help="Replace an existing run.")] = False,
     quiet: Annotated[bool, Option("--quiet", help="No progress bars.")] = False,
+    part: Annotated[
+        str | None,
+        Option(
+            help="Which part of each file is used: first (the default with --samples), loudest, "
+            "onset, whole or windows (of which the answers are averaged). By default it is chosen "
+            "by the files' lengths and energies."
+        ),
+    ] = None,
     samples: Annotated[
-        int | None, Option(help="Number of samples to use, from the start of each file or row.")
+        int | None, Option(help="Number of samples to use of each file or row.")
     ] = None,
     sample_rate: Annotated[
         int | None, Option(help="Sample rate in Hz, for files that do not state it.")
@@ -125,6 +134,16 @@ def train(
     variable: Variable = None,
     window: Annotated[
         int | None, Option(help="Samples of a window, for long recordings in .mat files.")
+    ] = None,
+    label_pattern: Annotated[
+        str | None,
+        Option(
+            help="For sound files beside each other: regular expression whose one group is the "
+            "class in a file's name."
+        ),
+    ] = None,
+    normal: Annotated[
+        list[str] | None, Option(help="Name of a normal class; may be given several times.")
     ] = None,
     group_pattern: Annotated[
         str | None,
@@ -149,10 +168,13 @@ def train(
     if (out is None) == (resume is None):
         raise RecipeError("hfld train needs --out FOLDER for a new run, or --resume FOLDER.")
     reading = {
+        "part": part,
         "samples": samples,
         "sample_rate": sample_rate,
         "variable": variable,
         "window": window,
+        "label_pattern": label_pattern,
+        "normal": normal or None,
         "group_pattern": group_pattern,
         "resample": resample or None,
         "pad": pad or None,
@@ -258,8 +280,7 @@ def evaluate(
     if data is None:
         recordings = loaded.recordings().select(loaded.split.test)
     else:
-        options = loaded.facts["data"].get("options", {})  # those of the training data
-        recordings = read_folder(data, progress=False, **options)
+        recordings = loaded.read(data)
         recordings, said = unseen(loaded, recordings, data)
         if said:
             console.print(said)
@@ -288,16 +309,17 @@ def predict(
 
     The answer is "unsure" if "sound" is the most probable answer but not probable enough; the limit
     was set on the validation part for a stated miss rate. A recording that is clipped or unlike the
-    training data is reported with a warning.
+    training data is reported with a warning. Files are cut as in training; where that gave windows,
+    the probabilities of all windows are averaged.
     """
     loaded = load_run(run)
     detector = loaded.detector
     window = loaded.facts.get("window")
     read = [
-        read_signals(
+        read_cuts(
             file,
             sample_rate=detector.sample_rate,
-            samples=detector.samples,
+            part=detector.part or Part("first", detector.samples),
             hop=window[1] if window else None,
             variable=variable,
         )
@@ -307,16 +329,18 @@ def predict(
     rate = detector.sample_rate
     trust, notes = loaded.trust.get(role), []
     with threads(1):
-        detector.predict(read[0][:1], rate, role)  # not timed: the first call is slower
-        for file, signals in zip(files, read, strict=True):
-            for row, signal in enumerate(signals):
+        detector.predict(read[0][0].signals[:1], rate, role)  # not timed: the first call is slower
+        for file, cuts in zip(files, read, strict=True):
+            for row, cut in enumerate(cuts):
                 start = time.perf_counter()
-                probabilities = detector.predict(signal[None], rate, role)[0]
+                probabilities = detector.predict(cut.signals, rate, role).mean(0)
                 milliseconds = 1e3 * (time.perf_counter() - start)
                 best = int(probabilities.argmax())
                 unsure = trust is not None and trust.unsure(probabilities[None])[0]
-                said = trust.warnings(signal[None])[0] if trust else []
-                notes += [f"warning: {file}, row {row}: {text}" for text in said]
+                found = trust.warnings(cut.signals) if trust else []
+                said = [text for texts in found for text in texts]
+                said += [NO_ONSET] * cut.no_onset
+                notes += [f"warning: {file}, row {row}: {text}" for text in dict.fromkeys(said)]
                 table.add_row(
                     str(file),
                     str(row),
@@ -344,11 +368,13 @@ def info(run: RunFolder) -> None:
     except (OSError, ValueError) as error:
         raise RecipeError(f"{run}/results.csv cannot be read ({error}).") from error
     parts = {name: len(part) for name, part in loaded.split.parts().items()}
+    part = loaded.detector.part
+    many = "windows of recordings" if part and part.kind == "windows" else "recordings"
     console.print(f"{run}: preset {loaded.detector.recipe.name}, hfld_lite {facts['hfld_lite']}")
     console.print(f"Data: {facts['source']}")
     console.print(
         f"Classes: {', '.join(facts['class_names'])}; {facts['samples']} samples at "
-        f"{facts['sample_rate']} Hz; recordings: "
+        f"{facts['sample_rate']} Hz; {many}: "
         + ", ".join(f"{name} {count}" for name, count in parts.items())
     )
     for role, stage in facts["stages"].items():

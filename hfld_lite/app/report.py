@@ -208,7 +208,10 @@ def write_report(
         facts=[
             ("Command", command),
             ("Data", recordings.source),
-            ("Recordings", ", ".join(f"{name} {count}" for name, count in counts.items())),
+            (
+                "Recordings" if recordings.wholes is None else "Windows of recordings",
+                ", ".join(f"{name} {count}" for name, count in counts.items()),
+            ),
             (
                 "Signal",
                 f"{recordings.samples} samples at {recordings.sample_rate} Hz, "

@@ -7,17 +7,19 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from hfld_lite.data.parts import Part, part_of
+from hfld_lite.data.prepared import MANIFEST
 from hfld_lite.data.readers import read_folder
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.simulator.simulate import simulate_tiles
@@ -94,6 +96,7 @@ class _Facts(Checked):
     trust: Annotated[dict[str, Trust], Few]
     seen: Annotated[list[Text], Field(fail_fast=True)] = Field(default_factory=list)
     """Digests of the training and validation parts' signals; none in a run of hfld_lite 0.2.0."""
+    part: Annotated[Part | None, BeforeValidator(part_of)] = None
     given: Annotated[dict[str, Text], Few] = Field(default_factory=dict)
     """Kinds of the networks that the recipe does not describe, by role."""
 
@@ -143,13 +146,25 @@ class Run:
             DataError: if the recordings are gone.
             RecipeError: if they have changed.
         """
-        recordings = read_origin(self.facts["data"], progress)
+        recordings = read_origin(self.facts["data"], progress, self.detector.part)
         if recordings.fingerprint() != self.facts["fingerprint"]:
             raise RecipeError(
                 f"The data of {self.folder} have changed since the training, so its training and "
                 "test parts are unknown; restore the data or train again."
             )
         return recordings
+
+    def read(self, folder: str | Path) -> Recordings:
+        """Read other recordings with the options of the training, cut as those were.
+
+        Raises:
+            HfldError: as `read_folder` does.
+        """
+        part = self.detector.part
+        if part is None and not self.facts["window"] and not self.facts["data"].get("options"):
+            part = Part("first", self.detector.samples)  # as `hfld predict` does
+        options = self.facts["data"].get("options", {})
+        return read_origin({"folder": folder, "options": options}, part=part)
 
 
 def _seen(recordings: Recordings, split: Split) -> list[str]:
@@ -193,11 +208,23 @@ def unseen(run: Run, recordings: Recordings, where: object) -> tuple[Recordings,
     )
 
 
-def read_origin(data: dict[str, Any], progress: bool = False) -> Recordings:
-    """Read or simulate the recordings that ``run.json`` describes under ``data``."""
+def read_origin(
+    data: dict[str, Any], progress: bool = False, part: Part | None = None
+) -> Recordings:
+    """Read or simulate the recordings that ``run.json`` describes under ``data``.
+
+    Args:
+        data: that entry.
+        progress: show a bar.
+        part: what is used of each file, where it is known; a prepared folder is cut already.
+    """
     if data.get("simulated"):
         return simulate_tiles(seed=data["simulated"]["seed"], progress=progress)
-    return read_folder(data["folder"], progress=progress, **data["options"])
+    options = data["options"]
+    if part is not None and not (Path(data["folder"]) / MANIFEST).exists():
+        options = options | {"part": part.kind, "samples": part.samples}
+        options |= {"pad": True} if part.pad else {}
+    return read_folder(data["folder"], progress=progress, **options)
 
 
 @contextmanager
@@ -438,6 +465,7 @@ def save_run(
         "samples": detector.samples,
         "preprocessing": preprocessing(detector.recipe),
         "window": recordings.window,
+        "part": recordings.part and asdict(recordings.part),
         "source": recordings.source,
         "simulated": recordings.simulated,
         "data": data,
@@ -507,6 +535,7 @@ def load_run(folder: str | Path, networks: Mapping[str, torch.nn.Module] | None 
             checked.sample_rate,
             checked.samples,
             frozenset(checked.given),
+            checked.part,
         )
         split = Split.from_dict(_json(folder / "split.json"))
     except RecipeError:

@@ -23,6 +23,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, Strict, ValidationError, model_validator
 
+from hfld_lite.data.parts import average
 from hfld_lite.errors import ArgumentError
 from hfld_lite.storage.models import Checked, Index, explain
 
@@ -143,6 +144,7 @@ def make_trust(
     normal: tuple[int, ...],
     rate: float | None = None,
     groups: np.ndarray | None = None,
+    wholes: np.ndarray | None = None,
 ) -> Trust:
     """Set the limits.
 
@@ -154,16 +156,20 @@ def make_trust(
         rate: promised share of misses. By default RATE, or 1 / (n + 1) if the n harmful validation
             recordings are too few to promise that.
         groups: of the validation part, ``(n,)``; by default each recording is one of its own.
+        wholes: ``(n,)``, where the validation part's rows are windows: the recording that each is
+            cut from. The limits then are those of averaged probabilities, and of the most unusual
+            window of each recording.
 
     Raises:
         ArgumentError: if the validation part is too small for the rate that is asked for, or its
             harmful recordings are of too few groups to promise any.
     """
-    labels = np.asarray(validation[1])
+    probabilities, first = average(probabilities, wholes)
+    labels = np.asarray(validation[1])[first]
     harmful = ~np.isin(labels, normal) if normal else probabilities.argmax(1) != labels
     count = int(harmful.sum())
     lowest = 1 / (count + 1)
-    groups = np.arange(len(labels)) if groups is None else np.asarray(groups)
+    groups = np.arange(len(labels)) if groups is None else np.asarray(groups)[first]
     known = len(np.unique(groups[harmful] if count else groups))
     if rate is not None and known < FEWEST_GROUPS:
         said = _too_few(count, normal, len(labels))
@@ -184,6 +190,8 @@ def make_trust(
     spread = np.sqrt(np.mean(rest**2, 0))
     deviations = np.tile(np.maximum(spread, 0.1), (len(parts), 1))
     usual = _scores(band_levels(validation[0]), means, deviations)
+    if wholes is not None:
+        usual = np.array([usual[wholes == name].max() for name in wholes[first]])
     false_warnings = max(RATE, 1 / (len(usual) + 1))
     made = Trust(
         rate=float(rate),
