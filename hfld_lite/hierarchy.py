@@ -307,17 +307,17 @@ def distill_chain(
     parts: Split | None = None,
     *,
     controls: Sequence[str] = ("alone",),
+    auto: float = 0.0,
     **options: Any,
 ) -> Chain:
     """Train teacher → secondary teachers → student, and the student in other ways as controls.
 
-    The teacher learns from labels. Frozen, it is run once over the training set, and the next
-    network learns from labels and from what it said; so on down to the student. The controls start
-    from the student's initial weights and see the same batches in the same order for as many
-    steps. Validation chooses each network's epoch; the test part is not touched.
+    The teacher learns from labels. Frozen, it answers the training set once, and the next network
+    learns from labels and its answers, down to the student. Controls have the student's initial
+    weights, batches and steps. Validation chooses each network's epoch; no test part is touched.
 
     Args:
-        data, recipe, parts: see :class:`Trainer`.
+        data, recipe, parts: see :class:`Trainer`; ``auto``: budget of `choose_recipe`, run first.
         controls: names in CONTROLS: "alone" (from labels alone), "direct" (from the teacher,
             without secondary ones), "dense" (from the logits of all larger networks).
         options: ``networks``, ``trained``, ``folder``, ``resume`` and others of :class:`Trainer`.
@@ -328,6 +328,10 @@ def distill_chain(
         Interrupted: if the user stopped it; the text says what is kept.
     """
     ways = {f"student_{name}": look_up(CONTROLS, name, "Control") for name in controls}
+    if auto:
+        from hfld_lite.evaluation.choice import choose_recipe as choose  # it stands above, too
+
+        recipe = choose(data, recipe, parts, budget=auto, progress=options.get("progress", True))[0]
     trainer = TRAINERS[recipe.behaviour](data, recipe, parts, **options)
     for teacher, role in pairwise([None, *recipe.chain]):
         if role in trainer.trained:

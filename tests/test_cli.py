@@ -15,9 +15,9 @@ import scipy.io
 import soundfile
 import torch
 
-from hfld_lite import Recipe
+from hfld_lite import Recipe, preset
 from hfld_lite.app import cli
-from hfld_lite.app.runs import load_run
+from hfld_lite.app.runs import begin_run, load_run
 from hfld_lite.networks import count_parameters
 
 
@@ -81,6 +81,7 @@ def test_train_shows_progress_of_each_stage_and_ends_with_the_table(place):
     for word in ("parameters", "MACs", "size in kB", "test accuracy", "miss rate", "balanced"):
         assert word in said
     assert "latency" not in said, "a busy machine makes it noise; hfld edge measures it"
+    assert re.search(r"4 networks, 12 steps each: about \d+ s on this machine\.", said)
     assert "simulated" in said
 
 
@@ -304,6 +305,114 @@ def test_a_run_is_not_overwritten_unless_asked(place):
     assert (place / "again" / "report.html").is_file()
 
 
+def test_options_replace_the_attributes_of_the_recipe(place, monkeypatch):
+    found = []
+
+    def look(_, recipe, *__, **___):
+        found.append(recipe)
+        raise cli.HfldError("Enough.")
+
+    monkeypatch.setattr(cli, "distill_chain", look)
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    usual = ("train", "--data", place / "data", "--quiet", "--fresh", "--out", place / "options")
+    for arguments in (
+        ("--steps", 70, "--learning-rate", 0.02, "--batch-size", 9, "--seed", 4),
+        ("--view", "log-spectrum", "--bins", 300, "--level", "kept", "--method", "kd"),
+        ("--epochs", 3, "--recipe", place / "tiny.json"),
+        ("--steps", 70, "--recipe", place / "tiny.json"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["hfld", *map(str, (*usual, *arguments))])
+        with pytest.raises(SystemExit):
+            cli.main()
+    first, second, epochs, steps = found
+    classroom, tiny = preset("classroom"), Recipe.load(place / "tiny.json")
+    assert first == classroom.replace(steps=70, learning_rate=0.02, batch_size=9, seed=4)
+    changes = {"view": "log-spectrum", "bins": 300, "level": "kept", "method": "kd"}
+    assert second == classroom.replace(**changes)
+    for recipe, number in ((epochs, 3), (steps, None)):
+        assert {network.epochs for network in recipe.chain.values()} == {number}
+    assert epochs.steps == tiny.steps
+    assert steps.steps == 70
+
+
+def test_seeds_give_a_run_each_and_a_table_and_resume_as_a_whole(place):
+    out, recipe = place / "seeds", ("--recipe", place / "tiny.json", "--data", place / "data")
+    said = hfld("train", *recipe, "--out", out, "--seeds", 2, "--seed", 5, "--quiet")
+    assert {path.name for path in out.iterdir()} == {"seed_0", "seed_1", "seeds.csv", "seeds.html"}
+    assert [load_run(out / f"seed_{i}").detector.recipe.seed for i in (0, 1)] == [5, 6]
+    splits = [load_run(out / f"seed_{i}").split.test.tolist() for i in (0, 1)]
+    assert splits[0] != splits[1]
+    table = pd.read_csv(out / "seeds.csv").set_index("method")
+    each = [pd.read_csv(out / f"seed_{i}" / "results.csv").set_index("role") for i in (0, 1)]
+    for role in ("teacher", "student", "student_alone"):
+        mine = [one.loc[role, "accuracy"] for one in each]
+        assert table.loc[role, "accuracy"] == pytest.approx(np.mean(mine))
+        assert table.loc[role, "deviation"] == pytest.approx(np.std(mine, ddof=1))
+    assert table.loc["student_alone", ["student_minus", "low", "high"]].notna().all()
+    assert "student minus it" in said
+    assert "seed_1/report.html" in (out / "seeds.html").read_text()
+    before = {path: path.read_bytes() for path in out.rglob("*.safetensors")}
+    table = (out / "seeds.csv").read_text()
+    assert "is finished" in hfld("train", "--resume", out, code=2)
+    assert "add --fresh" in hfld("train", *recipe, "--out", out, "--seeds", 2, code=2)
+    # As if the command had been killed when it had begun the second run.
+    shutil.rmtree(out / "seed_1")
+    for name in ("seeds.csv", "seeds.html"):
+        (out / name).unlink()
+    part = out / "seed_1.unfinished"
+    part.mkdir()
+    origin = {"folder": str(place / "data"), "options": {}}
+    begin_run(part, Recipe.load(place / "tiny.json").replace(seed=6), origin, "hfld train")
+    hfld("train", "--resume", out, "--quiet")
+    assert (out / "seeds.csv").read_text() == table
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_a_stopped_series_says_how_to_resume_all_of_it(place, mistake, monkeypatch):
+    def fail(*_, **__):
+        raise MemoryError
+
+    monkeypatch.setattr(cli, "distill_chain", fail)
+    said = mistake(*started(place, "stopped-seeds"), "--seeds", 3, "--quiet")
+    assert said.endswith(f"Resume with: hfld train --resume {place / 'stopped-seeds'}")
+    parts = sorted(path.name for path in (place / "stopped-seeds").glob("seed_?.unfinished"))
+    assert parts == [f"seed_{i}.unfinished" for i in range(3)]
+    seeds = [Recipe.load(place / "stopped-seeds" / part / "recipe.json").seed for part in parts]
+    assert seeds == [0, 1, 2]
+
+
+def test_auto_chooses_keeps_the_table_and_resumes_with_the_same_choice(place, mistake, monkeypatch):
+    # Only a student alone and two rates, so that the test takes seconds.
+    monkeypatch.setattr("hfld_lite.evaluation.choice.VIEWS", (("log-spectrum", "kept"),))
+    monkeypatch.setattr("hfld_lite.evaluation.choice.RATES", ())
+    monkeypatch.setattr("hfld_lite.evaluation.choice.FEW", 0)
+
+    def fail(*_, **__):
+        raise MemoryError
+
+    usual = cli.distill_chain
+    monkeypatch.setattr(cli, "distill_chain", fail)
+    assert "Resume with" in mistake(*started(place, "auto"), "--auto", "--budget", 9, "--quiet")
+    table = pd.read_csv(place / "auto.unfinished" / "auto.csv")
+    assert table["chosen"].sum() == 1
+    # What the file says is taken: it is not chosen again.
+    table["chosen"] = table["view"] == "log-spectrum"
+    table.to_csv(place / "auto.unfinished" / "auto.csv", index=False)
+    monkeypatch.setattr("hfld_lite.app.chosen.choose_recipe", None)
+    monkeypatch.setattr(cli, "distill_chain", usual)
+    monkeypatch.setattr(sys, "argv", ["hfld", "train", "--resume", str(place / "auto"), "--quiet"])
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert not end.value.code
+    recipe = load_run(place / "auto").detector.recipe
+    assert (recipe.view, recipe.level) == ("log-spectrum", "kept")
+    assert (place / "auto" / "auto.csv").is_file()
+    page = (place / "auto" / "report.html").read_text()
+    assert "What was tried before" in page
+    assert "log-spectrum, level kept, rate 0.01" in page
+
+
 def test_users_mistakes_end_in_one_sentence_and_status_2(place, mistake):
     (place / "file").write_text("x")
     (place / "full").mkdir()
@@ -318,6 +427,18 @@ def test_users_mistakes_end_in_one_sentence_and_status_2(place, mistake):
         (("train", "--out", place / "full"), "holds other files"),
         (("train", "--out", new, "--recipe", place / "no.json"), "no.json"),
         (("train", "--out", new, "--window", "2048"), "--window needs --data"),
+        (("train", "--out", new, "--steps", "9", "--epochs", "9"), "--steps and --epochs both say"),
+        (("train", "--out", new, "--steps", "0"), "hfld: --steps is 0; expected 1 or more"),
+        (("train", "--out", new, "--epochs", "0"), "hfld: --epochs is 0; expected 1 or more"),
+        (("train", "--out", new, "--learning-rate", "-1"), "hfld: --learning-rate is -1"),
+        (("train", "--out", new, "--batch-size", "1"), "hfld: --batch-size is 1; expected 2"),
+        (("train", "--out", new, "--view", "ears"), "hfld: --view is 'ears'; expected 'spectrum'"),
+        (("train", "--out", new, "--bins", "9"), "hfld: --bins is 9; expected 257 or more"),
+        (("train", "--out", new, "--level", "kept"), "hfld: --level is 'kept', but"),
+        (("train", "--out", new, "--seeds", "0"), "--seeds is 0; expected 1 or more"),
+        (("train", "--out", place / "run", "--seeds", "2"), "holds other files or a run"),
+        (("train", "--out", new, "--budget", "2"), "--budget is that of --auto"),
+        (("train", "--out", new, "--auto", "--teacher", place / "run"), "--auto may change what"),
         (("info", place / "full"), "holds no run"),
         (("predict", place / "no.wav", "--run", place / "run"), "no.wav"),
         (("evaluate", place / "run", "--role", "pupil"), "'pupil'"),
@@ -362,6 +483,15 @@ def started(place, name, recipe="tiny.json"):
 
 def test_going_on_takes_no_other_choices(place, mistake):
     for option, value in (
+        ("seeds", "2"),
+        ("steps", "100"),
+        ("epochs", "100"),
+        ("learning-rate", "0.1"),
+        ("batch-size", "8"),
+        ("view", "time"),
+        ("bins", "300"),
+        ("level", "kept"),
+        ("budget", "3"),
         ("data", place),
         ("preset", "demo"),
         ("recipe", place / "tiny.json"),
@@ -378,7 +508,7 @@ def test_going_on_takes_no_other_choices(place, mistake):
     ):
         said = mistake("train", "--resume", place / "run", f"--{option}", value)
         assert said == f"hfld: --resume uses the run's own options; leave --{option} out."
-    for flag in ("augment", "fresh", "resample", "pad"):
+    for flag in ("augment", "auto", "fresh", "resample", "pad"):
         assert f"leave --{flag} out" in mistake("train", "--resume", place / "run", f"--{flag}")
     needed = "needs --out FOLDER for a new run, or --resume FOLDER"
     assert needed in mistake("train")

@@ -19,14 +19,18 @@ from safetensors import SafetensorError
 from typer import Argument, Option
 
 from hfld_lite.app import cli_edge
+from hfld_lite.app.chosen import chosen
 from hfld_lite.app.cli_edge import Role, RunFolder
 from hfld_lite.app.compared import Comparison, compared, compared_on, wanted_baselines
+from hfld_lite.app.estimate import estimate
 from hfld_lite.app.given import run_plugins, trained_teacher
+from hfld_lite.app.options import with_options
 from hfld_lite.app.report import INTERVAL_NOTE, baselines_table, display_table, write_report
 from hfld_lite.app.runs import (
     BEGUN,
     CHECKPOINTS,
     begin_run,
+    begun_auto,
     begun_baselines,
     begun_run,
     begun_split,
@@ -39,11 +43,24 @@ from hfld_lite.app.runs import (
     unfinished,
     unseen,
 )
+from hfld_lite.app.series import (
+    NOTE,
+    begin_others,
+    missing,
+    runs_of,
+    series_place,
+    whole,
+    withdraw,
+    write_series,
+)
 from hfld_lite.data.parts import NO_ONSET, Part
 from hfld_lite.data.readers import read_cuts
+from hfld_lite.data.recordings import Recordings
+from hfld_lite.data.splits import Split
 from hfld_lite.edge.analysis import threads, with_costs
 from hfld_lite.errors import ArgumentError, DataError, HfldError, RecipeError
 from hfld_lite.evaluation.baselines import USUAL
+from hfld_lite.evaluation.choice import BUDGET
 from hfld_lite.hierarchy import Chain, distill_chain
 from hfld_lite.recipes import Augmentation, Recipe
 from hfld_lite.rivals.presets import preset
@@ -83,6 +100,40 @@ def train(
         Path | None, Option("--recipe", help="A recipe as JSON, instead of a preset.")
     ] = None,
     seed: Annotated[int | None, Option(help="Seed; by default the recipe's.")] = None,
+    seeds: Annotated[
+        int, Option(help="Runs with so many seeds, each with its own split: OUT/seed_0, …")
+    ] = 1,
+    steps: Annotated[
+        int | None, Option(help="Steps of each network, in 10 passes over the data at least.")
+    ] = None,
+    epochs: Annotated[
+        int | None, Option(help="Passes of each network over the data, instead of --steps.")
+    ] = None,
+    learning_rate: Annotated[float | None, Option(help="Highest learning rate.")] = None,
+    batch_size: Annotated[int | None, Option(help="Recordings a step.")] = None,
+    view: Annotated[
+        str | None,
+        Option(help="What networks read: spectrum, log-spectrum, log-mel or time."),
+    ] = None,
+    bins: Annotated[
+        int | None, Option(help="Most values along the frequency, 257 or more; fewer are faster.")
+    ] = None,
+    level: Annotated[
+        str | None,
+        Option(help="removed, or kept where loudness tells classes apart (log views only)."),
+    ] = None,
+    auto: Annotated[
+        bool,
+        Option(
+            "--auto",
+            help="First choose view and learning rate on the validation part, by the student "
+            "alone; the test part is not read.",
+        ),
+    ] = False,
+    budget: Annotated[
+        float | None,
+        Option(help=f"Most time for --auto, in trainings of all networks; {BUDGET:g} by default."),
+    ] = None,
     method: Annotated[
         str | None,
         Option(
@@ -165,6 +216,9 @@ def train(
 
     The run folder holds the recipe, the weights, the metrics as CSV, the figures and report.html.
     """
+    replaced = {"seed": seed, "steps": steps, "epochs": epochs, "learning_rate": learning_rate}
+    replaced |= {"batch_size": batch_size, "view": view, "bins": bins, "level": level}
+    replaced |= {"method": method}
     if (out is None) == (resume is None):
         raise RecipeError("hfld train needs --out FOLDER for a new run, or --resume FOLDER.")
     reading = {
@@ -180,23 +234,31 @@ def train(
         "pad": pad or None,
     }
     reading = {name: value for name, value in reading.items() if value is not None}
-    choices = {"data": data, "preset": preset_name, "recipe": recipe_file, "seed": seed, **reading}
-    choices |= {"augment": augment or None, "fresh": fresh or None, "method": method}
+    choices = {"data": data, "preset": preset_name, "recipe": recipe_file, **replaced, **reading}
+    choices |= {"seeds": None if seeds == 1 else seeds, "auto": auto or None, "budget": budget}
+    choices |= {"augment": augment or None, "fresh": fresh or None}
     choices |= {"teacher": teacher, "plugin": plugin or None}
     choices |= {"baselines": baselines or None}
     given = [name.replace("_", "-") for name, value in choices.items() if value is not None]
     if resume and given:
         raise RecipeError(f"--resume uses the run's own options; leave --{given[0]} out.")
+    if budget is not None and not auto:
+        raise RecipeError("--budget is that of --auto; give both or neither.")
+    if auto and teacher is not None:
+        raise RecipeError("--auto may change what networks read, and --teacher knows its own.")
+    if resume and runs_of(resume):
+        _finish_series(resume, quiet, detect_anomaly)
+        return
     if resume:
         out = run_of(resume)
     else:
         compared_with = wanted_baselines(baselines)
+        if seeds != 1:
+            out = series_place(out, seeds, fresh)
         plugins = [str(path.absolute()) for path in plugin or ()]
         run_plugins(plugins)
         recipe = Recipe.load(recipe_file) if recipe_file else preset(preset_name or "classroom")
-        recipe = recipe.replace(
-            seed=recipe.seed if seed is None else seed, method=method or recipe.method
-        )
+        recipe = with_options(recipe, replaced)
         if augment and recipe.augmentation is None:
             recipe = recipe.replace(augmentation=Augmentation())
         if data is None and reading:
@@ -224,15 +286,22 @@ def train(
                 console.print(_split_note(parts is not None))
             given = {"plugins": plugins, "teacher": known, "parts": parts}
             given["baselines"] = compared_with
+            given["auto"] = (BUDGET if budget is None else budget) if auto else None
+            begin_others(out, seeds, recipe, origin, command, **given)
             folder = begin_run(part, recipe, origin, command, **given)
         with torch.autograd.set_detect_anomaly(detect_anomaly):
+            networks = {} if known is None else {"teacher": known}
+            budget = begun_auto(part)
+            if not quiet and not resume:
+                _print_estimate(recordings, recipe, parts, networks, budget, seeds)
             try:
+                recipe = chosen(part, recipe, recordings, parts, budget, not quiet)
                 chain = distill_chain(
                     recordings,
                     recipe,
                     parts,
-                    networks={} if known is None else {"teacher": known},
-                    trained=() if known is None else ("teacher",),
+                    networks=networks,
+                    trained=networks.keys(),
                     progress=not quiet,
                     folder=folder,
                     resume=resume is not None,
@@ -240,6 +309,8 @@ def train(
             except (ArgumentError, DataError, RecipeError):
                 if not any(folder.glob("*.safetensors")):  # nothing was trained: leave nothing
                     (part / BEGUN).unlink(missing_ok=True)
+                    if seeds > 1:
+                        withdraw(out)
                 raise
         signal = recordings.signals[chain.split.test[0]]
         result = with_costs(chain.test(recordings), chain.detector, signal)
@@ -252,6 +323,40 @@ def train(
     _print_comparison(comparison)
     _print_notes(chain, recordings.simulated)
     console.print(f"{time.perf_counter() - began:.0f} s in all; see {out / 'report.html'}")
+    if seeds > 1:
+        _finish_series(out.parent, quiet, detect_anomaly)
+
+
+def _finish_series(out: Path, quiet: bool, detect_anomaly: bool) -> None:
+    """Train what is left of several seeds, and show what all of them say together."""
+    for run in missing(out):
+        console.print(f"\n{run}")
+        train(resume=run, quiet=quiet, detect_anomaly=detect_anomaly)
+    cells = write_series(out, shlex.join(["hfld", *sys.argv[1:]]))
+    grid = Table(*cells.columns, box=box.SIMPLE_HEAD)
+    for row in cells.to_numpy().tolist():
+        grid.add_row(*row)
+    console.print(grid)
+    console.print(NOTE)
+    console.print(f"see {out / 'seeds.html'}")
+
+
+def _print_estimate(
+    recordings: Recordings,
+    recipe: Recipe,
+    parts: Split | None,
+    networks: dict[str, torch.nn.Module],
+    budget: float | None,
+    seeds: int,
+) -> None:
+    found = estimate(recordings, recipe, parts, networks=networks, trained=networks.keys())
+    if found is None:  # the training will say why
+        return
+    console.print(found.said)
+    if budget is not None:
+        console.print(f"The automatic choice before takes up to {budget:g} times that.")
+    if seeds > 1:
+        console.print(f"All {seeds} seeds take {seeds} times that.")
 
 
 def _split_note(same: bool) -> str:
@@ -400,7 +505,11 @@ def _saying_how_to_resume(out: Path) -> Iterator[None]:
         raise
     except (KeyboardInterrupt, HfldError, *_OUT_OF_ROOM) as error:
         begun = (unfinished(out) / BEGUN).exists()
-        how = f"Resume with: hfld train --resume {out}" if begun else "Training had not started."
+        how = (
+            f"Resume with: hfld train --resume {whole(out)}"
+            if begun
+            else "Training had not started."
+        )
         stopped, said = isinstance(error, KeyboardInterrupt), str(error)
         if isinstance(error, _OUT_OF_ROOM):  # outside of training, which has its own sentences
             said = f"The disk or memory failed ({said or type(error).__name__})."

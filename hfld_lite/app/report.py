@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from hfld_lite.app.chosen import display_tried, tried
 from hfld_lite.app.compared import Comparison
 from hfld_lite.app.figures import confusions, curves, size_against_accuracy, spectra
 from hfld_lite.app.style import png
@@ -105,7 +106,7 @@ def write_report(
     """Write ``figures/*.png`` and the self-contained page ``report.html`` into a run's folder.
 
     Args:
-        folder: of the run.
+        folder: of the run; the page shows the table of its automatic choice if it made one.
         chain, recordings: as trained and tested.
         result: of the test; the page shows the costs if the table has them.
         command: that made the run, to be shown.
@@ -183,6 +184,8 @@ def write_report(
             "sentence": comparison.sentence,
             "note": BASELINES_NOTE,
         }
+    choice = tried(folder)
+    choice = None if choice is None else display_tried(choice)
     counts = {name: len(part) for name, part in chain.split.parts().items()}
     page = render(
         "report.html",
@@ -205,6 +208,7 @@ def write_report(
         ],
         baselines=baselines,
         figures=shown,
+        choice=None if choice is None else (list(choice.columns), choice.to_numpy().tolist()),
         facts=[
             ("Command", command),
             ("Data", recordings.source),

@@ -124,6 +124,8 @@ class _Begun(Checked):
     plugins: Annotated[dict[str, Text], Few] = Field(default_factory=dict)
     """Paths of the plugins and the digests of their files."""
     teacher: bool = False
+    auto: Annotated[float, Field(gt=0)] | None = None
+    """Budget of the automatic choice of the recipe."""
     split: dict[str, Annotated[list[Index], Field(fail_fast=True)]] | None = None
     baselines: Annotated[list[Name], Field(fail_fast=True)] = Field(default_factory=list)
 
@@ -317,6 +319,7 @@ def begin_run(
     teacher: torch.nn.Module | None = None,
     parts: Split | None = None,
     baselines: Sequence[str] = (),
+    auto: float | None = None,
 ) -> Path:
     """Write what resuming needs into a folder of `new_run`; return the folder for checkpoints.
 
@@ -329,11 +332,12 @@ def begin_run(
         teacher: a trained teacher with the recipe's teacher network, whose weights are kept.
         parts: the split, if it is not drawn by the recipe.
         baselines: names of those to be fitted after the test.
+        auto: budget of an automatic choice, which changes the recipe before the training.
     """
     recipe.save(part / "recipe.json")
     begun = {"format": FORMAT, "data": data, "command": command}
     begun |= {"plugins": {path: file_digest(Path(path)) for path in plugins}}
-    begun |= {"teacher": teacher is not None, "split": parts and parts.to_dict()}
+    begun |= {"teacher": teacher is not None, "split": parts and parts.to_dict(), "auto": auto}
     begun |= {"baselines": list(baselines)}
     if teacher is not None:
         save_weights(teacher, part / GIVEN_TEACHER)
@@ -371,6 +375,11 @@ def begun_run(
             )
     run_plugins(list(checked.plugins))
     return Recipe.load(part / "recipe.json"), begun["data"], begun["command"]
+
+
+def begun_auto(part: Path) -> float | None:
+    """The budget of the automatic choice that :func:`begin_run` was given, or None."""
+    return _json(part / BEGUN).get("auto")
 
 
 def begun_split(part: Path) -> Split | None:

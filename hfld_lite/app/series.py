@@ -1,0 +1,168 @@
+"""Runs of several seeds in one folder: ``seed_0``, ``seed_1``, …, and what they say together."""
+
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from hfld_lite.app.report import render
+from hfld_lite.app.runs import BEGUN, FACTS, begin_run, unfinished
+from hfld_lite.errors import RecipeError
+from hfld_lite.evaluation.repeats import scores, summary
+from hfld_lite.recipes import Recipe
+from hfld_lite.storage.files import write_whole
+
+TABLE, PAGE = "seeds.csv", "seeds.html"
+
+NOTE = (
+    "Each seed has its own split and initial weights. The deviation is that of a single run, over "
+    "seeds; the interval, at 95 %, is that of the mean difference, paired by seed (bootstrap over "
+    "seeds). With few seeds it is too narrow rather than too wide, and test parts of several seeds "
+    "share recordings."
+)
+
+_SEED = re.compile(r"seed_(\d+)(\.unfinished)?")
+
+
+def runs_of(out: Path) -> list[Path]:
+    """The run folders of a series, finished or not, in order; none if it is no series."""
+    found = [_SEED.fullmatch(path.name) for path in out.iterdir()] if out.is_dir() else []
+    numbers = {int(match[1]) for match in found if match}
+    return [out / f"seed_{number}" for number in sorted(numbers)]
+
+
+def whole(run: Path) -> Path:
+    """The folder to resume: the series that a run belongs to, or the run itself."""
+    return run.parent if _SEED.fullmatch(run.name) and len(runs_of(run.parent)) > 1 else run
+
+
+def series_place(out: Path, count: int, fresh: bool) -> Path:
+    """Check the place of a new series, and give the folder of its first run.
+
+    With ``fresh``, the runs of an earlier series are removed.
+
+    Raises:
+        RecipeError: if the count is below 1, or the place is taken.
+    """
+    if count < 1:
+        raise RecipeError(f"--seeds is {count}; expected 1 or more.")
+    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    runs = runs_of(out)
+    others = {name for name in there if not _SEED.fullmatch(name) and ".lock" not in name}
+    if out.is_file() or others - {TABLE, PAGE} or unfinished(out).exists():
+        raise RecipeError(f"{out} holds other files or a run; choose a new folder for the seeds.")
+    if runs and not fresh:
+        raise RecipeError(
+            f"{out} holds runs of several seeds already; finish them with `hfld train --resume "
+            f"{out}`, add --fresh to replace them, or choose another folder."
+        )
+    for run in runs:
+        for folder, mark in ((run, FACTS), (unfinished(run), BEGUN)):
+            if folder.exists() and not (folder / mark).exists():
+                raise RecipeError(f"{folder} holds other files; choose a new folder.")
+            shutil.rmtree(folder, ignore_errors=True)
+    for name in (TABLE, PAGE):
+        (out / name).unlink(missing_ok=True)
+    return out / "seed_0"
+
+
+def begin_others(first: Path, count: int, recipe: Recipe, *begun: Any, **given: Any) -> None:
+    """Begin all runs but the first, so that resuming finds them whenever the command is stopped.
+
+    Args:
+        first: folder of the first run.
+        count: of all.
+        recipe: of the first; each further one has the next seed.
+        begun, given: further arguments of :func:`hfld_lite.app.runs.begin_run`.
+    """
+    for number in range(1, count):
+        part = unfinished(first.with_name(f"seed_{number}"))
+        part.mkdir(parents=True)
+        begin_run(part, recipe.replace(seed=recipe.seed + number), *begun, **given)
+
+
+def withdraw(first: Path) -> None:
+    """Remove what :func:`begin_others` began, after a refusal before any training."""
+    for run in runs_of(first.parent):
+        if run != first:
+            shutil.rmtree(unfinished(run))
+
+
+def missing(out: Path) -> list[Path]:
+    """The runs of a series that are not finished.
+
+    Raises:
+        RecipeError: if one is gone, or none is unfinished and the table is there.
+    """
+    runs = runs_of(out)
+    gone = [f"seed_{number}" for number in range(len(runs)) if out / f"seed_{number}" not in runs]
+    if gone:
+        raise RecipeError(f"{out}: {gone[0]} is missing; start the seeds again with --fresh.")
+    left = [run for run in runs if not (run / FACTS).exists()]
+    if not left and (out / TABLE).exists():
+        raise RecipeError(f"{out} is finished; see {out / PAGE}.")
+    return left
+
+
+def write_series(out: Path, command: str) -> pd.DataFrame:
+    """Write ``seeds.csv`` and ``seeds.html`` of the finished runs; give the table to be shown.
+
+    Raises:
+        RecipeError: if a run's results cannot be read.
+    """
+    runs = pd.concat([_scores(run) for run in runs_of(out)], ignore_index=True)
+    table = summary(runs)
+    write_whole(out / TABLE, table.to_csv(index=False))
+    cells = shown(table)
+    count = runs["seed"].nunique()
+    page = render(
+        "seeds.html",
+        title=f"{count} seeds",
+        lead=f"The same training with the seeds {', '.join(map(str, runs['seed'].unique()))}.",
+        columns=list(cells.columns),
+        rows=cells.to_numpy().tolist(),
+        note=NOTE,
+        runs=[(run.name, f"{run.name}/report.html") for run in runs_of(out)],
+        command=command,
+    )
+    write_whole(out / PAGE, page)
+    return cells
+
+
+def shown(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of :func:`hfld_lite.evaluation.repeats.summary` in percent and points."""
+
+    def points(row: Any) -> str:
+        if pd.isna(row.low):
+            return ""
+        low, high = (f"{100 * end:+.1f}" for end in (row.low, row.high))
+        return f"{100 * row.student_minus:+.1f} ({low} to {high})"
+
+    return pd.DataFrame(
+        {
+            "network or baseline": table["method"].str.replace("_", " "),
+            "seeds": table["seeds"].astype(str),
+            "test accuracy": (100 * table["accuracy"]).map("{:.1f} %".format),
+            "deviation": (100 * table["deviation"]).map("{:.1f}".format).replace("nan", "–"),
+            "macro recall": (100 * table["macro_recall"]).map("{:.1f} %".format),
+            "student minus it, points": [points(row) for row in table.itertuples()],
+        }
+    )
+
+
+def _scores(run: Path) -> pd.DataFrame:
+    """A finished run's networks and baselines, if it has any."""
+    try:
+        seed = Recipe.load(run / "recipe.json").seed
+        found = [scores(pd.read_csv(run / "results.csv"), seed)]
+        path = run / "baselines.csv"
+        if path.exists():
+            first = path.open(encoding="utf-8").readline()  # a sentence may stand above the table
+            baselines = pd.read_csv(path, skiprows=int(first.startswith("#")))
+            names = baselines["baseline"] + ", " + baselines["input"]
+            found.append(scores(baselines.assign(role=names), seed))
+    except (OSError, ValueError, KeyError) as error:
+        raise RecipeError(f"{run}: its results cannot be read ({error}).") from error
+    return pd.concat(found, ignore_index=True)

@@ -1,0 +1,103 @@
+"""The same training with several seeds: mean, deviation, and paired differences."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from torch.utils.data import Dataset
+
+from hfld_lite.data.recordings import Recordings
+from hfld_lite.errors import ArgumentError
+from hfld_lite.evaluation.metrics import paired_interval
+from hfld_lite.hierarchy import distill_chain
+from hfld_lite.recipes import Recipe
+
+STUDENT = "student"
+"""The method that all others are taken from."""
+
+
+class Repeats(NamedTuple):
+    """What several seeds gave.
+
+    ``runs`` has a row for each seed and method: seed, method, accuracy, macro_recall. ``table`` is
+    :func:`summary` of it.
+    """
+
+    runs: pd.DataFrame
+    table: pd.DataFrame
+
+
+def over_seeds(
+    data: Recordings | Dataset, recipe: Recipe, seeds: int | Iterable[int] = 5, **options: Any
+) -> Repeats:
+    """Train and test the chain once for each seed, each with its own split and initial weights.
+
+    Args:
+        data, recipe: see :class:`hfld_lite.hierarchy.Trainer`.
+        seeds: how many, from the recipe's seed on, or the seeds themselves.
+        options: of :func:`hfld_lite.hierarchy.distill_chain`, such as ``auto`` and ``progress``; in
+            ``folder`` every seed gets a folder of its own.
+
+    Raises:
+        ArgumentError: if there is no seed, or one is given twice.
+    """
+    chosen = [*(range(recipe.seed, recipe.seed + seeds) if isinstance(seeds, int) else seeds)]
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise ArgumentError(
+            f"seeds is {seeds!r}; give a number of 1 or more, or seeds that differ."
+        )
+    runs, folder = [], options.pop("folder", None)
+    for seed in chosen:
+        own = {} if folder is None else {"folder": Path(folder) / f"seed_{seed}"}
+        chain = distill_chain(data, recipe.replace(seed=seed), **options, **own)
+        runs.append(scores(chain.test(data).table, seed))
+    rows = pd.concat(runs, ignore_index=True)
+    return Repeats(rows, summary(rows))
+
+
+def scores(table: pd.DataFrame, seed: int, method: str = "role") -> pd.DataFrame:
+    """Rows of :class:`Repeats` from a test's table; ``method`` is the column with the names."""
+    return pd.DataFrame(
+        {
+            "seed": seed,
+            "method": table[method],
+            "accuracy": table["accuracy"],
+            "macro_recall": table["macro_recall"],
+        }
+    )
+
+
+def summary(runs: pd.DataFrame, rounds: int = 2000) -> pd.DataFrame:
+    """Mean and deviation of every method, and how much better the student is.
+
+    Args:
+        runs: as :class:`Repeats` has them.
+        rounds: of the bootstrap.
+
+    Returns:
+        A row for each method, in their order: method, seeds, accuracy and macro_recall (means),
+        deviation (sample standard deviation of the accuracy over seeds; NaN for one seed), and of
+        the accuracy's paired difference, student minus method, over the seeds that have both, the
+        mean ``student_minus`` and its 95 % bootstrap interval over seeds, ``low`` and ``high``
+        (NaN for the student itself, and the interval for one seed). With few seeds such an
+        interval is too narrow rather than too wide.
+    """
+    wide = runs.pivot(index="seed", columns="method", values="accuracy")
+    rng, table = np.random.default_rng(0), []
+    for method, part in runs.groupby("method", sort=False):
+        row = {"method": method, "seeds": len(part), "accuracy": part["accuracy"].mean()}
+        row |= {"deviation": part["accuracy"].std(ddof=1)}
+        row |= {"macro_recall": part["macro_recall"].mean()}
+        row |= dict.fromkeys(("student_minus", "low", "high"), np.nan)
+        if method != STUDENT and STUDENT in wide:
+            pairs = wide[[STUDENT, method]].dropna().to_numpy()
+            if len(pairs):
+                row["student_minus"] = float(np.mean(pairs[:, 0] - pairs[:, 1]))
+            if len(pairs) > 1:  # one "recording" a seed: only seeds are drawn
+                one = np.zeros(1)
+                found = paired_interval([([a], [b], one) for a, b in pairs], rng, rounds)
+                row |= {"low": found.low, "high": found.high}
+        table.append(row)
+    return pd.DataFrame(table)
