@@ -40,6 +40,7 @@ BEFORE = Recipe(
     view="spectrum",
     bins_by="cutting",
     learning_rate=3e-3,
+    weight_decay=1e-2,
     batch_size=32,
     balance=False,
 )

@@ -29,12 +29,12 @@ import pandas as pd
 import typer
 from _development import SETS
 from _study import BEFORE, cells, write_table
-from hfld_lite.evaluation.baselines import fit_baselines
 from torch import nn
 
 from hfld_lite.data.examples import Examples
 from hfld_lite.data.splits import Split
 from hfld_lite.errors import ArgumentError, HfldError
+from hfld_lite.evaluation.baselines import fit_baselines
 from hfld_lite.evaluation.metrics import paired_interval
 from hfld_lite.hierarchy import Trainer, distill_chain
 from hfld_lite.recipes import ALONE, Recipe
@@ -51,9 +51,8 @@ EASY = ("tiles-2808", "bearings-block-clean", "imbalance")
 NEEDS_TIME_OR_LEVEL = ("modulation", "level")
 """Sets that only some views can tell apart; they count for the choice of the view alone."""
 
-START = Recipe(view="log-spectrum", steps=400, learning_rate=0.01, weight_decay=0.01)
-MEL = START.replace(view="log-mel", level="kept")
-
+START = Recipe(steps=400, learning_rate=0.01, weight_decay=0.01)
+SPECTRUM = START.replace(view="log-spectrum")
 WAYS = {
     "base": {},
     "800 steps": {"steps": 800},
@@ -61,6 +60,7 @@ WAYS = {
     "rate 0.03": {"learning_rate": 0.03},
     "batch 32": {"batch_size": 32},
     "weight decay 0.1": {"weight_decay": 0.1},
+    "weight decay 0.3": {"weight_decay": 0.3},
 }
 """Of training, each against the base."""
 
@@ -68,13 +68,26 @@ CANDIDATES: dict[str, dict[str, Recipe]] = {
     "view": {
         "spectrum 600": START.replace(view="spectrum"),
         "spectrum 300": START.replace(view="spectrum", bins=300),
-        "log-spectrum 600": START,
-        "log-spectrum 300": START.replace(bins=300),
-        "log-spectrum 600 level": START.replace(level="kept"),
-        "log-mel": START.replace(view="log-mel"),
-        "log-mel level": MEL,
+        "log-spectrum 600": SPECTRUM.replace(level="removed"),
+        "log-spectrum 300": SPECTRUM.replace(level="removed", bins=300),
+        "log-spectrum 600 level": SPECTRUM,
+        "log-mel": START.replace(level="removed"),
+        "log-mel level": START,
     },
-    "mel": {name: MEL.replace(**changes) for name, changes in WAYS.items()},
+    "training": {name: START.replace(**changes) for name, changes in WAYS.items()},
+    # Once more, with the training that was chosen.
+    "view again": {
+        "spectrum": Recipe(view="spectrum"),
+        "log-spectrum level": Recipe(view="log-spectrum"),
+        "log-mel level": Recipe(),
+    },
+    "terms": {
+        "equal weights, T 5": Recipe(),
+        "T 2": Recipe(temperature=2.0),
+        "logits 0.3, T 5": Recipe(mu=0.3, nu=0.3),
+        "logits 0.3, T 2": Recipe(mu=0.3, nu=0.3, temperature=2.0),
+        "all but labels 0.3, T 2": Recipe(alpha=0.3, mu=0.3, nu=0.3, temperature=2.0),
+    },
 }
 """By question: candidates from the simplest to the least simple."""
 

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from hfld_lite.data.examples import Samples, Stored, batches, evaluated, shuffle
 from hfld_lite.distillation import Batch, Objective
 from hfld_lite.errors import ArgumentError, Diverged, Stopped, training_errors
-from hfld_lite.recipes import Recipe
+from hfld_lite.recipes import DECAY, Recipe
 from hfld_lite.storage.checkpoints import StageCheckpoints, random_states, set_random_states
 
 if TYPE_CHECKING:
@@ -317,7 +317,8 @@ def _optimizer(objective: Objective, recipe: Recipe) -> torch.optim.Optimizer:
     if own:
         rate = recipe.learning_rate * objective.weigh.rate
         groups.append({"params": own, "lr": rate, "weight_decay": 0.0})
-    options = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+    given, usual = recipe.weight_decay, DECAY[recipe.optimizer]
+    options = {"lr": recipe.learning_rate, "weight_decay": usual if given is None else given}
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=recipe.momentum, **options)
     return torch.optim.AdamW(groups, **options)

@@ -193,6 +193,7 @@ def tiny(behaviour):
         secondary_teachers=(),
         student=Network(10, 1 / 16, "published", None, 2),
         bins=257,
+        view="spectrum",
         bins_by="cutting",
         behaviour=behaviour,
         weighting="published",

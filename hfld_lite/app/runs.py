@@ -24,7 +24,7 @@ from hfld_lite.data.readers import read_folder
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.simulator.simulate import simulate_tiles
 from hfld_lite.data.splits import Split
-from hfld_lite.data.views import SCALINGS
+from hfld_lite.data.views import SCALINGS, level_of
 from hfld_lite.errors import DataError, HfldError, RecipeError, nearest
 from hfld_lite.evaluation.detector import Detector, TestResult, trust_of
 from hfld_lite.evaluation.trust import Trust
@@ -436,7 +436,7 @@ def preprocessing(recipe: Recipe) -> dict[str, Any]:
         "samples": recipe.samples,
         "bins": recipe.bins,
         "bins_by": recipe.bins_by,
-        "level": recipe.level,
+        "level": level_of(recipe),
         "scaling": SCALINGS[recipe.view],
     }
 

@@ -246,6 +246,11 @@ def fourier_points(samples: int) -> int:
     return max(samples, 2 * LEAST_BINS)
 
 
+def level_of(recipe: Any) -> str:
+    """``"kept"`` or ``"removed"``: as a recipe says, by default kept in dB and else removed."""
+    return recipe.level or ("kept" if recipe.view.startswith("log-") else "removed")
+
+
 def neighbours(count: int, most: int | None) -> int:
     """How many of ``count`` bins are averaged, so that ``most`` (None: BINS) or fewer remain.
 
@@ -285,8 +290,8 @@ def _read_spectrum(signals: np.ndarray | Tensor, recipe: Any, _rate: int) -> Ten
 
 VIEWS: dict[str, Callable[[np.ndarray | Tensor, Any, int], Tensor]] = {
     "spectrum": _read_spectrum,
-    "log-spectrum": lambda x, recipe, rate: log_spectrum(x, recipe.bins, recipe.level),
-    "log-mel": lambda x, recipe, rate: log_mel(x, rate, recipe.level),
+    "log-spectrum": lambda x, recipe, rate: log_spectrum(x, recipe.bins, level_of(recipe)),
+    "log-mel": lambda x, recipe, rate: log_mel(x, rate, level_of(recipe)),
     "time": lambda x, recipe, rate: time_view(x, recipe.bins),
 }
 """The views that networks read, by the name that a recipe gives: of signals, recipe and rate."""

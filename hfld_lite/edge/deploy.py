@@ -27,6 +27,7 @@ from hfld_lite.data.views import (
     FRAMES,
     cut,
     fourier_points,
+    level_of,
     mel_edges,
     mel_frames,
     neighbours,
@@ -256,7 +257,7 @@ def _front(detector: Detector) -> dict[str, Any]:
     samples = recipe.samples or detector.samples
     front = dict.fromkeys(("size", "edges", "points", "kept", "depth", "unit"))
     front |= {"centred": recipe.view != "time" and not cut(recipe), "averaged": 1}
-    front["level"] = recipe.level
+    front["level"] = level_of(recipe)
     if recipe.view == "log-mel":
         size, points = mel_frames(samples, rate)
         count = (samples - size) // (size // 2) + 1

@@ -32,6 +32,7 @@ from hfld_lite.data.views import (
     FRAMES,
     cut,
     fourier_points,
+    level_of,
     mel_frames,
     mel_weights,
     neighbours,
@@ -81,7 +82,7 @@ class _View(nn.Module):
     def __init__(self, recipe: Recipe, samples: int, sample_rate: int, length: int) -> None:
         super().__init__()
         self.samples, self.length, self.kind = recipe.samples or samples, length, recipe.view
-        self.whole, self.kept = cut(recipe), recipe.level == "kept"
+        self.whole, self.kept = cut(recipe), level_of(recipe) == "kept"
         if self.kind == "log-mel":
             self.size, points = mel_frames(self.samples, sample_rate)
             self.spectrum = _Spectrum(points, points // 2 + 1)

@@ -11,6 +11,7 @@ PRESETS: dict[str, Recipe] = {
         teacher=Network(50, 1.0, "published", None, 200),
         secondary_teachers=(Network(18, 1.0, "published", None, 200),),
         student=Network(10, 1.0, "published", None, 200),
+        view="spectrum",
         bins_by="cutting",
         balance=False,
         optimizer="sgd",
