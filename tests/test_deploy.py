@@ -372,14 +372,19 @@ def untrained(recipe, samples=7000, rate=40_000):
     return Detector(recipe, networks, ("N", "D"), ("N",), rate, samples)
 
 
+@pytest.fixture(scope="module")
+def tiles():
+    return simulate_tiles("AB", tiles_per_class=1, drops=1, seed=3).signals
+
+
 @pytest.mark.parametrize(
     ("samples", "rate"), [(7000, 40_000), (5501, 44_100), (1200, 8000)], ids=str
 )
 @pytest.mark.parametrize("name", VIEWS)
-def test_the_programs_view_is_the_librarys(recordings, name, samples, rate):
-    recipe, signals = VIEWS[name], np.asarray(recordings.signals[::40, :samples]) + np.float32(0.1)
+def test_the_programs_view_is_the_librarys(tiles, name, samples, rate):
+    recipe, signals = VIEWS[name], tiles[:, :samples] + np.float32(0.1)
     if (recipe.samples or 0) > samples:
-        recipe = recipe.replace(samples=600)
+        recipe = recipe.replace(samples=1100)
     known = untrained(recipe, samples, rate)
     expected = known.inputs(signals).numpy()
     facts = _facts(known, "student", "onnx", recipe.view, expected.shape[1])
@@ -389,15 +394,17 @@ def test_the_programs_view_is_the_librarys(recordings, name, samples, rate):
     exec(compile(ast.Module([view], []), "predict.py", "exec"), names)
     found = np.stack([names["view"](signal) for signal in signals])
     assert expected.shape[1] >= 257
-    np.testing.assert_allclose(found, expected, atol=1e-5)
+    # Where a spectrum is nearly 0, decibels show the rounding of the library's float32.
+    limit = 5e-5 if "log" in recipe.view else 1e-5
+    np.testing.assert_allclose(found, expected, atol=limit)
 
 
 @pytest.mark.parametrize("name", ["averaged", "dB with level", "mel"])
 @pytest.mark.parametrize("raw", [False, True])
-def test_the_program_computes_every_view_without_torch(tmp_path, recordings, bare, name, raw):
+def test_the_program_computes_every_view_without_torch(tmp_path, tiles, bare, name, raw):
     known = untrained(VIEWS[name])
     program = export_network(known, tmp_path, raw=raw).program
-    file = write_wav(tmp_path / "x.wav", recordings.signals[4])
+    file = write_wav(tmp_path / "x.wav", tiles[1])
     read = read_signals(file, sample_rate=40_000, samples=7000)
     ((_, _, probability),) = answers(bare(program, file))
     assert probability == pytest.approx(known.predict(read, 40_000)[0].max(), abs=1e-3)

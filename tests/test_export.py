@@ -155,7 +155,9 @@ def test_the_graphs_view_is_the_librarys(name, samples):
     signals, rate = torch.from_numpy(knocks(6, samples)), RATES[samples]
     expected = network_inputs(signals, VIEWS[name], rate)
     found = _View(VIEWS[name], samples, rate, expected.shape[1])(signals)
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    # Mel frames that are 80 dB weaker than the loudest differ by the rounding of the mean.
+    limit = 2e-4 if "mel" in name else 1e-5
+    torch.testing.assert_close(found, expected, rtol=0, atol=limit)
 
 
 @pytest.mark.parametrize(
