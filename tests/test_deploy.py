@@ -355,8 +355,8 @@ def test_the_time_view_and_a_recipes_cut(
 
 VIEWS = {
     "averaged": Recipe(),
-    "averaged of a part": Recipe(samples=3001, bins=300),
-    "cut": Recipe(bins_by="cutting", bins=400),
+    "averaged of a part": Recipe(view="spectrum", samples=3001, bins=300),
+    "cut": Recipe(view="spectrum", bins_by="cutting", bins=400),
     "dB": Recipe(view="log-spectrum"),
     "dB with level": Recipe(view="log-spectrum", level="kept", samples=500),
     "mel": Recipe(view="log-mel"),

@@ -65,7 +65,7 @@ def test_exporting_leaves_the_network_as_it_was(network):
 
 @pytest.mark.parametrize("opset", OPSETS)
 def test_every_opset_that_is_offered_gives_the_same_answers(network, opset):
-    recipe = Recipe(bins=900, bins_by="cutting")
+    recipe = Recipe(view="spectrum", bins=900, bins_by="cutting")
     made = to_onnx(network, 900, recipe=recipe, samples=2100, opset=opset)
     assert made.opset_import[0].version == opset
     signals = torch.randn(5, 2100)
@@ -105,7 +105,7 @@ def test_the_graphs_spectrum_is_the_fourier_transforms(samples, bins):
 def test_ill_suited_lengths_take_the_runtimes_transform(network):
     kinds = {}
     for samples in (2100, 2099):
-        recipe = Recipe(bins=900, bins_by="cutting")
+        recipe = Recipe(view="spectrum", bins=900, bins_by="cutting")
         made = to_onnx(network, 900, recipe=recipe, samples=samples)
         kinds[samples] = {node.op_type for node in made.graph.node}
     assert "DFT" not in kinds[2100]
@@ -119,8 +119,8 @@ def test_ill_suited_lengths_take_the_runtimes_transform(network):
 
 VIEWS = {
     "averaged": Recipe(),
-    "averaged 300": Recipe(bins=300),
-    "cut": Recipe(bins_by="cutting"),
+    "averaged 300": Recipe(view="spectrum", bins=300),
+    "cut": Recipe(view="spectrum", bins_by="cutting"),
     "dB": Recipe(view="log-spectrum"),
     "dB with level": Recipe(view="log-spectrum", level="kept"),
     "mel": Recipe(view="log-mel"),
@@ -250,7 +250,7 @@ def test_quantisation_takes_its_ranges_from_the_calibration_inputs(network, mode
 
 
 def test_the_view_and_the_softmax_stay_in_float(network):
-    recipe = Recipe(bins=900, bins_by="cutting")
+    recipe = Recipe(view="spectrum", bins=900, bins_by="cutting")
     made = to_onnx(network, 900, recipe=recipe, samples=2100)
     signals = np.random.default_rng(0).standard_normal((60, 2100)).astype(np.float32)
     small = quantise(made, signals)

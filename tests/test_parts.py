@@ -310,7 +310,7 @@ def hfld(*arguments):
 @pytest.fixture(scope="module")
 def recipe_file(tmp_path_factory, tiny_recipe):
     path = tmp_path_factory.mktemp("recipe") / "tiny.json"
-    tiny_recipe.replace(bins=300).save(path)
+    tiny_recipe.replace(view="spectrum", bins=300).save(path)
     return path
 
 

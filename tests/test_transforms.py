@@ -267,9 +267,9 @@ def test_zeros_behind_a_short_recording_only_interpolate():
     "recipe",
     [
         Recipe(),
-        Recipe(bins=300),
+        Recipe(view="spectrum", bins=300),
         Recipe(view="log-spectrum"),
-        Recipe(bins_by="cutting"),
+        Recipe(view="spectrum", bins_by="cutting"),
         Recipe(view="log-mel"),
         Recipe(samples=480),
     ],
@@ -298,7 +298,7 @@ def test_what_does_not_fit_a_view_is_one_sentence():
     with pytest.raises(DataError, match="they have 800 samples; expected 900 or more"):
         network_inputs(signals(2, 800), Recipe(samples=900), 8000)
     with pytest.raises(ArgumentError, match="bins is 600; recordings of 800 samples have 2 to 401"):
-        network_inputs(signals(2, 800), Recipe(bins=600, bins_by="cutting"), 8000)
+        network_inputs(signals(2, 800), Recipe(view="spectrum", bins=600, bins_by="cutting"), 8000)
 
 
 @pytest.mark.parametrize("view", ["spectrum", "log-spectrum", "log-mel", "time"])

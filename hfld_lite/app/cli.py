@@ -253,8 +253,6 @@ def train(
         out = run_of(resume)
     else:
         compared_with = wanted_baselines(baselines)
-        if seeds != 1:
-            out = series_place(out, seeds, fresh)
         plugins = [str(path.absolute()) for path in plugin or ()]
         run_plugins(plugins)
         recipe = Recipe.load(recipe_file) if recipe_file else preset(preset_name or "classroom")
@@ -267,6 +265,8 @@ def train(
         if data is None:
             origin = {"simulated": {"seed": recipe.seed}}
         command = shlex.join(["hfld", *sys.argv[1:]])
+        if seeds != 1:
+            out = series_place(out, seeds, fresh)
     began = time.perf_counter()
     with _saying_how_to_resume(out), new_run(out, fresh, resume is not None) as part:
         if resume:
@@ -287,7 +287,8 @@ def train(
             given = {"plugins": plugins, "teacher": known, "parts": parts}
             given["baselines"] = compared_with
             given["auto"] = (BUDGET if budget is None else budget) if auto else None
-            begin_others(out, seeds, recipe, origin, command, **given)
+            if seeds > 1:
+                begin_others(out, seeds, recipe, origin, command, **given)
             folder = begin_run(part, recipe, origin, command, **given)
         with torch.autograd.set_detect_anomaly(detect_anomaly):
             networks = {} if known is None else {"teacher": known}

@@ -41,8 +41,6 @@ def whole(run: Path) -> Path:
 def series_place(out: Path, count: int, fresh: bool) -> Path:
     """Check the place of a new series, and give the folder of its first run.
 
-    With ``fresh``, the runs of an earlier series are removed.
-
     Raises:
         RecipeError: if the count is below 1, or the place is taken.
     """
@@ -62,14 +60,13 @@ def series_place(out: Path, count: int, fresh: bool) -> Path:
         for folder, mark in ((run, FACTS), (unfinished(run), BEGUN)):
             if folder.exists() and not (folder / mark).exists():
                 raise RecipeError(f"{folder} holds other files; choose a new folder.")
-            shutil.rmtree(folder, ignore_errors=True)
-    for name in (TABLE, PAGE):
-        (out / name).unlink(missing_ok=True)
     return out / "seed_0"
 
 
 def begin_others(first: Path, count: int, recipe: Recipe, *begun: Any, **given: Any) -> None:
     """Begin all runs but the first, so that resuming finds them whenever the command is stopped.
+
+    The runs of an earlier series stay until new ones replace them; those beyond the count go.
 
     Args:
         first: folder of the first run.
@@ -77,9 +74,17 @@ def begin_others(first: Path, count: int, recipe: Recipe, *begun: Any, **given: 
         recipe: of the first; each further one has the next seed.
         begun, given: further arguments of :func:`hfld_lite.app.runs.begin_run`.
     """
+    out = first.parent
+    for run in runs_of(out):
+        if run != first:
+            shutil.rmtree(unfinished(run), ignore_errors=True)
+        if int(run.name.removeprefix("seed_")) >= count:
+            shutil.rmtree(run, ignore_errors=True)
+    for name in (TABLE, PAGE):
+        (out / name).unlink(missing_ok=True)
     for number in range(1, count):
-        part = unfinished(first.with_name(f"seed_{number}"))
-        part.mkdir(parents=True)
+        part = unfinished(out / f"seed_{number}")
+        part.mkdir()
         begin_run(part, recipe.replace(seed=recipe.seed + number), *begun, **given)
 
 
@@ -87,7 +92,7 @@ def withdraw(first: Path) -> None:
     """Remove what :func:`begin_others` began, after a refusal before any training."""
     for run in runs_of(first.parent):
         if run != first:
-            shutil.rmtree(unfinished(run))
+            shutil.rmtree(unfinished(run), ignore_errors=True)
 
 
 def missing(out: Path) -> list[Path]:
@@ -100,7 +105,7 @@ def missing(out: Path) -> list[Path]:
     gone = [f"seed_{number}" for number in range(len(runs)) if out / f"seed_{number}" not in runs]
     if gone:
         raise RecipeError(f"{out}: {gone[0]} is missing; start the seeds again with --fresh.")
-    left = [run for run in runs if not (run / FACTS).exists()]
+    left = [r for r in runs if unfinished(r).exists() or not (r / FACTS).exists()]
     if not left and (out / TABLE).exists():
         raise RecipeError(f"{out} is finished; see {out / PAGE}.")
     return left
