@@ -35,7 +35,8 @@ from hfld_lite.distillation import Supervised
 from hfld_lite.evaluation.metrics import evaluate
 from hfld_lite.networks import count_parameters, resnet1d
 from hfld_lite.storage.files import write_whole
-from hfld_lite.training import Samples, fit, predict_logits, seeded
+from hfld_lite.storage.randomness import seeded
+from hfld_lite.training import Samples, fit, predict_logits
 from hfld_lite.version import __version__
 
 FIRST_SEED = 1000

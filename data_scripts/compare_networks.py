@@ -32,7 +32,8 @@ from hfld_lite.evaluation.metrics import evaluate
 from hfld_lite.networks import count_parameters, resnet1d
 from hfld_lite.recipes import Network, Recipe
 from hfld_lite.rivals.networks_1d import NETWORKS_1D
-from hfld_lite.training import Samples, derive_seed, fit, predict_logits, seeded
+from hfld_lite.storage.randomness import derive_seed, seeded
+from hfld_lite.training import Samples, fit, predict_logits
 
 WIDTHS = {"alexnet": 1 / 8, "vgg19": 1 / 16, "googlenet": 1 / 16, "densenet121": 1 / 16}
 ROLES = ("teacher", "student")

@@ -5,13 +5,11 @@ from __future__ import annotations
 import copy
 import math
 import time
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -24,7 +22,8 @@ from hfld_lite.data.examples import Samples, Stored, batches, evaluated, shuffle
 from hfld_lite.distillation import Batch, Objective
 from hfld_lite.errors import ArgumentError, Diverged, Stopped, training_errors
 from hfld_lite.recipes import DECAY, Recipe
-from hfld_lite.storage.checkpoints import StageCheckpoints, random_states, set_random_states
+from hfld_lite.storage.checkpoints import StageCheckpoints
+from hfld_lite.storage.randomness import derive_seed, random_states, seeded, set_random_states
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -50,20 +49,6 @@ def make_fabric(recipe: Recipe) -> Fabric:
     from lightning_fabric import Fabric  # here, as it takes as long to import as torch
 
     return Fabric(accelerator="auto", devices=1, precision=recipe.precision)
-
-
-def derive_seed(seed: int, purpose: str) -> int:
-    """A seed of its own for each purpose, the same on every machine."""
-    state = np.random.SeedSequence([seed, zlib.crc32(purpose.encode())]).generate_state(1)
-    return int(state[0])
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Run a block with torch's generators seeded, and give the caller's back afterwards."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
 
 
 def fit(

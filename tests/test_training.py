@@ -22,17 +22,9 @@ from hfld_lite.rivals.meta import Meta
 from hfld_lite.rivals.presets import preset
 from hfld_lite.rivals.strategies import Naive, Uncertainty
 from hfld_lite.storage.checkpoints import Checkpoints, StageCheckpoints
+from hfld_lite.storage.randomness import derive_seed, seeded
 from hfld_lite.teachers import Batch, teacher_targets
-from hfld_lite.training import (
-    Samples,
-    _optimizer,
-    _schedule,
-    derive_seed,
-    fit,
-    make_fabric,
-    predict_logits,
-    seeded,
-)
+from hfld_lite.training import Samples, _optimizer, _schedule, fit, make_fabric, predict_logits
 from hfld_lite.weighting import TERMS, Fixed
 
 CLASSES = 3
