@@ -222,7 +222,7 @@ def challenge_score(student: nn.Module) -> Score:
 def _new_tiles() -> tuple[Tensor, Tensor]:
     """Spectra and labels of 80 simulated tiles, none of them those of the notebook."""
     tiles = simulate_tiles("AB", tiles_per_class=20, drops=1, seed=2001)
-    recipe = preset("classroom").replace(bins=BINS, bins_by="cutting")
+    recipe = preset("classroom").replace(view="spectrum", bins=BINS, bins_by="cutting")
     inputs = network_inputs(torch.from_numpy(tiles.signals), recipe, tiles.sample_rate)
     return inputs, torch.from_numpy(tiles.labels)
 
