@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from _study import BEARINGS_SNR
+from _study import BEARINGS_SNR, BEFORE, DEMO_BEFORE
 
 from hfld_lite.data.readers import read_folder
 from hfld_lite.data.recordings import Recordings
@@ -19,7 +19,7 @@ from hfld_lite.data.simulator.simulate import simulate_tiles
 from hfld_lite.data.splits import Split, split
 from hfld_lite.data.views import add_noise
 from hfld_lite.errors import RecipeError
-from hfld_lite.recipes import Recipe, preset
+from hfld_lite.recipes import Recipe
 
 LEARNING_RATES = (1e-2, 3e-2)
 """Of tiles and bearings."""
@@ -192,8 +192,8 @@ def presets(epochs: int | None) -> list[Recipe]:
     helps the student to learn faster would look like knowledge; ``study_tuning.csv`` has rates.
     """
     recipes = [
-        preset(name).replace(learning_rate=rate)
-        for name, rate in zip(("demo", "classroom"), LEARNING_RATES, strict=True)
+        recipe.replace(learning_rate=rate)
+        for recipe, rate in zip((DEMO_BEFORE, BEFORE), LEARNING_RATES, strict=True)
     ]
     recipes[0] = recipes[0].replace(bins=BINS)
     counts = [epochs or recipe.student.epochs for recipe in recipes]

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
+from _study import DEMO_BEFORE
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -33,9 +34,9 @@ from hfld_lite.data.views import network_inputs
 from hfld_lite.distillation import Supervised
 from hfld_lite.evaluation.metrics import evaluate
 from hfld_lite.networks import count_parameters, resnet1d
-from hfld_lite.recipes import preset
 from hfld_lite.storage.files import write_whole
-from hfld_lite.training import Samples, fit, predict_logits, seeded
+from hfld_lite.storage.randomness import seeded
+from hfld_lite.training import Samples, fit, predict_logits
 from hfld_lite.version import __version__
 
 FIRST_SEED = 1000
@@ -91,13 +92,13 @@ def run(seed: int, bench: Bench) -> list[dict]:
     fresh, fresh_truth = simulate_with_truth(
         seed=2 * FIRST_SEED + seed, bench=bench, tiles_per_class=FRESH_TILES, drops=FRESH_DROPS
     )
-    recipe = preset("demo").replace(seed=seed)
+    recipe = DEMO_BEFORE.replace(seed=seed)
     parts = split(recordings, validation=recipe.validation, test=recipe.test, seed=seed)
     rows = [{"seed": seed, "network": "true modal parameters (ceiling)"}]
     rows[0]["accuracy"] = ceiling(recordings, truth, parts, fresh, fresh_truth)
     rows.append({"seed": seed, "network": "one true frequency and a threshold, N or D"})
     rows[1]["accuracy"] = threshold(truth, fresh_truth)
-    inputs, unseen = (network_inputs(r.signals, recipe) for r in (recordings, fresh))
+    inputs, unseen = (network_inputs(r.signals, recipe, r.sample_rate) for r in (recordings, fresh))
     labels = torch.from_numpy(recordings.labels)
     train, validation = (Samples(inputs[p], labels[p]) for p in (parts.train, parts.validation))
     for role in ("teacher", "student"):

@@ -32,7 +32,8 @@ from hfld_lite.evaluation.metrics import evaluate
 from hfld_lite.networks import count_parameters, resnet1d
 from hfld_lite.recipes import Network, Recipe
 from hfld_lite.rivals.networks_1d import NETWORKS_1D
-from hfld_lite.training import Samples, derive_seed, fit, predict_logits, seeded
+from hfld_lite.storage.randomness import derive_seed, seeded
+from hfld_lite.training import Samples, fit, predict_logits
 
 WIDTHS = {"alexnet": 1 / 8, "vgg19": 1 / 16, "googlenet": 1 / 16, "densenet121": 1 / 16}
 ROLES = ("teacher", "student")
@@ -79,7 +80,7 @@ def run(folder: Path, quick: bool, data: str, name: str, seed: int) -> list[dict
     """Train one network on one data set with one seed; its row."""
     recordings, recipe = settings(data, seed, folder, quick)
     parts = split(recordings, validation=recipe.validation, test=recipe.test, seed=seed)
-    inputs = network_inputs(recordings.signals, recipe)
+    inputs = network_inputs(recordings.signals, recipe, recordings.sample_rate)
     labels = torch.from_numpy(np.array(recordings.labels))
     train, validation = (
         Samples(inputs[part], labels[part]) for part in (parts.train, parts.validation)

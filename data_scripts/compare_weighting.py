@@ -19,7 +19,7 @@ from typer import Option
 
 from hfld_lite.hierarchy import Stage, Trainer
 from hfld_lite.recipes import Recipe
-from hfld_lite.training import derive_seed
+from hfld_lite.storage.randomness import derive_seed
 from hfld_lite.weighting import TERMS
 
 STRATEGIES = ("fixed", "published", "naive", "uncertainty", "meta")

@@ -17,7 +17,13 @@ from hfld_lite.data.readers import read_wav_folder
 def app(
     folder: Folder,
     out: Out,
-    samples: Annotated[int | None, Option(help="Use the first so many of each file.")] = None,
+    part: Annotated[
+        str | None,
+        Option(help="Which part of each file: first, loudest, onset, whole or windows."),
+    ] = None,
+    samples: Annotated[
+        int | None, Option(help="Use so many of each file, the first ones without --part.")
+    ] = None,
     pad: Annotated[bool, Option("--pad", help="Append zeros to files that are shorter.")] = False,
     sample_rate: Annotated[int | None, Option(help="In Hz, what the files must have.")] = None,
     resample: Annotated[
@@ -25,6 +31,10 @@ def app(
     ] = False,
     manifest: Annotated[
         Path | None, Option(help="CSV file with file,label or file,label,group.")
+    ] = None,
+    label_pattern: Annotated[
+        str | None,
+        Option(help="Regular expression; its one group finds the class in a file name."),
     ] = None,
     group_pattern: Annotated[
         str | None, Option(help="Regular expression; its one group finds the tile in a file name.")
@@ -36,11 +46,13 @@ def app(
 ) -> None:
     """Read the sound files and write a prepared folder."""
     options = {
+        "part": part,
         "samples": samples,
         "pad": pad,
         "sample_rate": sample_rate,
         "resample": resample,
         "manifest": manifest,
+        "label_pattern": label_pattern,
         "group_pattern": group_pattern,
         "normal": normal or None,
     }

@@ -317,7 +317,7 @@ class Study:
         if not tested:
             return row
         part = case.recordings.select(case.parts.test)
-        inputs = network_inputs(part.signals, case.recipe)
+        inputs = network_inputs(part.signals, case.recipe, part.sample_rate)
         probabilities = torch.softmax(predict_logits(stage.network, inputs), 1).numpy()
         predicted = probabilities.argmax(1)
         found = evaluate(predicted, part.labels, part.groups, part.class_names, part.normal_classes)

@@ -60,7 +60,7 @@ def students() -> list[tuple[int, float, str]]:
 def setting(bins: int, seed: int, student: Network | None = None) -> tuple[Recordings, Recipe]:
     """The recordings of a seed, and the recipe with other bins and another student."""
     recordings, recipe = tiles(seed)
-    recipe = recipe.replace(bins=bins)
+    recipe = recipe.replace(bins=bins, bins_by="cutting")
     return recordings, recipe.replace(student=student) if student else recipe
 
 
@@ -202,7 +202,7 @@ def test(
     recordings, recipe = setting(bins, seed)
     trainer = Trainer(recordings, recipe, progress=False)
     part = recordings.select(trainer.parts.test)
-    inputs = network_inputs(part.signals, recipe).numpy()
+    inputs = network_inputs(part.signals, recipe, part.sample_rate).numpy()
     spec = recipe.teacher
     networks = {
         "teacher": (

@@ -8,13 +8,22 @@ from hfld_lite.data.readers import read_folder, read_long_mat, read_mat, read_wa
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.simulator.simulate import simulate_tiles
 from hfld_lite.data.splits import Split, published_split, split
-from hfld_lite.data.views import spectrogram, spectrum, time_view
+from hfld_lite.data.views import (
+    averaged_spectrum,
+    frequencies,
+    log_mel,
+    log_spectrum,
+    spectrogram,
+    spectrum,
+    time_view,
+)
 from hfld_lite.distillation import rival, term
 from hfld_lite.errors import ArgumentError, DataError, HfldError, RecipeError
 from hfld_lite.evaluation.detector import Detector
 from hfld_lite.hierarchy import Chain, distill_chain
 from hfld_lite.networks import Output, adapt, resnet1d
-from hfld_lite.recipes import Network, Recipe, preset
+from hfld_lite.recipes import Network, Recipe
+from hfld_lite.rivals.presets import preset
 from hfld_lite.version import __version__
 from hfld_lite.weighting import weighting
 
@@ -32,7 +41,11 @@ __all__ = [
     "Split",
     "__version__",
     "adapt",
+    "averaged_spectrum",
     "distill_chain",
+    "frequencies",
+    "log_mel",
+    "log_spectrum",
     "preset",
     "published_split",
     "read_folder",

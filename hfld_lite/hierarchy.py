@@ -27,8 +27,9 @@ from hfld_lite.networks import resnet1d
 from hfld_lite.recipes import ALONE, Recipe, network_of
 from hfld_lite.storage.checkpoints import Checkpoints
 from hfld_lite.storage.files import digest
+from hfld_lite.storage.randomness import derive_seed, seeded
 from hfld_lite.teachers import LiveTeacher, TeacherTargets, teacher_targets
-from hfld_lite.training import Fit, derive_seed, fit, make_fabric, seeded, validate
+from hfld_lite.training import Fit, fit, make_fabric, validate
 from hfld_lite.weighting import make_weighting
 
 if TYPE_CHECKING:

@@ -157,7 +157,8 @@ class ResNet1d(nn.Module):
         if x.ndim != 2 or x.shape[1] < MIN_SAMPLES:
             raise ArgumentError(
                 f"A 1-D ResNet reads (batch, length), a length of at least {MIN_SAMPLES}; found "
-                f"shape {tuple(x.shape)}."
+                f"shape {tuple(x.shape)}; use longer recordings, more bins, or average bins "
+                "where they are cut."
             )
         features = self.pool(self.attention(self.stages(self.stem(x.unsqueeze(1)))))
         return Output(features, self.head(features.flatten(1)))

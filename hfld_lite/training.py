@@ -5,27 +5,25 @@ from __future__ import annotations
 import copy
 import math
 import time
-import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim.lr_scheduler import LambdaLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from tqdm.auto import tqdm
 
 from hfld_lite.data.examples import Samples, Stored, batches, evaluated, shuffle
 from hfld_lite.distillation import Batch, Objective
 from hfld_lite.errors import ArgumentError, Diverged, Stopped, training_errors
-from hfld_lite.recipes import Recipe
-from hfld_lite.storage.checkpoints import StageCheckpoints, random_states, set_random_states
+from hfld_lite.recipes import DECAY, Recipe
+from hfld_lite.storage.checkpoints import StageCheckpoints
+from hfld_lite.storage.randomness import derive_seed, random_states, seeded, set_random_states
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -51,20 +49,6 @@ def make_fabric(recipe: Recipe) -> Fabric:
     from lightning_fabric import Fabric  # here, as it takes as long to import as torch
 
     return Fabric(accelerator="auto", devices=1, precision=recipe.precision)
-
-
-def derive_seed(seed: int, purpose: str) -> int:
-    """A seed of its own for each purpose, the same on every machine."""
-    state = np.random.SeedSequence([seed, zlib.crc32(purpose.encode())]).generate_state(1)
-    return int(state[0])
-
-
-@contextmanager
-def seeded(seed: int) -> Iterator[None]:
-    """Run a block with torch's generators seeded, and give the caller's back afterwards."""
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        yield
 
 
 def fit(
@@ -186,24 +170,12 @@ class _Loop:
         self.epoch, self.rows, self.seconds = 0, [], 0.0
         self.best, self.best_epoch = (-1.0, -math.inf), 0
         self.best_state = copy.deepcopy(objective.student.state_dict())
-        self.average = None
-        if recipe.averaging:
-            averaged = get_ema_multi_avg_fn(recipe.averaging)
-            self.average = AveragedModel(
-                objective.student, multi_avg_fn=averaged, use_buffers=True
-            )
-            self.parts["average"] = self.average
 
     @property
     def finished(self) -> bool:
         """Whether all epochs are done, or there were none better for as long as the patience."""
         idle, patience = (self.epoch - self.best_epoch) * self.steps, self.recipe.patience
         return self.epoch >= self.epochs or (patience is not None and idle >= patience)
-
-    @property
-    def student(self) -> nn.Module:
-        """What is validated and kept: the student, or its moving average."""
-        return self.objective.student if self.average is None else self.average.module
 
     def state(self) -> dict[str, Any]:
         """Everything that the next epoch depends on, as tensors and JSON values."""
@@ -239,7 +211,7 @@ class _Loop:
                 raise Stopped(place)
         row = {"epoch": number, **{name: float(v) / self.steps for name, v in sums.items()}}
         row["learning_rate"] = self.rate
-        row |= validate(self.student, self.validation, self.fabric)
+        row |= validate(self.objective.student, self.validation, self.fabric)
         if not math.isfinite(row["validation_loss"]):  # before such weights are taken for the best
             said = self._say({name: row[name] for name in (*sums, "validation_loss")})
             place = f"after epoch {number}"
@@ -249,7 +221,7 @@ class _Loop:
         score = (row["validation_accuracy"], -row["validation_loss"])
         if score > self.best:
             self.best, self.best_epoch = score, number
-            self.best_state = copy.deepcopy(self.student.state_dict())
+            self.best_state = copy.deepcopy(self.objective.student.state_dict())
         self.rows.append(row)
         self.epoch, self.seconds = number, self.seconds + row["seconds"]
         return row
@@ -268,8 +240,6 @@ class _Loop:
         self._backward(total, place, figures)
         self.wrapped_optimizer.step()
         self.schedule.step()
-        if self.average is not None:
-            self.average.update_parameters(self.objective.student)
         return figures | self.objective.monitor()
 
     def _backward(self, total: Tensor, place: str, figures: Mapping[str, Tensor]) -> None:
@@ -332,7 +302,8 @@ def _optimizer(objective: Objective, recipe: Recipe) -> torch.optim.Optimizer:
     if own:
         rate = recipe.learning_rate * objective.weigh.rate
         groups.append({"params": own, "lr": rate, "weight_decay": 0.0})
-    options = {"lr": recipe.learning_rate, "weight_decay": recipe.weight_decay}
+    given, usual = recipe.weight_decay, DECAY[recipe.optimizer]
+    options = {"lr": recipe.learning_rate, "weight_decay": usual if given is None else given}
     if recipe.optimizer == "sgd":
         return torch.optim.SGD(groups, momentum=recipe.momentum, **options)
     return torch.optim.AdamW(groups, **options)

@@ -220,12 +220,6 @@ class Predicted(Weighting):
         return weights * ((active.sum() if self.total is None else self.total) / weights.sum())
 
 
-def active_terms(losses: Tensor) -> Tensor:
-    """1 for each loss that is not exactly zero, else 0; all 1 where all are zero."""
-    active = losses != 0
-    return (active | ~active.any()).to(losses.dtype)
-
-
 def collapse(
     weights: Mapping[str, float], low: float = 0.01, sigmoid: bool = False, saturated: float = 1e-3
 ) -> str:

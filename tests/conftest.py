@@ -80,6 +80,8 @@ def tiny_recipe():
         secondary_teachers=(Network(10, 1 / 16, epochs=2),),
         student=Network(10, 1 / 16, epochs=2),
         bins=600,
+        view="spectrum",
+        bins_by="cutting",
         batch_size=8,
     )
 

@@ -52,6 +52,7 @@ TINY = Recipe(
     teacher=Network(10, 1 / 16, epochs=1),
     secondary_teachers=(),
     student=Network(10, 1 / 16, dropout=0.1, epochs=1),
+    view="spectrum",
     bins=257,
 )
 EXTREMES = [0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 10**12, 2**63]

@@ -35,6 +35,7 @@ PLAIN = Recipe(
     teacher=Network(10, 1 / 8, dropout=0.2, epochs=4),
     secondary_teachers=(Network(10, 1 / 16, dropout=0.1, epochs=4),),
     student=Network(10, 1 / 16, epochs=4),
+    view="spectrum",
     bins=600,
     batch_size=8,
 )

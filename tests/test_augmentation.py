@@ -176,13 +176,13 @@ def test_teacher_student_and_control_see_the_same_augmented_recordings(
         else:
             trainer.supervise(role)
         assert len(seen) == 2 * steps
-        inputs.append(torch.stack([network_inputs(x, recipe) for x in seen]))
+        inputs.append(torch.stack([network_inputs(x, recipe, 40_000) for x in seen]))
         seen.clear()
     assert torch.equal(inputs[1], inputs[2]), "student and control"
     assert torch.equal(torch.stack(answers), inputs[1]), "the teacher hears what the student hears"
     assert not torch.equal(inputs[0], inputs[1])
     assert not torch.equal(inputs[1][:steps], inputs[1][steps:]), "new at every epoch"
-    unvaried = network_inputs(np.array(tiny_recordings.signals), recipe)
+    unvaried = network_inputs(np.array(tiny_recordings.signals), recipe, 40_000)
     assert not any((unvaried == row).all(1).any() for row in inputs[1].flatten(0, 1))
 
 

@@ -32,7 +32,9 @@ def recordings():
 
 @pytest.fixture(scope="module")
 def recipe():
-    return Recipe(teacher=TINY, secondary_teachers=(), student=TINY, bins=300, batch_size=16)
+    return Recipe(
+        teacher=TINY, secondary_teachers=(), student=TINY, view="spectrum", bins=300, batch_size=16
+    )
 
 
 FEWER = {"VIEWS": choice.VIEWS[:1] + choice.VIEWS[2:3], "RATES": (3.0,)}

@@ -78,8 +78,9 @@ def test_train_shows_progress_of_each_stage_and_ends_with_the_table(place):
     assert last, "the bar tells epoch and terms"
     assert re.search(r"validation \d+\.\d%", said)
     assert re.search(r"\[\d\d:\d\d<\d\d:\d\d", said), "the bar tells the time left"
-    for word in ("parameters", "MACs", "size in kB", "test accuracy", "miss rate", "latency in ms"):
+    for word in ("parameters", "MACs", "size in kB", "test accuracy", "miss rate", "balanced"):
         assert word in said
+    assert "latency" not in said, "a busy machine makes it noise; hfld edge measures it"
     assert re.search(r"4 networks, 12 steps each: about \d+ s on this machine\.", said)
     assert "simulated" in said
 
@@ -94,6 +95,7 @@ def test_run_folder_holds_what_was_promised(place):
         "history.csv",
         "results.csv",
         "predictions.csv",
+        "baselines.csv",
         "report.html",
         "teacher.safetensors",
         "secondary_teacher.safetensors",
@@ -105,8 +107,8 @@ def test_run_folder_holds_what_was_promised(place):
     assert Recipe.load(run / "recipe.json") == Recipe.load(place / "tiny.json")
     assert len(pd.read_csv(run / "history.csv")) == 8
     assert list(pd.read_csv(run / "results.csv")) == [
-        *("role", "network", "parameters", "macs", "size_kb", "latency_ms", "accuracy", "low"),
-        *("high", "miss_rate", "false_alarm_rate", "macro_recall", "recordings"),
+        *("role", "network", "parameters", "macs", "size_kb", "accuracy", "low", "high"),
+        *("miss_rate", "false_alarm_rate", "macro_recall", "recordings"),
     ]
     assert [path.name for path in place.glob(".run*")] == [], "no temporary folder is left"
 
@@ -132,6 +134,102 @@ def test_evaluate_repeats_the_results(place):
 def test_evaluate_on_other_recordings(place, tiny_recordings):
     tiny_recordings.select(np.arange(0, 80, 2)).save(place / "other", overwrite=True)
     assert "student alone" in hfld("evaluate", place / "run", "--data", place / "other")
+
+
+def test_baselines_stand_beside_the_networks(place):
+    said, run = (place / "said.txt").read_text(), place / "run"
+    assert re.search(r"baselines: logistic regression, forest, on the same split, [\d.]+ s", said)
+    stored = (run / "baselines.csv").read_text().splitlines()
+    sentence = stored[0].removeprefix("# ")
+    table = pd.read_csv(run / "baselines.csv", comment="#")
+    assert len(table) == 4
+    words = " ".join(said.split())
+    assert sentence in words
+    assert "student" in sentence
+    assert sentence.split(";")[0] in (run / "report.html").read_text()
+    again = " ".join(hfld("evaluate", run).split())
+    assert sentence in again, "the test part's own table is stored"
+    for accuracy in table["accuracy"]:
+        assert f"{100 * accuracy:.1f} %" in again
+
+
+def test_a_run_of_0_2_0_is_evaluated_without_baselines_and_digests(place, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(place / "run", run)
+    (run / "baselines.csv").unlink()
+    facts = json.loads((run / "run.json").read_text())
+    del facts["seen"]
+    for trust in facts["trust"].values():
+        del trust["groups"]
+    (run / "run.json").write_text(json.dumps(facts))
+    said = hfld("evaluate", run, "--role", "student")
+    assert "forest" not in said
+    said = " ".join(hfld("evaluate", run, "--data", place / "data", "--role", "student").split())
+    assert "trained or validated on 64 of 80 recordings" in said, "its own data tell"
+    facts["data"]["folder"] = str(tmp_path / "gone")
+    (run / "run.json").write_text(json.dumps(facts))
+    said = " ".join(hfld("evaluate", run, "--data", place / "data", "--role", "student").split())
+    assert "Whether the networks were trained on some of these is unknown" in said
+    assert "note: The baselines are left out; the networks' figures stand." in said
+
+
+def test_training_recordings_are_left_out_of_other_data(place, tiny_recordings, mistake):
+    split = load_run(place / "run").split
+    said = " ".join(hfld("evaluate", place / "run", "--data", place / "data").split())
+    assert "trained or validated on 64 of 80 recordings; these are left out, and 16 are" in said
+    table = pd.read_csv(place / "run" / "results.csv").set_index("role")
+    for row in table.itertuples():
+        assert f"{100 * row.accuracy:.1f} %" in said, "what is left is the test part"
+    stored = (place / "run" / "baselines.csv").read_text().splitlines()[0].removeprefix("# ")
+    assert stored in said, "and the baselines, fitted again, say the same"
+    tiny_recordings.select(split.test).save(place / "only-test")
+    assert "left out" not in hfld("evaluate", place / "run", "--data", place / "only-test")
+    rows = np.concatenate([split.train[:40], split.validation])
+    tiny_recordings.select(rows).save(place / "only-known")
+    said = mistake("evaluate", place / "run", "--data", place / "only-known")
+    assert f"trained or validated on all {len(rows)} recordings; give others" in said
+
+
+def test_no_baselines_if_none_is_asked_for_and_unknown_ones_are_refused(place, mistake):
+    options = ("--recipe", place / "tiny.json", "--data", place / "data", "--quiet")
+    said = hfld("train", *options, "--out", place / "bare", "--baselines", "none")
+    assert "forest" not in said
+    assert not (place / "bare" / "baselines.csv").exists()
+    assert "nearest name is forest" in mistake(
+        "train", *options, "--out", place / "new", "--baselines", "forrest"
+    )
+    assert not (place / "new").exists()
+    assert not (place / "new.unfinished").exists()
+
+
+def test_baselines_that_fail_lose_no_training_and_resume_knows_their_names(
+    place, mistake, monkeypatch, capsys
+):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(cli, "write_report", full)
+    mistake(*started(place, "broken"), "--quiet", "--baselines", "none")
+    assert json.loads((place / "broken.unfinished" / "begun.json").read_text())["baselines"] == []
+    mistake(*started(place, "broken"), "--quiet", "--fresh")
+    monkeypatch.undo()
+
+    def fail(*_, **__):
+        raise ValueError("scikit-learn has changed")
+
+    monkeypatch.setattr("sklearn.ensemble.RandomForestClassifier.fit", fail)
+    monkeypatch.setattr(
+        sys, "argv", ["hfld", "train", "--resume", str(place / "broken"), "--quiet"]
+    )
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    assert not end.value.code
+    err = capsys.readouterr().err
+    assert "note: The baselines are left out; the networks' figures stand." in err
+    assert "ValueError: scikit-learn has changed" in err
+    assert (place / "broken" / "report.html").is_file()
+    assert load_run(place / "broken").detector.networks
 
 
 def test_evaluate_refuses_data_that_changed(place, tiny_recordings):
@@ -399,11 +497,15 @@ def test_going_on_takes_no_other_choices(place, mistake):
         ("preset", "demo"),
         ("recipe", place / "tiny.json"),
         ("seed", "0"),
+        ("part", "first"),
         ("samples", "100"),
         ("sample-rate", "100"),
         ("variable", "x"),
         ("window", "100"),
         ("group-pattern", "x"),
+        ("baselines", "none"),
+        ("label-pattern", "x"),
+        ("normal", "x"),
     ):
         said = mistake("train", "--resume", place / "run", f"--{option}", value)
         assert said == f"hfld: --resume uses the run's own options; leave --{option} out."

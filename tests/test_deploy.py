@@ -1,28 +1,34 @@
 """A trained network on its way to a device: the file, its program, and where torch is missing."""
 
+import ast
 import json
 import subprocess
 import sys
 import wave
 from dataclasses import replace
+from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+import torch
 
 from hfld_lite import (
     ArgumentError,
     DataError,
+    Detector,
     HfldError,
+    Recipe,
     RecipeError,
+    resnet1d,
     simulate_tiles,
 )
 from hfld_lite.app.export import export_run
 from hfld_lite.app.runs import load_run
 from hfld_lite.data.readers import read_signals
-from hfld_lite.edge.deploy import FORMATS, TOLERANCE, export_network
+from hfld_lite.edge.deploy import FORMATS, TOLERANCE, _facts, export_network
 from hfld_lite.edge.export import FACTS, INPUT, session
 from hfld_lite.evaluation.trust import CLIPPED, NOVEL, Trust
 
@@ -239,7 +245,7 @@ def test_the_program_answers_as_the_library_without_torch(
     run, recordings, tmp_path, bare, format, raw
 ):
     written = export_run(run, tmp_path / "out", format, raw=raw, miss_rate=0.25)
-    assert len(written.program.read_text().splitlines()) < 60
+    assert len(written.program.read_text().splitlines()) < 110
     part = recordings.select(run.split.test)
     files = [write_wav(tmp_path / f"{i}.wav", part.signals[i]) for i in range(len(part))]
     found = answers(bare(written.program, *files))
@@ -345,6 +351,63 @@ def test_the_time_view_and_a_recipes_cut(
         )[0]
         ((_, _, probability),) = answers(bare(program, file))
         assert probability == pytest.approx(probabilities.max(), abs=2e-3)
+
+
+VIEWS = {
+    "averaged": Recipe(),
+    "averaged of a part": Recipe(view="spectrum", samples=3001, bins=300),
+    "cut": Recipe(view="spectrum", bins_by="cutting", bins=400),
+    "dB": Recipe(view="log-spectrum"),
+    "dB with level": Recipe(view="log-spectrum", level="kept", samples=500),
+    "mel": Recipe(view="log-mel"),
+    "mel with level": Recipe(view="log-mel", level="kept", samples=4000),
+    "time": Recipe(view="time", samples=700),
+}
+
+
+def untrained(recipe, samples=7000, rate=40_000):
+    """A detector of two classes that has learned nothing."""
+    torch.manual_seed(0)
+    networks = {"student": resnet1d(10, 2, 1 / 16, "small").eval()}
+    return Detector(recipe, networks, ("N", "D"), ("N",), rate, samples)
+
+
+@pytest.fixture(scope="module")
+def tiles():
+    return simulate_tiles("AB", tiles_per_class=1, drops=1, seed=3).signals
+
+
+@pytest.mark.parametrize(
+    ("samples", "rate"), [(7000, 40_000), (5501, 44_100), (1200, 8000)], ids=str
+)
+@pytest.mark.parametrize("name", VIEWS)
+def test_the_programs_view_is_the_librarys(tiles, name, samples, rate):
+    recipe, signals = VIEWS[name], tiles[:, :samples] + np.float32(0.1)
+    if (recipe.samples or 0) > samples:
+        recipe = recipe.replace(samples=1100)
+    known = untrained(recipe, samples, rate)
+    expected = known.inputs(signals).numpy()
+    facts = _facts(known, "student", "onnx", recipe.view, expected.shape[1])
+    program = resources.files("hfld_lite.edge").joinpath("templates/predict.py").read_text("utf-8")
+    (view,) = [n for n in ast.parse(program).body if getattr(n, "name", "") == "view"]
+    names = {"np": np, "FACTS": json.loads(json.dumps(facts))}
+    exec(compile(ast.Module([view], []), "predict.py", "exec"), names)
+    found = np.stack([names["view"](signal) for signal in signals])
+    assert expected.shape[1] >= 257
+    # Where a spectrum is nearly 0, decibels show the rounding of the library's float32.
+    limit = 5e-5 if "log" in recipe.view else 1e-5
+    np.testing.assert_allclose(found, expected, atol=limit)
+
+
+@pytest.mark.parametrize("name", ["averaged", "dB with level", "mel"])
+@pytest.mark.parametrize("raw", [False, True])
+def test_the_program_computes_every_view_without_torch(tmp_path, tiles, bare, name, raw):
+    known = untrained(VIEWS[name])
+    program = export_network(known, tmp_path, raw=raw).program
+    file = write_wav(tmp_path / "x.wav", tiles[1])
+    read = read_signals(file, sample_rate=40_000, samples=7000)
+    ((_, _, probability),) = answers(bare(program, file))
+    assert probability == pytest.approx(known.predict(read, 40_000)[0].max(), abs=1e-3)
 
 
 def test_without_normal_classes_the_class_is_the_answer(

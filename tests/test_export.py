@@ -6,13 +6,16 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch import nn
 
 from hfld_lite import ArgumentError, DataError, Network, Recipe, resnet1d, spectrum, time_view
+from hfld_lite.data.views import network_inputs
 from hfld_lite.edge.export import (
     CALIBRATION,
     INPUT,
     OPSETS,
     _Spectrum,
+    _View,
     quantise,
     quantise_dynamically,
     session,
@@ -62,7 +65,7 @@ def test_exporting_leaves_the_network_as_it_was(network):
 
 @pytest.mark.parametrize("opset", OPSETS)
 def test_every_opset_that_is_offered_gives_the_same_answers(network, opset):
-    recipe = Recipe(bins=900)
+    recipe = Recipe(view="spectrum", bins=900, bins_by="cutting")
     made = to_onnx(network, 900, recipe=recipe, samples=2100, opset=opset)
     assert made.opset_import[0].version == opset
     signals = torch.randn(5, 2100)
@@ -79,7 +82,8 @@ def test_other_opsets_are_refused(network, opset):
 
 @pytest.mark.parametrize("view", ["spectrum", "time"])
 def test_raw_samples_go_through_the_recipes_view_inside_the_graph(network, view):
-    recipe = Recipe(view=view, samples=2000, bins=900, student=Network(10, 1 / 8))
+    student = Network(10, 1 / 8)
+    recipe = Recipe(view=view, samples=2000, bins=900, bins_by="cutting", student=student)
     made = to_onnx(network, 900, recipe=recipe, samples=2100)
     signals = torch.randn(5, 2100)
     signals[:, 2000:] *= 100  # beyond what the recipe uses
@@ -101,13 +105,118 @@ def test_the_graphs_spectrum_is_the_fourier_transforms(samples, bins):
 def test_ill_suited_lengths_take_the_runtimes_transform(network):
     kinds = {}
     for samples in (2100, 2099):
-        made = to_onnx(network, 900, recipe=Recipe(bins=900), samples=samples)
+        recipe = Recipe(view="spectrum", bins=900, bins_by="cutting")
+        made = to_onnx(network, 900, recipe=recipe, samples=samples)
         kinds[samples] = {node.op_type for node in made.graph.node}
     assert "DFT" not in kinds[2100]
     assert "DFT" in kinds[2099]
     signals = torch.randn(5, 2099)
     expected = torchs(network, spectrum(signals, 900))
     np.testing.assert_allclose(run(made, signals), expected, atol=1e-4)
+
+
+# Every view inside the graph
+
+VIEWS = {
+    "averaged": Recipe(),
+    "averaged 300": Recipe(view="spectrum", bins=300),
+    "cut": Recipe(view="spectrum", bins_by="cutting"),
+    "dB": Recipe(view="log-spectrum"),
+    "dB with level": Recipe(view="log-spectrum", level="kept"),
+    "mel": Recipe(view="log-mel"),
+    "mel with level": Recipe(view="log-mel", level="kept"),
+    "time": Recipe(view="time"),
+}
+RATES = {7000: 40_000, 4410: 44_100, 2099: 16_000, 800: 8000, 64: 1000}
+
+
+class Sensitive(nn.Module):
+    """A small convolutional network of one layer whose probabilities answer to small changes."""
+
+    def __init__(self, length):
+        super().__init__()
+        self.conv = nn.Conv1d(1, 4, 9, 4)
+        self.last = nn.Linear(4 * ((length - 9) // 4 + 1), 3)
+
+    def forward(self, x):
+        return self.last(torch.relu(self.conv(x[:, None])).flatten(1)) * 8
+
+
+def knocks(count, samples):
+    """Decaying noise of different lengths with an offset."""
+    rng = np.random.default_rng(samples)
+    fading = np.exp(-np.arange(samples) / (samples * rng.uniform(0.02, 0.5, (count, 1))))
+    return (fading * rng.standard_normal((count, samples)) + 0.1).astype(np.float32)
+
+
+@pytest.mark.parametrize("samples", RATES)
+@pytest.mark.parametrize("name", VIEWS)
+def test_the_graphs_view_is_the_librarys(name, samples):
+    signals, rate = torch.from_numpy(knocks(6, samples)), RATES[samples]
+    expected = network_inputs(signals, VIEWS[name], rate)
+    found = _View(VIEWS[name], samples, rate, expected.shape[1])(signals)
+    # Mel frames that are 80 dB weaker than the loudest differ by the rounding of the mean.
+    limit = 2e-4 if "mel" in name else 1e-5
+    torch.testing.assert_close(found, expected, rtol=0, atol=limit)
+
+
+@pytest.mark.parametrize(
+    ("name", "samples"),
+    [
+        ("averaged", 7000),
+        ("averaged 300", 4410),
+        ("averaged", 2099),
+        ("averaged", 64),
+        ("dB", 7000),
+        ("dB", 800),
+        ("dB", 2099),
+        ("dB with level", 4410),
+        ("mel", 7000),
+        ("mel", 64),
+        ("mel", 2099),
+        ("mel with level", 4410),
+        ("time", 800),
+    ],
+)
+def test_raw_samples_give_the_probabilities_of_the_view_in_floats_and_in_eight_bits(name, samples):
+    signals, rate, recipe = knocks(CALIBRATION, samples), RATES[samples], VIEWS[name]
+    seen = network_inputs(signals, recipe, rate)
+    torch.manual_seed(0)
+    network = Sensitive(seen.shape[1]).eval()
+    given = {"samples": samples, "sample_rate": rate}
+    raw = to_onnx(network, seen.shape[1], recipe=recipe, **given)
+    with torch.inference_mode():
+        expected = torch.softmax(network(seen), 1).numpy()
+    assert np.ptp(expected, axis=0).max() > 0.1, "the network tells recordings apart"
+    np.testing.assert_allclose(run(raw, signals), expected, atol=1e-4)
+    assert ("DFT" in {node.op_type for node in raw.graph.node}) == (
+        samples == 2099 and recipe.view != "log-mel"
+    )
+    small = quantise(raw, signals)
+    without = quantise(to_onnx(network, seen.shape[1]), seen.numpy())
+    rounded = np.abs(run(without, seen) - expected).max()
+    assert np.abs(run(small, signals) - run(without, seen)).max() < max(0.02, rounded)
+    kinds = [node.op_type for node in small.graph.node]
+    first = next(i for i, kind in enumerate(kinds) if kind == "QuantizeLinear")
+    view = [node.op_type for node in raw.graph.node]
+    products = view[: view.index("Conv")].count("MatMul")
+    assert kinds[:first].count("MatMul") == products, "the view is computed in floats"
+
+
+def test_a_long_recordings_view_adds_little_to_the_file():
+    recipe, samples = Recipe(), 192_000
+    made = sum(b.nbytes for b in _View(recipe, samples, 48_000, 600).buffers())
+    assert made < 24 * samples
+    mel = sum(b.nbytes for b in _View(VIEWS["mel"], samples, 48_000, 1024).buffers())
+    assert mel < 350_000
+
+
+def test_what_a_view_needs_is_asked_for():
+    network = Sensitive(832)
+    with pytest.raises(ArgumentError, match="sample_rate is None; the view log-mel needs it"):
+        to_onnx(network, 832, recipe=VIEWS["mel"], samples=7000)
+    with pytest.raises(ArgumentError, match="samples is None; with a recipe"):
+        to_onnx(network, 832, recipe=VIEWS["mel"], sample_rate=40_000)
 
 
 def test_batch_norm_is_folded_and_nothing_tells_who_made_it(model):
@@ -141,7 +250,7 @@ def test_quantisation_takes_its_ranges_from_the_calibration_inputs(network, mode
 
 
 def test_the_view_and_the_softmax_stay_in_float(network):
-    recipe = Recipe(bins=900)
+    recipe = Recipe(view="spectrum", bins=900, bins_by="cutting")
     made = to_onnx(network, 900, recipe=recipe, samples=2100)
     signals = np.random.default_rng(0).standard_normal((60, 2100)).astype(np.float32)
     small = quantise(made, signals)

@@ -199,9 +199,7 @@ def test_a_whole_chain_learns_coarse_defects():
     bench = Bench(severity_low=0.2, severity_high=0.3)
     recordings = simulate_tiles("AB", tiles_per_class=50, drops=2, seed=5, bench=bench)
     small, smaller = Network(10, 1 / 8, epochs=12), Network(10, 1 / 16, epochs=12)
-    recipe = Recipe(
-        teacher=small, secondary_teachers=(smaller,), student=smaller, bins=2000, batch_size=16
-    )
+    recipe = Recipe(teacher=small, secondary_teachers=(smaller,), student=smaller, batch_size=16)
     table = distill_chain(recordings, recipe, progress=False).test(recordings).table
     assert (table["accuracy"] > 0.7).all(), table[["role", "accuracy"]]
 

@@ -138,7 +138,7 @@ from hfld_lite import Network, Recipe, simulate_tiles
 from hfld_lite.course.monitor import monitor
 tiles = simulate_tiles("AB", tiles_per_class=10, drops=2, seed=3)
 small = Network(10, 1 / 16, epochs=60)
-recipe = Recipe(teacher=small, secondary_teachers=(), student=small, bins=600, batch_size=8)
+recipe = Recipe(teacher=small, secondary_teachers=(), student=small, batch_size=8)
 """,
     "live = monitor(tiles, recipe, controls=())\nlive",
     "print(live.state)",

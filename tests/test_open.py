@@ -36,6 +36,8 @@ SMALL = Recipe(
     student=Network(10, 1 / 16, epochs=2),
     batch_size=8,
     samples=600,
+    view="spectrum",
+    bins_by="cutting",
     heads=4,
 )
 

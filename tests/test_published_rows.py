@@ -193,6 +193,8 @@ def tiny(behaviour):
         secondary_teachers=(),
         student=Network(10, 1 / 16, "published", None, 2),
         bins=257,
+        view="spectrum",
+        bins_by="cutting",
         behaviour=behaviour,
         weighting="published",
         optimizer="sgd",
@@ -290,7 +292,7 @@ def test_row_no_validation_part(varied, tiny_recordings):
     for behaviour, rows in learned.items():
         recipe = tiny(behaviour).replace(augmentation=varied)
         trainer = quiet(tiny_recordings, recipe, drawn)
-        inputs = network_inputs(tiny_recordings.signals[rows], recipe)
+        inputs = network_inputs(tiny_recordings.signals[rows], recipe, 40_000)
         torch.testing.assert_close(trainer.train.inputs.cpu(), inputs)
         labels = torch.from_numpy(tiny_recordings.labels[rows])
         assert torch.equal(trainer.train.target.cpu(), labels)
@@ -360,7 +362,7 @@ def test_row_the_next_stages_teacher_is_chosen_on(behaviour, part, tiny_recordin
 
     def loss(rows):
         logits = predict_logits(
-            stage.network, network_inputs(tiny_recordings.signals[rows], recipe)
+            stage.network, network_inputs(tiny_recordings.signals[rows], recipe, 40_000)
         )
         return F.cross_entropy(logits, torch.from_numpy(tiny_recordings.labels[rows])).item()
 

@@ -6,7 +6,8 @@ from dataclasses import FrozenInstanceError, fields, replace
 import pytest
 
 from hfld_lite.errors import ArgumentError, RecipeError
-from hfld_lite.recipes import PRECISIONS, PRESETS, Network, Recipe, preset
+from hfld_lite.recipes import PRECISIONS, Network, Recipe
+from hfld_lite.rivals.presets import PRESETS, preset
 from hfld_lite.rivals.released import repeats
 
 CHANGED = Recipe(

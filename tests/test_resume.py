@@ -409,7 +409,7 @@ CELL = """
 from hfld_lite import Network, distill_chain, preset, simulate_tiles
 network = Network(10, 1 / 16, epochs=500)
 recipe = preset("demo").replace(
-    teacher=network, secondary_teachers=(), student=network, bins=600, batch_size=8
+    teacher=network, secondary_teachers=(), student=network, view="spectrum", bins=600, batch_size=8
 )
 recordings = simulate_tiles("AB", tiles_per_class=10, drops=2, progress=False)
 chain = distill_chain(

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from hfld_lite.recipes import preset
+from hfld_lite.rivals.presets import preset
 
 SCRIPTS = Path(__file__).parent.parent / "data_scripts"
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hfld_lite import RecipeError
+from hfld_lite import RecipeError, spectrum
 from hfld_lite.app.runs import begin_run, begun_run, load_run, new_run, run_of, save_run, unfinished
 
 
@@ -204,7 +204,7 @@ lock.acquire()
 AT_WORK = """
 import sys
 from hfld_lite.app.runs import begin_run, new_run
-from hfld_lite.recipes import preset
+from hfld_lite.rivals.presets import preset
 if sys.argv[2:]:
     import errno, fcntl
     def flock(*_):
@@ -315,6 +315,10 @@ def test_a_death_between_the_last_two_renames_is_mended_by_going_on(
         (lambda part: (part / "begun.json").write_text('{"format": 1}'), "format is 1; this"),
         (
             lambda part: (part / "begun.json").write_text('{"format": 3}'),
+            "hfld_lite 0.2.0 began the run, .* resume it with that version, or add --fresh",
+        ),
+        (
+            lambda part: (part / "begun.json").write_text('{"format": 4}'),
             "damaged .data is missing.",
         ),
         (lambda part: (part / "recipe.json").unlink(), "recipe.json"),
@@ -347,13 +351,15 @@ def test_the_current_folder_may_be_the_run(saved, tmp_path, tiny_recipe, monkeyp
 
 def test_a_run_carries_what_made_it(saved):
     facts = json.loads((saved / "run.json").read_text())
-    assert facts["format"] == 3
+    assert facts["format"] == 4
     assert facts["torch"] == torch.__version__
     assert facts["hfld_lite"]
     assert facts["preprocessing"] == {
         "view": "spectrum",
         "samples": None,
         "bins": 600,
+        "bins_by": "averaging",
+        "level": "removed",
         "scaling": facts["preprocessing"]["scaling"],
     }
     assert facts["preprocessing"]["scaling"]
@@ -362,7 +368,7 @@ def test_a_run_carries_what_made_it(saved):
 @pytest.mark.parametrize(
     ("key", "value", "words"),
     [
-        ("format", 1, "the format is 1; this version of hfld_lite reads format 3"),
+        ("format", 1, "the format is 1; this version of hfld_lite reads format 3 and 4"),
         ("format", None, "the format is None"),
         ("preprocessing", None, "preprocessed by None, and here"),
         (
@@ -375,6 +381,35 @@ def test_a_run_carries_what_made_it(saved):
 def test_runs_made_otherwise_are_refused(saved, key, value, words):
     _edit(saved, key, value)
     with pytest.raises(RecipeError, match=words):
+        load_run(saved)
+
+
+def _make_older(run, bins):
+    """What hfld_lite 0.2.0 would have written: no attributes that came later, format 3."""
+    recipe = json.loads((run / "recipe.json").read_text())
+    for name in ("bins_by", "level", "steps", "warmup", "patience", "averaging", "balance"):
+        del recipe[name]
+    (run / "recipe.json").write_text(json.dumps(recipe | {"bins": bins}))
+    _edit(run, "format", 3)
+    seen = {"view": "spectrum", "samples": None, "bins": bins, "scaling": "min-max per recording"}
+    _edit(run, "preprocessing", seen)
+    _edit(run, "hfld_lite", "0.2.0")
+
+
+@pytest.mark.parametrize(("bins", "length"), [(600, 600), (None, 3500)])
+def test_a_run_of_0_2_0_reads_the_first_bins_as_it_did(saved, tiny_recordings, bins, length):
+    _make_older(saved, bins)
+    detector = load_run(saved).detector
+    assert (detector.recipe.bins_by, detector.recipe.balance) == ("cutting", False)
+    found = detector.inputs(tiny_recordings.signals[:2])
+    assert found.shape == (2, length)
+    assert torch.equal(found, spectrum(tiny_recordings.signals[:2], bins))
+
+
+def test_a_run_of_0_2_0_of_another_view_is_refused(saved):
+    _make_older(saved, 600)
+    _edit(saved, "preprocessing", {"view": "time"})
+    with pytest.raises(RecipeError, match=r"preprocessed by .'view': 'time'.*hfld_lite that made"):
         load_run(saved)
 
 

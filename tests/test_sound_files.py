@@ -8,6 +8,7 @@ import pytest
 import soundfile
 
 from hfld_lite.data.class_folders import read_wav_folder
+from hfld_lite.data.parts import Part
 from hfld_lite.errors import ArgumentError, DataError
 
 
@@ -189,13 +190,20 @@ class TestRates:
 
 
 class TestLengths:
-    def test_unequal(self, folder):
+    def test_unequal_lengths_are_used_and_said(self, folder):
         put(folder / "normal" / "x.wav", noise(300))
-        words = (
-            r"x.wav: has 300 samples and cracked/.* has 400; .* \(samples=300 uses the first 300"
-        )
+        words = "of 9 files, 9 cut into windows of 300 samples, .*: --part windows --samples 300"
+        with pytest.warns(UserWarning, match=words) as caught:
+            read = read_wav_folder(folder)
+        assert len(caught) == 1
+        assert read.signals.shape == (9, 300)
+        assert read.part == Part("windows", 300)
+
+    def test_unequal_lengths_asked_for_as_they_are(self, folder):
+        put(folder / "normal" / "x.wav", noise(300))
+        words = r"x.wav: has 300 samples and cracked/.* has 400; .* --pad .*--part first .*s 300"
         with pytest.raises(DataError, match=words):
-            read_wav_folder(folder)
+            read_wav_folder(folder, part="whole")
 
     def test_cut(self, folder):
         with pytest.warns(UserWarning, match="8 cut to the first 150 samples"):

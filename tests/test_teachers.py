@@ -16,8 +16,8 @@ from hfld_lite.distillation import Distiller
 from hfld_lite.errors import ArgumentError
 from hfld_lite.hierarchy import Trainer
 from hfld_lite.networks import resnet1d
+from hfld_lite.storage.randomness import seeded
 from hfld_lite.teachers import Batch, LiveTeacher, cache_key, teacher_targets
-from hfld_lite.training import seeded
 
 WEIGHTS = {"feature": 1.0, "tckd": 1.0, "nckd": 1.0, "cross_entropy": 1.0}
 

@@ -17,21 +17,14 @@ from hfld_lite.distillation import Distiller, Supervised
 from hfld_lite.errors import ArgumentError, HfldError, Interrupted
 from hfld_lite.losses import one_to_all_matching, separated_logit_loss
 from hfld_lite.networks import resnet1d
-from hfld_lite.recipes import Recipe, preset
+from hfld_lite.recipes import Recipe
 from hfld_lite.rivals.meta import Meta
+from hfld_lite.rivals.presets import preset
 from hfld_lite.rivals.strategies import Naive, Uncertainty
 from hfld_lite.storage.checkpoints import Checkpoints, StageCheckpoints
+from hfld_lite.storage.randomness import derive_seed, seeded
 from hfld_lite.teachers import Batch, teacher_targets
-from hfld_lite.training import (
-    Samples,
-    _optimizer,
-    _schedule,
-    derive_seed,
-    fit,
-    make_fabric,
-    predict_logits,
-    seeded,
-)
+from hfld_lite.training import Samples, _optimizer, _schedule, fit, make_fabric, predict_logits
 from hfld_lite.weighting import TERMS, Fixed
 
 CLASSES = 3

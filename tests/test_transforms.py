@@ -4,12 +4,32 @@ import subprocess
 import sys
 import warnings
 
+import hypothesis
 import numpy as np
 import pytest
 import torch
+from hypothesis import strategies as st
+from scipy.signal import stft
 
-from hfld_lite.data.views import CHUNK, VIEWS, add_noise, spectrogram, spectrum, time_view
-from hfld_lite.errors import ArgumentError, DataError
+from hfld_lite.data.views import (
+    BANDS,
+    CHUNK,
+    FRAMES,
+    VIEWS,
+    add_noise,
+    averaged_spectrum,
+    frequencies,
+    log_mel,
+    log_spectrum,
+    mel_frames,
+    mel_weights,
+    network_inputs,
+    spectrogram,
+    spectrum,
+    time_view,
+)
+from hfld_lite.errors import ArgumentError, DataError, RecipeError
+from hfld_lite.recipes import Recipe
 
 RATE, SAMPLES = 40_000, 7000
 
@@ -65,7 +85,9 @@ def test_scaling_forgets_the_unit_but_keeps_the_shape():
     torch.testing.assert_close(time_view(x * 7 + 2), time_view(x), rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("view", [spectrum, time_view])
+@pytest.mark.parametrize(
+    "view", [spectrum, time_view, averaged_spectrum, lambda x: log_mel(x, RATE)]
+)
 @pytest.mark.parametrize("count", [CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 3])
 def test_chunks_do_not_show(view, count):
     x = signals(count, 32)
@@ -87,27 +109,205 @@ def test_time_view_is_the_scaled_signal():
 @pytest.mark.parametrize("kind", ["float64", "int16", "tensor", "fortran"])
 def test_kinds_of_input(kind):
     x = np.round(1000 * signals())
-    given = {
+    made = {
         "float64": x.astype(np.float64),
         "int16": x.astype(np.int16),
         "tensor": torch.from_numpy(x.copy()),
         "fortran": np.asfortranarray(x),
     }[kind]
     for view in VIEWS.values():
-        torch.testing.assert_close(view(given, None), view(x, None))
+        torch.testing.assert_close(view(made, Recipe(), RATE), view(x, Recipe(), RATE))
 
 
 def test_inputs_are_left_alone():
     x = signals()
     before = x.copy()
     for view in VIEWS.values():
-        view(x, None)
+        view(x, Recipe(), RATE)
     spectrogram(x, 200, 0.1)
     assert np.array_equal(x, before)
 
 
-def test_the_views_that_recipes_name():
-    assert {"spectrum": spectrum, "time": time_view} == VIEWS
+# The views that recipes name, against references that are written anew
+
+
+def averaged_by_numpy(signal, bins):
+    """Magnitudes without DC, averaged in a loop; not scaled."""
+    points = max(len(signal), 1024)
+    signal = signal.astype(np.float64)
+    magnitude = np.abs(np.fft.rfft(signal - signal.mean(), points))[: points // 2]
+    by = int(np.ceil(len(magnitude) / bins))
+    return np.array([magnitude[i : i + by].mean() for i in range(0, len(magnitude), by)])
+
+
+def decibels_by_numpy(amplitude, level):
+    levels = 20 * np.log10(amplitude)
+    levels = np.maximum(levels, levels.max() - 80)
+    return levels / 80 if level == "kept" else (levels - levels.max()) / 80 + 1
+
+
+def mel_by_scipy(signal, rate, level):
+    """Short-time spectra by SciPy, triangles drawn one by one, means over frames in a loop."""
+    size = max(4, min(round(0.025 * rate), len(signal) // 4) // 2 * 2)
+    points = 1024
+    while points < max(size, rate // 50):
+        points *= 2
+    signal = signal.astype(np.float64)
+    hertz, _, found = stft(
+        signal - signal.mean(), rate, "hann", size, size // 2, points, boundary=None, padded=False
+    )
+    power, top = np.abs(found) ** 2, 2595 * np.log10(1 + rate / 1400)
+    edges = [700 * (10 ** (top * i / 65 / 2595) - 1) for i in range(66)]
+    bands = np.array(
+        [
+            np.interp(hertz, [low, middle, high], [0, 1, 0]) @ power
+            for low, middle, high in zip(edges, edges[1:], edges[2:], strict=False)
+        ]
+    )
+    by = int(np.ceil(bands.shape[1] / 16))
+    frames = [bands[:, i : i + by].mean(1) for i in range(0, bands.shape[1], by)]
+    return decibels_by_numpy(np.sqrt(np.concatenate(frames)), level)
+
+
+def knocks(count=4, samples=7000, seed=0):
+    """Decaying noise with an offset."""
+    rng = np.random.default_rng(seed)
+    fading = np.exp(-np.arange(samples) / (samples * rng.uniform(0.05, 0.5, (count, 1))))
+    return (fading * rng.standard_normal((count, samples)) + 0.2).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("samples", "bins"), [(7000, None), (7001, 300), (4410, 600), (1100, None), (800, 512)]
+)
+def test_averages_are_numpys_also_the_last_over_fewer(samples, bins):
+    x = knocks(samples=samples)
+    expected = np.stack([averaged_by_numpy(row, bins or 600) for row in x])
+    low, high = expected.min(1, keepdims=True), expected.max(1, keepdims=True)
+    found = averaged_spectrum(x, bins)
+    assert found.shape[1] <= (bins or 600)
+    np.testing.assert_allclose(found, (expected - low) / (high - low), atol=2e-6)
+    for level in ("removed", "kept"):
+        levels = [decibels_by_numpy(row * 2 / samples, level) for row in expected]
+        np.testing.assert_allclose(log_spectrum(x, bins, level), levels, atol=1e-5)
+
+
+@pytest.mark.parametrize("level", ["removed", "kept"])
+@pytest.mark.parametrize(
+    ("samples", "rate"),
+    [(7000, 40_000), (96_000, 48_000), (4410, 44_100), (800, 8000), (64, 1000), (3000, 192_000)],
+)
+def test_mel_bands_are_those_of_scipys_short_time_spectra(samples, rate, level):
+    x = knocks(samples=samples)
+    found = log_mel(x, rate, level)
+    assert found.shape[1] % BANDS == 0
+    assert 257 <= found.shape[1] <= FRAMES * BANDS
+    expected = np.stack([mel_by_scipy(row, rate, level) for row in x])
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("rate", [100, 8000, 16_000, 40_000, 51_100, 96_000, 192_000, 1_000_000])
+@pytest.mark.parametrize("samples", [64, 1000, 7000, 192_000])
+def test_every_mel_band_holds_a_bin(rate, samples):
+    _, points = mel_frames(samples, rate)
+    assert (mel_weights(points, rate).sum(0) > 0).all()
+
+
+@hypothesis.settings(max_examples=30, deadline=None)
+@hypothesis.given(
+    samples=st.integers(64, 3000),
+    seed=st.integers(0, 99),
+    offset=st.floats(-2, 2),
+    gain=st.floats(0.01, 100),
+    kind=st.sampled_from(["spectrum", "log-spectrum", "log-mel"]),
+    level=st.sampled_from(["removed", "kept"]),
+)
+def test_an_offset_changes_nothing_and_a_gain_its_decibels_only(
+    samples, seed, offset, gain, kind, level
+):
+    recipe = Recipe(view=kind, level="removed" if kind == "spectrum" else level)
+    x = np.random.default_rng(seed).standard_normal((2, samples))
+    found = network_inputs(gain * (x + offset), recipe, 16_000)
+    shift = 20 * np.log10(gain) / 80 if recipe.level == "kept" else 0
+    assert 257 <= found.shape[1] <= 1024
+    torch.testing.assert_close(found, network_inputs(x, recipe, 16_000) + shift, rtol=0, atol=2e-3)
+
+
+def test_a_louder_recording_of_equal_shape_differs_by_its_level_only_where_it_is_kept():
+    x = knocks(1)
+    both = np.concatenate([x, 4 * x])
+    for view in (log_spectrum, lambda s, level: log_mel(s, RATE, level)):
+        removed, kept = view(both, level="removed"), view(both, level="kept")
+        torch.testing.assert_close(removed[0], removed[1], rtol=0, atol=1e-5)
+        shift = torch.full_like(kept[0], 20 * np.log10(4) / 80)
+        torch.testing.assert_close(kept[1] - kept[0], shift, rtol=0, atol=1e-5)
+        assert removed.amax(1).tolist() == [1.0, 1.0]
+        assert removed.min() >= -1e-6
+
+
+def test_a_sines_level_is_that_of_its_amplitude():
+    wave = 0.5 * np.sin(2 * np.pi * 50 * np.arange(1024) / 1024)[None].astype(np.float32)
+    found = log_spectrum(wave, level="kept")[0]
+    assert found.argmax() == 50
+    assert found[50].item() == pytest.approx(20 * np.log10(0.5) / 80, abs=1e-6)
+    assert found.min().item() == pytest.approx(found[50].item() - 1, abs=1e-6), "the floor"
+
+
+def test_zeros_behind_a_short_recording_only_interpolate():
+    x = knocks(3, 64)
+    coarse = np.abs(np.fft.rfft((x - x.mean(1, keepdims=True)).astype(float)))[:, :32]
+    found = averaged_spectrum(x).numpy()
+    assert found.shape == (3, 512)
+    scale = np.stack([averaged_by_numpy(row, 600) for row in x])
+    low, high = scale.min(1, keepdims=True), scale.max(1, keepdims=True)
+    np.testing.assert_allclose(found[:, ::16] * (high - low) + low, coarse, atol=1e-4)
+
+
+@pytest.mark.parametrize("recording", [(7000, 40_000), (7001, 40_000), (500, 8000)])
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        Recipe(),
+        Recipe(view="spectrum", bins=300),
+        Recipe(view="log-spectrum"),
+        Recipe(view="spectrum", bins_by="cutting"),
+        Recipe(view="log-mel"),
+        Recipe(samples=480),
+    ],
+    ids=lambda recipe: f"{recipe.view} {recipe.bins} {recipe.bins_by} {recipe.samples}",
+)
+def test_frequencies_are_where_tones_show(recipe, recording):
+    samples, rate = recording
+    hertz = frequencies(recipe, samples, rate)
+    for tone_ in (0.11 * rate, 0.34 * rate):
+        wave = np.sin(2 * np.pi * tone_ * np.arange(samples) / rate)[None].astype(np.float32)
+        seen = network_inputs(wave, recipe, rate).reshape(-1, len(hertz)).mean(0)
+        place = int(seen.argmax())
+        spacing = np.diff(hertz)[min(place, len(hertz) - 2)]
+        assert abs(hertz[place] - tone_) <= 0.51 * max(spacing, rate / samples)
+
+
+def test_samples_have_no_frequency():
+    assert frequencies(Recipe(view="time"), 7000, RATE) is None
+
+
+def test_what_does_not_fit_a_view_is_one_sentence():
+    with pytest.raises(RecipeError, match="bins is 300, but its view log-mel has bands of its own"):
+        Recipe(view="log-mel", bins=300)
+    with pytest.raises(ArgumentError, match="16 samples or more; they have 15"):
+        network_inputs(signals(2, 15), Recipe(view="log-mel"), 1000)
+    with pytest.raises(DataError, match="they have 800 samples; expected 900 or more"):
+        network_inputs(signals(2, 800), Recipe(samples=900), 8000)
+    with pytest.raises(ArgumentError, match="bins is 600; recordings of 800 samples have 2 to 401"):
+        network_inputs(signals(2, 800), Recipe(view="spectrum", bins=600, bins_by="cutting"), 8000)
+
+
+@pytest.mark.parametrize("view", ["spectrum", "log-spectrum", "log-mel", "time"])
+@pytest.mark.parametrize(("value", "message"), [(0.25, "constant"), (np.nan, "finite")])
+def test_every_view_names_a_bad_recording(view, value, message):
+    x = signals(CHUNK + 10, 300)
+    x[CHUNK + 3] = value
+    with pytest.raises(DataError, match=rf"^recording {CHUNK + 3}: .*{message}"):
+        network_inputs(x, Recipe(view=view), 8000)
 
 
 @pytest.mark.parametrize("view", [spectrum, time_view])
@@ -271,6 +471,26 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before - y.nbytes // 
     run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert int(run.stdout) < 40 * 1024
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss is in KiB on Linux only")
+@pytest.mark.parametrize("view", ["averaged_spectrum(x)", "log_mel(x, 48_000)"])
+def test_long_recordings_take_no_more_memory(view):
+    # 60 of 4 s at 48 kHz: all at once their mel frames take 370 MB.
+    program = f"""
+import resource, numpy as np, torch
+from hfld_lite.data.views import *
+torch.set_num_threads(1)
+x = np.random.default_rng(0).standard_normal((60, 192_000), dtype=np.float32)
+whole, x = x, x[:1]
+{view}
+x, before = whole, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+{view}
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+    run = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert int(run.stdout) < 120 * 1024
 
 
 def test_noise_has_the_power_that_was_asked_for():

@@ -99,6 +99,45 @@ def test_without_normal_classes_wrong_answers_set_the_limit(parts):
     assert not never.unsure(np.array([[0.5, 0.5]])).any()
 
 
+def test_one_group_promises_nothing(parts):
+    train, (signals, labels) = parts
+    n = int((labels == 1).sum())
+    groups = np.where(labels == 1, "one tile", np.arange(len(labels)).astype(str))
+    trust = make_trust(train, (signals, labels), sure(labels), (0,), groups=groups)
+    assert trust.groups == 1
+    assert trust.promise.startswith(f"No promise can be made: {n} defective recordings of the val")
+    assert "unsure" not in trust.promise
+    with pytest.raises(ArgumentError, match=rf"rate 0\.5 cannot be promised: {n} defective rec"):
+        make_trust(train, (signals, labels), sure(labels), (0,), 0.5, groups)
+    groups[np.flatnonzero(labels == 1)[0]] = "another"
+    two = make_trust(train, (signals, labels), sure(labels), (0,), 0.5, groups)
+    assert two.groups == 2
+    assert two.promise.startswith('"unsure" keeps defective recordings called sound at 50.0%')
+    assert make_trust(train, (signals, labels), sure(labels), (0,)).groups == n
+
+
+def test_no_wrong_answer_in_one_group_is_no_promise_either(parts):
+    train, (signals, labels) = parts
+    groups, count = np.zeros(len(labels), int), len(labels)
+    never = make_trust(train, (signals, labels), sure(labels), (), groups=groups)
+    assert never.promise.startswith(f"No promise can be made: {count} recordings of the validati")
+    groups[0] = 1
+    never = make_trust(train, (signals, labels), sure(labels), (), groups=groups)
+    assert never.promise.endswith("so nothing is doubted.")
+    wrong = sure(labels)
+    wrong[5] = wrong[5][::-1]
+    once = make_trust(train, (signals, labels), wrong, (), groups=groups)
+    assert "1 wrongly answered recording of the validation part, of one group, says" in once.promise
+
+
+def test_the_limits_of_an_older_run_promise_as_they_did(parts):
+    train, (signals, labels) = parts
+    values = make_trust(train, (signals, labels), sure(labels), (0,)).to_dict()
+    before = Trust.from_dict(values).promise
+    del values["groups"]
+    assert Trust.from_dict(values).promise == before
+
+
 def test_another_microphone_and_clipping_bring_warnings_and_loudness_does_not(parts):
     train, (signals, labels) = parts
     trust = make_trust(train, (signals, labels), sure(labels), (0,))

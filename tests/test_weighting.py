@@ -21,8 +21,8 @@ from hfld_lite.recipes import Recipe
 from hfld_lite.rivals.meta import Meta, _drops_out, meta_gradient
 from hfld_lite.rivals.released import ImagePVPN, Published, PublishedImages
 from hfld_lite.rivals.strategies import Naive, Uncertainty
+from hfld_lite.storage.randomness import seeded
 from hfld_lite.teachers import Batch, teacher_targets
-from hfld_lite.training import seeded
 from hfld_lite.weighting import (
     PVPN,
     TERMS,

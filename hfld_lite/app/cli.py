@@ -21,15 +21,17 @@ from typer import Argument, Option
 from hfld_lite.app import cli_edge
 from hfld_lite.app.chosen import chosen
 from hfld_lite.app.cli_edge import Role, RunFolder
+from hfld_lite.app.compared import Comparison, compared, compared_on, wanted_baselines
 from hfld_lite.app.estimate import estimate
 from hfld_lite.app.given import run_plugins, trained_teacher
 from hfld_lite.app.options import with_options
-from hfld_lite.app.report import INTERVAL_NOTE, display_table, write_report
+from hfld_lite.app.report import INTERVAL_NOTE, baselines_table, display_table, write_report
 from hfld_lite.app.runs import (
     BEGUN,
     CHECKPOINTS,
     begin_run,
     begun_auto,
+    begun_baselines,
     begun_run,
     begun_split,
     begun_teacher,
@@ -39,6 +41,7 @@ from hfld_lite.app.runs import (
     run_of,
     save_run,
     unfinished,
+    unseen,
 )
 from hfld_lite.app.series import (
     NOTE,
@@ -50,14 +53,17 @@ from hfld_lite.app.series import (
     withdraw,
     write_series,
 )
-from hfld_lite.data.readers import read_folder, read_signals
+from hfld_lite.data.parts import NO_ONSET, Part
+from hfld_lite.data.readers import read_cuts
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split
 from hfld_lite.edge.analysis import threads, with_costs
 from hfld_lite.errors import ArgumentError, DataError, HfldError, RecipeError
+from hfld_lite.evaluation.baselines import USUAL
 from hfld_lite.evaluation.choice import BUDGET
 from hfld_lite.hierarchy import Chain, distill_chain
-from hfld_lite.recipes import Augmentation, Recipe, preset
+from hfld_lite.recipes import Augmentation, Recipe
+from hfld_lite.rivals.presets import preset
 from hfld_lite.version import __version__
 
 app = typer.Typer(
@@ -162,8 +168,16 @@ def train(
     ] = False,
     fresh: Annotated[bool, Option("--fresh", help="Replace an existing run.")] = False,
     quiet: Annotated[bool, Option("--quiet", help="No progress bars.")] = False,
+    part: Annotated[
+        str | None,
+        Option(
+            help="Which part of each file is used: first (the default with --samples), loudest, "
+            "onset, whole or windows (of which the answers are averaged). By default it is chosen "
+            "by the files' lengths and energies."
+        ),
+    ] = None,
     samples: Annotated[
-        int | None, Option(help="Number of samples to use, from the start of each file or row.")
+        int | None, Option(help="Number of samples to use of each file or row.")
     ] = None,
     sample_rate: Annotated[
         int | None, Option(help="Sample rate in Hz, for files that do not state it.")
@@ -171,6 +185,16 @@ def train(
     variable: Variable = None,
     window: Annotated[
         int | None, Option(help="Samples of a window, for long recordings in .mat files.")
+    ] = None,
+    label_pattern: Annotated[
+        str | None,
+        Option(
+            help="For sound files beside each other: regular expression whose one group is the "
+            "class in a file's name."
+        ),
+    ] = None,
+    normal: Annotated[
+        list[str] | None, Option(help="Name of a normal class; may be given several times.")
     ] = None,
     group_pattern: Annotated[
         str | None,
@@ -180,6 +204,13 @@ def train(
         bool, Option("--resample", help="Resample files that have another sample rate.")
     ] = False,
     pad: Annotated[bool, Option("--pad", help="Pad sound files that are too short.")] = False,
+    baselines: Annotated[
+        list[str] | None,
+        Option(
+            help="minirocket: one more simple baseline beside logistic regression and forest "
+            "(pip install 'hfld_lite[baselines]'); none: no baselines."
+        ),
+    ] = None,
 ) -> None:
     """Train teacher → secondary teacher → student, and the student alone, and report.
 
@@ -191,10 +222,13 @@ def train(
     if (out is None) == (resume is None):
         raise RecipeError("hfld train needs --out FOLDER for a new run, or --resume FOLDER.")
     reading = {
+        "part": part,
         "samples": samples,
         "sample_rate": sample_rate,
         "variable": variable,
         "window": window,
+        "label_pattern": label_pattern,
+        "normal": normal or None,
         "group_pattern": group_pattern,
         "resample": resample or None,
         "pad": pad or None,
@@ -204,6 +238,7 @@ def train(
     choices |= {"seeds": None if seeds == 1 else seeds, "auto": auto or None, "budget": budget}
     choices |= {"augment": augment or None, "fresh": fresh or None}
     choices |= {"teacher": teacher, "plugin": plugin or None}
+    choices |= {"baselines": baselines or None}
     given = [name.replace("_", "-") for name, value in choices.items() if value is not None]
     if resume and given:
         raise RecipeError(f"--resume uses the run's own options; leave --{given[0]} out.")
@@ -217,6 +252,7 @@ def train(
     if resume:
         out = run_of(resume)
     else:
+        compared_with = wanted_baselines(baselines)
         plugins = [str(path.absolute()) for path in plugin or ()]
         run_plugins(plugins)
         recipe = Recipe.load(recipe_file) if recipe_file else preset(preset_name or "classroom")
@@ -238,7 +274,7 @@ def train(
         recordings = read_origin(origin, progress=not quiet)
         console.print(recordings.summary())
         if resume:
-            folder = part / CHECKPOINTS
+            folder, compared_with = part / CHECKPOINTS, begun_baselines(part)
             known, parts = (
                 begun_teacher(part, recipe, len(recordings.class_names)),
                 begun_split(part),
@@ -249,6 +285,7 @@ def train(
                 recipe, known, parts = trained_teacher(teacher, recipe, recordings)
                 console.print(_split_note(parts is not None))
             given = {"plugins": plugins, "teacher": known, "parts": parts}
+            given["baselines"] = compared_with
             given["auto"] = (BUDGET if budget is None else budget) if auto else None
             if seeds > 1:
                 begin_others(out, seeds, recipe, origin, command, **given)
@@ -279,8 +316,12 @@ def train(
         signal = recordings.signals[chain.split.test[0]]
         result = with_costs(chain.test(recordings), chain.detector, signal)
         save_run(part, chain, result, recordings, origin)
-        write_report(part, chain, result, recordings, command)
-    _print_table(result.table)
+        comparison = compared(chain, result, compared_with, console.print)
+        if comparison:
+            comparison.save(part)
+        write_report(part, chain, result, recordings, command, comparison)
+    _print_table(display_table(result.table))
+    _print_comparison(comparison)
     _print_notes(chain, recordings.simulated)
     console.print(f"{time.perf_counter() - began:.0f} s in all; see {out / 'report.html'}")
     if seeds > 1:
@@ -337,16 +378,26 @@ def evaluate(
     ] = None,
     role: Annotated[str | None, Option(help="One network only; by default all.")] = None,
 ) -> None:
-    """Measure a run's networks on its test part or on other recordings of the same classes."""
+    """Measure a run's networks on its test part or on other recordings of the same classes.
+
+    Other recordings that the networks were trained on are left out.
+    """
     loaded = load_run(run)
     if data is None:
         recordings = loaded.recordings().select(loaded.split.test)
     else:
-        options = loaded.facts["data"].get("options", {})  # those of the training data
-        recordings = read_folder(data, progress=False, **options)
+        recordings = loaded.read(data)
+        recordings, said = unseen(loaded, recordings, data)
+        if said:
+            console.print(said)
     detector = loaded.detector.only(role) if role else loaded.detector
     result = with_costs(detector.test(recordings), detector, recordings.signals[0])
-    _print_table(result.table)
+    _print_table(display_table(result.table))
+    comparison = Comparison.load(loaded.folder)
+    if data is not None:
+        names = USUAL if comparison is None else dict.fromkeys(comparison.table["baseline"])
+        comparison = compared_on(loaded, recordings, result, names)
+    _print_comparison(comparison)
     for name, found in result.evaluations.items():
         counts = pd.DataFrame(found.confusion, detector.class_names, detector.class_names)
         console.print(f"\n{name.replace('_', ' ')}: rows are true classes, columns predicted ones")
@@ -364,16 +415,17 @@ def predict(
 
     The answer is "unsure" if "sound" is the most probable answer but not probable enough; the limit
     was set on the validation part for a stated miss rate. A recording that is clipped or unlike the
-    training data is reported with a warning.
+    training data is reported with a warning. Files are cut as in training; where that gave windows,
+    the probabilities of all windows are averaged.
     """
     loaded = load_run(run)
     detector = loaded.detector
     window = loaded.facts.get("window")
     read = [
-        read_signals(
+        read_cuts(
             file,
             sample_rate=detector.sample_rate,
-            samples=detector.samples,
+            part=detector.part or Part("first", detector.samples),
             hop=window[1] if window else None,
             variable=variable,
         )
@@ -383,16 +435,18 @@ def predict(
     rate = detector.sample_rate
     trust, notes = loaded.trust.get(role), []
     with threads(1):
-        detector.predict(read[0][:1], rate, role)  # not timed: the first call is slower
-        for file, signals in zip(files, read, strict=True):
-            for row, signal in enumerate(signals):
+        detector.predict(read[0][0].signals[:1], rate, role)  # not timed: the first call is slower
+        for file, cuts in zip(files, read, strict=True):
+            for row, cut in enumerate(cuts):
                 start = time.perf_counter()
-                probabilities = detector.predict(signal[None], rate, role)[0]
+                probabilities = detector.predict(cut.signals, rate, role).mean(0)
                 milliseconds = 1e3 * (time.perf_counter() - start)
                 best = int(probabilities.argmax())
                 unsure = trust is not None and trust.unsure(probabilities[None])[0]
-                said = trust.warnings(signal[None])[0] if trust else []
-                notes += [f"warning: {file}, row {row}: {text}" for text in said]
+                found = trust.warnings(cut.signals) if trust else []
+                said = [text for texts in found for text in texts]
+                said += [NO_ONSET] * cut.no_onset
+                notes += [f"warning: {file}, row {row}: {text}" for text in dict.fromkeys(said)]
                 table.add_row(
                     str(file),
                     str(row),
@@ -420,11 +474,13 @@ def info(run: RunFolder) -> None:
     except (OSError, ValueError) as error:
         raise RecipeError(f"{run}/results.csv cannot be read ({error}).") from error
     parts = {name: len(part) for name, part in loaded.split.parts().items()}
+    part = loaded.detector.part
+    many = "windows of recordings" if part and part.kind == "windows" else "recordings"
     console.print(f"{run}: preset {loaded.detector.recipe.name}, hfld_lite {facts['hfld_lite']}")
     console.print(f"Data: {facts['source']}")
     console.print(
         f"Classes: {', '.join(facts['class_names'])}; {facts['samples']} samples at "
-        f"{facts['sample_rate']} Hz; recordings: "
+        f"{facts['sample_rate']} Hz; {many}: "
         + ", ".join(f"{name} {count}" for name, count in parts.items())
     )
     for role, stage in facts["stages"].items():
@@ -433,7 +489,7 @@ def info(run: RunFolder) -> None:
             f"{stage['best_epoch']}, {stage['seconds']:.0f} s"
         )
     try:
-        _print_table(results)
+        _print_table(display_table(results))
     except (KeyError, TypeError, ValueError) as error:
         raise RecipeError(f"{run}/results.csv is damaged ({error}); copy the run again.") from error
 
@@ -467,13 +523,19 @@ def _saying_how_to_resume(out: Path) -> Iterator[None]:
 _OUT_OF_ROOM = (OSError, SafetensorError, MemoryError, torch.OutOfMemoryError)
 
 
-def _print_table(table: pd.DataFrame) -> None:
+def _print_table(shown: pd.DataFrame) -> None:
     """Print the networks side by side, so that the table fits 80 columns."""
-    shown = display_table(table)
-    grid = Table("", *shown["role"], box=box.SIMPLE_HEAD)
-    for name in shown.columns[1:]:
+    first, *others = shown
+    grid = Table("", *shown[first], box=box.SIMPLE_HEAD)
+    for name in others:
         grid.add_row(name, *shown[name])
     console.print(grid)
+
+
+def _print_comparison(comparison: Comparison | None) -> None:
+    if comparison is not None:
+        _print_table(baselines_table(comparison.table))
+        console.print(comparison.sentence)
 
 
 def _print_notes(chain: Chain, simulated: bool) -> None:

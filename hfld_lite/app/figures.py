@@ -139,22 +139,23 @@ def confusions(matrices: Mapping[str, np.ndarray], class_names: Sequence[str]) -
 
 
 def spectra(
-    inputs: np.ndarray, labels: np.ndarray, class_names: Sequence[str], bin_width: float
+    inputs: np.ndarray, labels: np.ndarray, class_names: Sequence[str], hertz: np.ndarray | float
 ) -> Figure:
     """What the networks read: the mean spectrum of each class and the middle 80 % of recordings.
 
     Args:
-        inputs: spectra ``(n, bins)``, scaled to [0, 1].
+        inputs: spectra ``(n, bins)``, or frames of them one behind the other, which are averaged.
         labels: classes ``(n,)``.
         class_names: one panel each.
-        bin_width: Hz.
+        hertz: frequency of each bin, or the width of one.
     """
     rows = int(np.ceil(len(class_names) / 2))
     figure = Figure(figsize=(10, 1.7 * rows + 1), layout="constrained")
     axes = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False).ravel()
-    khz = np.arange(inputs.shape[1]) * bin_width / 1000
+    khz = (hertz if np.ndim(hertz) else np.arange(inputs.shape[1]) * hertz) / 1000
+    inputs = np.asarray(inputs).reshape(len(inputs), -1, len(khz)).mean(1)
     for axis, label in zip(axes, range(len(class_names)), strict=False):
-        chosen = np.asarray(inputs)[np.asarray(labels) == label]
+        chosen = inputs[np.asarray(labels) == label]
         if len(chosen):
             low, high = np.quantile(chosen, (0.1, 0.9), axis=0)
             axis.fill_between(khz, low, high, color=COLOURS[4], label="middle 80 %")
@@ -164,7 +165,7 @@ def spectra(
         axis.remove()
     axes[0].legend(fontsize=8)
     figure.supxlabel("frequency in kHz")
-    figure.supylabel("magnitude, scaled to [0, 1]")
+    figure.supylabel("what the networks read")
     return figure
 
 

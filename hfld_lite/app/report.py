@@ -11,9 +11,11 @@ import pandas as pd
 import torch
 
 from hfld_lite.app.chosen import display_tried, tried
+from hfld_lite.app.compared import Comparison
 from hfld_lite.app.figures import confusions, curves, size_against_accuracy, spectra
 from hfld_lite.app.style import png
 from hfld_lite.data.recordings import Recordings
+from hfld_lite.data.views import SCALINGS
 from hfld_lite.edge.analysis import processor
 from hfld_lite.evaluation.detector import TestResult
 from hfld_lite.hierarchy import Chain
@@ -26,6 +28,17 @@ INTERVAL_NOTE = (
 )
 
 
+BALANCED_NOTE = (
+    "Balanced accuracy (macro recall) is the mean over classes of the share of correct answers."
+)
+
+BASELINES_NOTE = (
+    "Classifiers of scikit-learn, fitted on the same training part and chosen on the same "
+    "validation part. The sentence compares the student with the baseline that validation prefers; "
+    "its interval is a paired bootstrap over groups."
+)
+
+
 def display_table(table: pd.DataFrame) -> pd.DataFrame:
     """The table of a test in words and units, a string in every cell.
 
@@ -33,11 +46,7 @@ def display_table(table: pd.DataFrame) -> pd.DataFrame:
         table: of a `TestResult`; costs are shown if it has them, see
             :func:`hfld_lite.edge.analysis.with_costs`.
     """
-
-    def percent(value: float | None) -> str:
-        return "–" if value is None or np.isnan(value) else f"{100 * value:.1f} %"
-
-    shown = pd.DataFrame(
+    return pd.DataFrame(
         {
             "role": table["role"].str.replace("_", " "),
             "network": table["network"],
@@ -50,24 +59,49 @@ def display_table(table: pd.DataFrame) -> pd.DataFrame:
                 if "macs" in table
                 else {}
             ),
-            "test accuracy (95 % interval)": [
-                f"{100 * row.accuracy:.1f} % ({100 * row.low:.1f} to {100 * row.high:.1f})"
-                for row in table.itertuples()
-            ],
+            **_figures(table),
         }
     )
-    if table["miss_rate"].notna().any():
-        shown["miss rate"] = table["miss_rate"].map(percent)
-        shown["false-alarm rate"] = table["false_alarm_rate"].map(percent)
-    else:
-        shown["macro recall"] = table["macro_recall"].map(percent)
-    if "latency_ms" in table:
-        shown["latency in ms"] = table["latency_ms"].map("{:.2f}".format)
-    return shown
+
+
+def baselines_table(table: pd.DataFrame) -> pd.DataFrame:
+    """The table of `Baselines` in words and units, a string in every cell."""
+    return pd.DataFrame(
+        {
+            "baseline": table["baseline"],
+            "input": table["input"],
+            "validation accuracy": table["validation_accuracy"].map(_percent),
+            **_figures(table),
+        }
+    )
+
+
+def _figures(table: pd.DataFrame) -> dict[str, list[str]]:
+    """The columns that networks and baselines share."""
+    columns = {
+        "test accuracy (95 % interval)": [
+            f"{100 * row.accuracy:.1f} % ({100 * row.low:.1f} to {100 * row.high:.1f})"
+            for row in table.itertuples()
+        ]
+    }
+    rates = {"miss_rate": "miss rate", "false_alarm_rate": "false-alarm rate"}
+    if table["miss_rate"].isna().all():
+        rates = {}
+    rates["macro_recall"] = "balanced accuracy"
+    return columns | {shown: table[name].map(_percent).tolist() for name, shown in rates.items()}
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None or np.isnan(value) else f"{100 * value:.1f} %"
 
 
 def write_report(
-    folder: Path, chain: Chain, result: TestResult, recordings: Recordings, command: str
+    folder: Path,
+    chain: Chain,
+    result: TestResult,
+    recordings: Recordings,
+    command: str,
+    comparison: Comparison | None = None,
 ) -> None:
     """Write ``figures/*.png`` and the self-contained page ``report.html`` into a run's folder.
 
@@ -76,6 +110,7 @@ def write_report(
         chain, recordings: as trained and tested.
         result: of the test; the page shows the costs if the table has them.
         command: that made the run, to be shown.
+        comparison: with the baselines, if there are any.
     """
     detector, table = chain.detector, result.table
     test = chain.split.test
@@ -118,7 +153,8 @@ def write_report(
             "Rows are true classes, columns predicted ones; numbers count recordings.",
         ),
     ]
-    if detector.recipe.view == "spectrum":
+    if (hertz := detector.frequencies) is not None:
+        scaling = SCALINGS[detector.recipe.view]
         figures.append(
             (
                 "spectra",
@@ -127,10 +163,10 @@ def write_report(
                     detector.inputs(recordings.signals[test]).numpy(),
                     recordings.labels[test],
                     detector.class_names,
-                    detector.bin_width,
+                    hertz,
                 ),
                 "Mean spectrum of each class on the test part, with the middle 80 % of recordings",
-                "Magnitude spectra of the test part, each scaled to [0, 1].",
+                f"The view {detector.recipe.view} of the test part, scaled: {scaling}.",
             )
         )
     (folder / "figures").mkdir(exist_ok=True)
@@ -139,7 +175,15 @@ def write_report(
         data = png(figure)
         (folder / "figures" / f"{name}.png").write_bytes(data)
         shown.append(embedded(title, data, alt, caption))
-    cells = display_table(table)
+    cells, baselines = display_table(table), None
+    if comparison:
+        others = baselines_table(comparison.table)
+        baselines = {
+            "columns": list(others.columns),
+            "rows": others.to_numpy().tolist(),
+            "sentence": comparison.sentence,
+            "note": BASELINES_NOTE,
+        }
     choice = tried(folder)
     choice = None if choice is None else display_tried(choice)
     counts = {name: len(part) for name, part in chain.split.parts().items()}
@@ -153,20 +197,25 @@ def write_report(
         rows=cells.to_numpy().tolist(),
         notes=[
             INTERVAL_NOTE,
-            "A miss is a defective recording called sound, a false alarm a sound one called "
-            "defective."
-            if detector.normal_classes
-            else "No class is normal, so miss rate and false-alarm rate are not defined; macro "
-            "recall is the mean over classes of the share of correct answers.",
-            "Latency is the median of one raw recording, preprocessing included, on one thread of "
-            "the processor named below. MACs are half of what torch's FlopCounterMode counts.",
+            (
+                "A miss is a defective recording called sound, a false alarm a sound one called "
+                "defective. "
+                if detector.normal_classes
+                else "No class is normal, so miss rate and false-alarm rate are not defined. "
+            )
+            + BALANCED_NOTE,
+            "MACs are half of what torch's FlopCounterMode counts. `hfld edge` measures the time.",
         ],
+        baselines=baselines,
         figures=shown,
         choice=None if choice is None else (list(choice.columns), choice.to_numpy().tolist()),
         facts=[
             ("Command", command),
             ("Data", recordings.source),
-            ("Recordings", ", ".join(f"{name} {count}" for name, count in counts.items())),
+            (
+                "Recordings" if recordings.wholes is None else "Windows of recordings",
+                ", ".join(f"{name} {count}" for name, count in counts.items()),
+            ),
             (
                 "Signal",
                 f"{recordings.samples} samples at {recordings.sample_rate} Hz, "

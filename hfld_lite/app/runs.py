@@ -7,22 +7,25 @@ import shutil
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
 import torch
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from hfld_lite.data.parts import Part, part_of
+from hfld_lite.data.prepared import MANIFEST
 from hfld_lite.data.readers import read_folder
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.simulator.simulate import simulate_tiles
 from hfld_lite.data.splits import Split
-from hfld_lite.data.views import SCALING
-from hfld_lite.errors import HfldError, RecipeError, nearest
+from hfld_lite.data.views import SCALINGS, level_of
+from hfld_lite.errors import DataError, HfldError, RecipeError, nearest
 from hfld_lite.evaluation.detector import Detector, TestResult, trust_of
 from hfld_lite.evaluation.trust import Trust
 from hfld_lite.hierarchy import Chain
@@ -44,8 +47,12 @@ from hfld_lite.storage.models import (
 )
 from hfld_lite.version import __version__
 
-FORMAT = 3
+FORMAT = 4
 """Version of the run folder's format."""
+
+OLD_FORMAT = 3
+OLDER = {"bins_by": "cutting", "balance": False}
+"""The format of hfld_lite 0.2.0, and what its recipes meant without saying it."""
 
 FACTS, BEGUN, CHECKPOINTS = "run.json", "begun.json", "checkpoints"
 GIVEN_TEACHER = "given_teacher.safetensors"
@@ -87,6 +94,9 @@ class _Facts(Checked):
     fingerprint: Text
     stages: Annotated[dict[str, _Stage], Few, Field(min_length=1)]
     trust: Annotated[dict[str, Trust], Few]
+    seen: Annotated[list[Text], Field(fail_fast=True)] = Field(default_factory=list)
+    """Digests of the training and validation parts' signals; none in a run of hfld_lite 0.2.0."""
+    part: Annotated[Part | None, BeforeValidator(part_of)] = None
     given: Annotated[dict[str, Text], Few] = Field(default_factory=dict)
     """Kinds of the networks that the recipe does not describe, by role."""
 
@@ -117,6 +127,7 @@ class _Begun(Checked):
     auto: Annotated[float, Field(gt=0)] | None = None
     """Budget of the automatic choice of the recipe."""
     split: dict[str, Annotated[list[Index], Field(fail_fast=True)]] | None = None
+    baselines: Annotated[list[Name], Field(fail_fast=True)] = Field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -137,7 +148,7 @@ class Run:
             DataError: if the recordings are gone.
             RecipeError: if they have changed.
         """
-        recordings = read_origin(self.facts["data"], progress)
+        recordings = read_origin(self.facts["data"], progress, self.detector.part)
         if recordings.fingerprint() != self.facts["fingerprint"]:
             raise RecipeError(
                 f"The data of {self.folder} have changed since the training, so its training and "
@@ -145,12 +156,77 @@ class Run:
             )
         return recordings
 
+    def read(self, folder: str | Path) -> Recordings:
+        """Read other recordings with the options of the training, cut as those were.
 
-def read_origin(data: dict[str, Any], progress: bool = False) -> Recordings:
-    """Read or simulate the recordings that ``run.json`` describes under ``data``."""
+        Raises:
+            HfldError: as `read_folder` does.
+        """
+        part = self.detector.part
+        if part is None and not self.facts["window"] and not self.facts["data"].get("options"):
+            part = Part("first", self.detector.samples)  # as `hfld predict` does
+        options = self.facts["data"].get("options", {})
+        return read_origin({"folder": folder, "options": options}, part=part)
+
+
+def _seen(recordings: Recordings, split: Split) -> list[str]:
+    """Digests of what networks were trained on, or chosen by."""
+    return recordings.select(np.concatenate([split.train, split.validation])).digests()
+
+
+def unseen(run: Run, recordings: Recordings, where: object) -> tuple[Recordings, str]:
+    """Recordings less those that a run was trained on or chosen by, and a sentence that says so.
+
+    They are recognised by their samples. The sentence is empty if there are none.
+
+    Args:
+        run: whose networks are to be measured.
+        recordings: read as the run's own were.
+        where: they are from, for the sentence.
+
+    Raises:
+        DataError: if none is left.
+    """
+    seen = run.facts.get("seen")
+    if not seen:  # a run of hfld_lite 0.2.0
+        try:
+            seen = _seen(run.recordings(), run.split)
+        except HfldError as error:
+            said = f"Whether the networks were trained on some of these is unknown: {error}"
+            return recordings, said
+    new = ~np.isin(recordings.digests(), seen)
+    count = len(recordings) - int(new.sum())
+    if not count:
+        return recordings, ""
+    if not new.any():
+        raise DataError(
+            where,
+            f"the run was trained or validated on all {count} recordings",
+            mend="give others, or leave --data out to measure on the run's test part",
+        )
+    return recordings.select(new), (
+        f"{where}: the run was trained or validated on {count} of {len(recordings)} recordings; "
+        f"these are left out, and {int(new.sum())} are tested."
+    )
+
+
+def read_origin(
+    data: dict[str, Any], progress: bool = False, part: Part | None = None
+) -> Recordings:
+    """Read or simulate the recordings that ``run.json`` describes under ``data``.
+
+    Args:
+        data: that entry.
+        progress: show a bar.
+        part: what is used of each file, where it is known; a prepared folder is cut already.
+    """
     if data.get("simulated"):
         return simulate_tiles(seed=data["simulated"]["seed"], progress=progress)
-    return read_folder(data["folder"], progress=progress, **data["options"])
+    options = data["options"]
+    if part is not None and not (Path(data["folder"]) / MANIFEST).exists():
+        options = options | {"part": part.kind, "samples": part.samples}
+        options |= {"pad": True} if part.pad else {}
+    return read_folder(data["folder"], progress=progress, **options)
 
 
 @contextmanager
@@ -242,6 +318,7 @@ def begin_run(
     plugins: Sequence[str] = (),
     teacher: torch.nn.Module | None = None,
     parts: Split | None = None,
+    baselines: Sequence[str] = (),
     auto: float | None = None,
 ) -> Path:
     """Write what resuming needs into a folder of `new_run`; return the folder for checkpoints.
@@ -254,12 +331,14 @@ def begin_run(
         plugins: paths of Python files that the recipe needs.
         teacher: a trained teacher with the recipe's teacher network, whose weights are kept.
         parts: the split, if it is not drawn by the recipe.
+        baselines: names of those to be fitted after the test.
         auto: budget of an automatic choice, which changes the recipe before the training.
     """
     recipe.save(part / "recipe.json")
     begun = {"format": FORMAT, "data": data, "command": command}
     begun |= {"plugins": {path: file_digest(Path(path)) for path in plugins}}
     begun |= {"teacher": teacher is not None, "split": parts and parts.to_dict(), "auto": auto}
+    begun |= {"baselines": list(baselines)}
     if teacher is not None:
         save_weights(teacher, part / GIVEN_TEACHER)
     write_whole(part / BEGUN, json.dumps(begun) + "\n")
@@ -276,6 +355,11 @@ def begun_run(
     """
     path = part / BEGUN
     begun = _json(path, f"{path} is missing: the run was stopped before it began; add --fresh.")
+    if begun.get("format") == OLD_FORMAT:
+        raise RecipeError(
+            f"{path}: hfld_lite 0.2.0 began the run, and later versions train otherwise; resume it "
+            "with that version, or add --fresh to start again."
+        )
     _check_format(path, begun)
     try:
         checked = _Begun.model_validate(begun)
@@ -302,6 +386,11 @@ def begun_split(part: Path) -> Split | None:
     """The split that :func:`begin_run` was given, or None."""
     lists = _json(part / BEGUN).get("split")
     return None if lists is None else Split.from_dict(lists)
+
+
+def begun_baselines(part: Path) -> tuple[str, ...]:
+    """The names of baselines that :func:`begin_run` was given."""
+    return tuple(_json(part / BEGUN).get("baselines", ()))
 
 
 def begun_teacher(part: Path, recipe: Recipe, classes: int) -> torch.nn.Module | None:
@@ -346,7 +435,9 @@ def preprocessing(recipe: Recipe) -> dict[str, Any]:
         "view": recipe.view,
         "samples": recipe.samples,
         "bins": recipe.bins,
-        "scaling": SCALING,
+        "bins_by": recipe.bins_by,
+        "level": level_of(recipe),
+        "scaling": SCALINGS[recipe.view],
     }
 
 
@@ -383,10 +474,12 @@ def save_run(
         "samples": detector.samples,
         "preprocessing": preprocessing(detector.recipe),
         "window": recordings.window,
+        "part": recordings.part and asdict(recordings.part),
         "source": recordings.source,
         "simulated": recordings.simulated,
         "data": data,
         "fingerprint": recordings.fingerprint(),
+        "seen": sorted(set(_seen(recordings, chain.split))),
         "stages": {
             role: {
                 "learned_from": stage.learned_from,
@@ -409,7 +502,7 @@ def save_run(
 
 
 def load_run(folder: str | Path, networks: Mapping[str, torch.nn.Module] | None = None) -> Run:
-    """Read a run folder.
+    """Read a run folder, also one of format 3 (hfld_lite 0.2.0), whose bins were cut.
 
     Args:
         folder: of the run.
@@ -425,12 +518,16 @@ def load_run(folder: str | Path, networks: Mapping[str, torch.nn.Module] | None 
     if unfinished(folder).is_dir():
         how = f"one is unfinished, resume it with `hfld train --resume {folder}`"
     facts = _json(folder / FACTS, f"{folder} holds no run; {how}.")
-    _check_format(folder / FACTS, facts)
-    recipe = _trained_recipe(folder / "recipe.json")
-    if facts.get("preprocessing") != preprocessing(recipe):
+    _check_format(folder / FACTS, facts, (OLD_FORMAT, FORMAT))
+    older = OLDER if facts["format"] == OLD_FORMAT else {}
+    recipe = _trained_recipe(folder / "recipe.json", older)
+    here = preprocessing(recipe)
+    for name in ("bins_by", "level") if older else ():
+        del here[name]
+    if facts.get("preprocessing") != here:
         raise RecipeError(
             f"{folder / FACTS}: the networks were trained on recordings preprocessed by "
-            f"{short(facts.get('preprocessing'))}, and here it would be {preprocessing(recipe)}; "
+            f"{short(facts.get('preprocessing'))}, and here it would be {here}; "
             f"use the run's own recipe.json and the hfld_lite that made the run, "
             f"{short(facts.get('hfld_lite'))}."
         )
@@ -447,6 +544,7 @@ def load_run(folder: str | Path, networks: Mapping[str, torch.nn.Module] | None 
             checked.sample_rate,
             checked.samples,
             frozenset(checked.given),
+            checked.part,
         )
         split = Split.from_dict(_json(folder / "split.json"))
     except RecipeError:
@@ -459,27 +557,30 @@ def load_run(folder: str | Path, networks: Mapping[str, torch.nn.Module] | None 
     return Run(folder, detector, split, facts, checked.trust)
 
 
-def _check_format(path: Path, facts: dict[str, Any]) -> None:
-    if facts.get("format") != FORMAT:
+def _check_format(path: Path, facts: dict[str, Any], known: Sequence[int] = (FORMAT,)) -> None:
+    if facts.get("format") not in known:
         raise RecipeError(
             f"{path}: the format is {short(facts.get('format'))}; this version of hfld_lite reads "
-            f"format {FORMAT}."
+            f"format {' and '.join(map(str, known))}."
         )
 
 
-def _trained_recipe(path: Path) -> Recipe:
-    """The recipe of a run, also where the loss that it learned by is not registered here."""
+def _trained_recipe(path: Path, older: dict[str, Any]) -> Recipe:
+    """The recipe of a run, also where the loss that it learned by is not registered here.
+
+    ``older`` are values of attributes that its version did not have.
+    """
+    values = older | _json(path)
     try:
-        return Recipe.load(path)
+        return validated(Recipe, values)
     except RecipeError as error:
-        values = _json(path)
         learned_by = {name: values.pop(name) for name in _LEARNED_BY if name in values}
         try:
             recipe = validated(Recipe, values)
         except RecipeError:
-            raise error from None
+            raise RecipeError(f"{path}: {error}") from error
         warnings.warn(
-            f"{path}: {error.args[0].rpartition(': ')[2]} The run can be used, but not trained "
+            f"{path}: {error} The run can be used, but not trained "
             f"again, without what registers it ({short(learned_by)}; see --plugin).",
             stacklevel=3,
         )

@@ -21,9 +21,10 @@ from hfld_lite.app.style import png
 from hfld_lite.course import figures
 from hfld_lite.course.widgets import image
 from hfld_lite.data.recordings import Recordings
+from hfld_lite.data.splits import split
 from hfld_lite.errors import ArgumentError, HfldError, Interrupted
 from hfld_lite.hierarchy import Chain, distill_chain
-from hfld_lite.recipes import Recipe, network_of
+from hfld_lite.recipes import Recipe
 
 BETWEEN_PICTURES = 0.5
 """Seconds at least from one picture to the next, so that drawing leaves the cores to training."""
@@ -63,6 +64,9 @@ class Monitor(ipywidgets.VBox):
         self.state, self.history = "ready", pd.DataFrame()
         self.chain: Chain | None = None
         self.error: Exception | None = None
+        shares = {"validation": recipe.validation, "test": recipe.test, "seed": recipe.seed}
+        trained_on = len(split(recordings, **shares).train) * (1 - recipe.meta_share)
+        self._count = round(trained_on)
         self._next = 0.0  # moment of the next picture at the earliest
         self._pause_at: int | None = None
         self._thread: threading.Thread | None = None
@@ -191,7 +195,7 @@ class Monitor(ipywidgets.VBox):
 
     def _planned(self) -> dict[str, int]:
         roles = [*self.recipe.chain, *(f"student_{name}" for name in self.controls)]
-        return {role: network_of(self.recipe, role).epochs for role in roles}
+        return {role: self.recipe.epochs(role, self._count) for role in roles}
 
     def _words(self) -> str:
         if self.error:

@@ -15,6 +15,7 @@ import ipywidgets
 import numpy as np
 import soundfile
 
+from hfld_lite.app.compared import compared
 from hfld_lite.app.export import export_run
 from hfld_lite.app.figures import confusions, spectra
 from hfld_lite.app.report import write_report
@@ -25,14 +26,16 @@ from hfld_lite.course.widgets import image
 from hfld_lite.data.readers import read_folder
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split, split
-from hfld_lite.data.views import network_inputs
+from hfld_lite.data.views import frequencies, network_inputs
 from hfld_lite.edge.analysis import with_costs
 from hfld_lite.edge.deploy import Export
 from hfld_lite.edge.export import CALIBRATION
 from hfld_lite.errors import ArgumentError, DataError, HfldError
+from hfld_lite.evaluation.baselines import USUAL
 from hfld_lite.evaluation.detector import TestResult
 from hfld_lite.hierarchy import Chain
-from hfld_lite.recipes import Recipe, preset
+from hfld_lite.recipes import Recipe
+from hfld_lite.rivals.presets import preset
 
 _LAYOUT = {"width": "44em"}
 _STYLE = {"description_width": "11em"}
@@ -115,7 +118,7 @@ def check_folder(folder: str | Path, recipe: Recipe | None = None, **options: An
         warnings.simplefilter("always")
         recordings = read_folder(folder, **options)
     notes = [str(warning.message) for warning in caught]
-    network_inputs(recordings.signals[:1], recipe)
+    network_inputs(recordings.signals[:1], recipe, recordings.sample_rate)
     parts = split(recordings, validation=recipe.validation, test=recipe.test, seed=recipe.seed)
     if len(set(recordings.groups)) == len(recordings):
         notes.append(
@@ -175,7 +178,11 @@ def keep_run(
     with new_run(folder) as part:
         result = with_costs(result, chain.detector, recordings.signals[chain.split.test[0]])
         save_run(part, chain, result, recordings, origin)
-        write_report(part, chain, result, recordings, "in a notebook, by hfld_lite.course.workshop")
+        comparison = compared(chain, result, USUAL)
+        if comparison:
+            comparison.save(part)
+        command = "in a notebook, by hfld_lite.course.workshop"
+        write_report(part, chain, result, recordings, command, comparison)
     return load_run(folder)
 
 
@@ -243,12 +250,13 @@ class Workshop(ipywidgets.VBox):
         self._forget()
         self.checked = check_folder(self.fields["folder"].value, self.recipe, **self.options)
         recordings = self.checked.recordings
-        if self.recipe.view == "spectrum":
+        rate = recordings.sample_rate
+        if (hertz := frequencies(self.recipe, recordings.samples, rate)) is not None:
             figure = spectra(
-                network_inputs(recordings.signals, self.recipe).numpy(),
+                network_inputs(recordings.signals, self.recipe, rate).numpy(),
                 recordings.labels,
                 recordings.class_names,
-                recordings.sample_rate / (self.recipe.samples or recordings.samples),
+                hertz,
             )
             alt = "Mean spectrum of each class with the middle 80 % of its recordings. "
             self.picture.value = image(png(figure, dpi=90), alt + self.checked.words)

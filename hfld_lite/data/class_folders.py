@@ -15,6 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from tqdm.auto import tqdm
 
+from hfld_lite.data.parts import Cut, Part, choose_part
+from hfld_lite.data.prepared import MANIFEST
 from hfld_lite.data.readers import (
     READERS,
     class_endings,
@@ -40,6 +42,7 @@ _NORMAL = {"n", "normal", "ok", "good", "sound", "intact"}
 
 
 LAYOUT = "one subfolder of {endings} files per class, or a manifest.csv"
+_NAMED = "where the files' names contain the class, give --label-pattern (label_pattern=)"
 
 
 class _File(NamedTuple):
@@ -50,27 +53,35 @@ class _File(NamedTuple):
     label: str
     group: str
     rate: int | None
+    samples: int
     channels: int
     signal: np.ndarray | None
     """Read already, where the format has no header that tells the rate."""
+
+    def length(self, rate: int) -> int:
+        """Samples at `rate` Hz."""
+        return -(-self.samples * rate // (self.rate or rate))
 
 
 def _is_here(inside: list[Path]) -> bool:
     if any(path.name == "manifest.csv" for path in inside):
         return True
     below = [path for folder in inside if folder.is_dir() for path in listing(folder)]
-    return any(path.suffix.lower() in class_endings() for path in below)
+    flat = not any(path.suffix.lower() == ".mat" or path.name == MANIFEST for path in inside)
+    return any(path.suffix.lower() in class_endings() for path in below + inside * flat)
 
 
 @layout("{endings} files in class folders", LAYOUT, _is_here)
 def read_wav_folder(
     folder: str | Path,
     *,
+    part: str | None = None,
     samples: int | None = None,
     pad: bool = False,
     sample_rate: int | None = None,
     resample: bool = False,
     manifest: str | Path | None = None,
+    label_pattern: str | None = None,
     group_pattern: str | None = None,
     normal: Sequence[str] | None = None,
     progress: bool = False,
@@ -79,17 +90,23 @@ def read_wav_folder(
 
     Each file holds one recording. The classes are the subfolders, or they are given by a manifest,
     a CSV file with the columns ``file`` (path below `folder`), ``label`` (class name) and, if
-    wanted, ``group`` (physical tile). Several channels of a sound are averaged into one.
+    wanted, ``group`` (physical tile), or by the files' names. Several channels of a sound are
+    averaged into one. The files may differ in length: a part of each is used.
 
     Args:
         folder: what to read.
-        samples: use the first so many of each file; where not given, all must be equally long.
+        part: which part of each file: first, loudest, onset, whole or windows; see
+            :class:`~hfld_lite.data.parts.Part`. Where not given: the first ones if `samples` is
+            given, else by the rule of :func:`~hfld_lite.data.parts.choose_part`.
+        samples: how many of each file; by default as that rule says.
         pad: append zeros to files shorter than `samples` instead of refusing them.
         sample_rate: in Hz, what the files must have, or, with `resample`, will have; required for
             formats that do not tell it.
         resample: convert files of other rates (polyphase filter) to `sample_rate`, or where that
             is not given to the most common rate.
         manifest: the CSV file; where not given, ``manifest.csv`` in `folder` if it is there.
+        label_pattern: for a folder without subfolders or manifest: regular expression that finds
+            the class in a file's name, by its one group: ``"_([a-z]+)_"``.
         group_pattern: regular expression that finds the tile in a file's name, by its one group:
             ``"(tile[0-9]+)"``. Without it and without the column, each file is its own group.
         normal: names of the normal classes; where not given: n, normal, ok, good, sound, intact
@@ -97,16 +114,22 @@ def read_wav_folder(
         progress: show a bar.
 
     Raises:
-        DataError: a file is not of this layout, or damaged.
+        DataError: a file is not of this layout, or damaged, or too short for the part.
         ArgumentError: an argument is wrong.
     """
     folder = Path(folder)
-    for name, value in (("samples", samples), ("sample_rate", sample_rate)):
-        if value is not None:
-            positive(value, name)
+    if samples is not None or part is not None:
+        Part(part or "first", 1 if samples is None else samples, pad)  # raises what is wrong
+    if sample_rate is not None:
+        positive(sample_rate, "sample_rate")
     if manifest is None and (folder / "manifest.csv").is_file():
         manifest = folder / "manifest.csv"
-    listed = _from_manifest(folder, Path(manifest)) if manifest else _from_subfolders(folder)
+    if manifest and label_pattern is not None:
+        raise ArgumentError("The manifest has the classes already, so leave out label_pattern.")
+    if label_pattern is not None:
+        listed = _from_names(folder, expression(label_pattern, "label_pattern"))
+    else:
+        listed = _from_manifest(folder, Path(manifest)) if manifest else _from_subfolders(folder)
     if group_pattern is not None:
         listed = _grouped(listed, expression(group_pattern, "group_pattern"))
     names = sorted({label for _, label, _ in listed.values()})
@@ -114,29 +137,68 @@ def read_wav_folder(
     need_two(names, folder)
     files = [_File(path, *entry, *_opened(path)) for path, entry in listed.items()]
     rate = _common_rate(files, sample_rate, resample)
-    signals = [_signal(file, rate) for file in tqdm(files, "reading", disable=not progress)]
-    notes = {
-        "mixed down to one channel": sum(file.channels > 1 for file in files),
-        f"resampled to {rate} Hz": sum(file.rate not in (rate, None) for file in files),
-    }
-    samples = _common_length(files, signals, samples, pad)
-    notes[f"cut to the first {samples} samples"] = sum(len(x) > samples for x in signals)
-    notes[f"padded with zeros to {samples} samples"] = sum(len(x) < samples for x in signals)
-    said = "; ".join(f"{count} {what}" for what, count in notes.items() if count)
-    if said:
-        warnings.warn(f"{folder}: of {len(files)} files, {said}", stacklevel=2)
+    bar = tqdm(files, "reading", disable=not progress)
+    if samples is None:
+        read = [_signal(file, rate) for file in bar]
+        chosen = choose_part(read, rate, kind=part, pad=pad)
+        _check_lengths(files, rate, chosen)
+        signals = (read.pop(0) for _ in files)  # each is given back as soon as it is cut
+    else:  # only the parts are kept in memory
+        chosen = Part(part or "first", samples, pad)
+        _check_lengths(files, rate, chosen)
+        signals = (_signal(file, rate) for file in bar)
+    cuts = [chosen.cut(x, rate, file.path) for x, file in zip(signals, files, strict=True)]
+    said = _said(files, rate, chosen, cuts)
+    told = said
+    if said and samples is None and chosen.kind != "whole":
+        why = "the number of samples" if part else "the part"
+        said += f"; {why} was chosen by the files' lengths and energies"
+        told = f"{said}: {chosen.options}, which may be given otherwise (part=, samples=)"
+    if told:
+        warnings.warn(f"{folder}: of {len(files)} files, {told}", stacklevel=2)
+    counts = [len(cut.signals) for cut in cuts]
+    windows = chosen.kind == "windows"
     return Recordings(
-        signals=np.stack([np.pad(x[:samples], (0, max(0, samples - len(x)))) for x in signals]),
-        labels=np.array([names.index(file.label) for file in files]),
-        groups=np.array([file.group for file in files]),
+        signals=np.concatenate([cut.signals for cut in cuts]),
+        labels=np.repeat([names.index(file.label) for file in files], counts),
+        groups=np.repeat([file.group for file in files], counts),
         sample_rate=rate,
         class_names=names,
         normal_classes=normal,
-        origins=np.array([f"{file.name}:0" for file in files]),
+        origins=np.array(
+            [
+                f"{file.name}:{row}"
+                for file, cut in zip(files, cuts, strict=True)
+                for row in range(len(cut.signals))
+            ]
+        ),
         source=f"{folder.resolve().name}: {len(files)} {_kinds(files)} files"
         f"{said and f' ({said})'}",
         units=_units(files),
+        part=chosen,
+        wholes=np.repeat([file.name for file in files], counts) if windows else None,
     )
+
+
+def _said(files: Sequence[_File], rate: int, part: Part, cuts: Sequence[Cut]) -> str:
+    """Count what was done to the files, in words; nothing where they are used as they are."""
+    longer = sum(file.length(rate) > part.samples for file in files)
+    steady = sum(cut.no_onset for cut in cuts)
+    windows, silent = sum(len(cut.signals) for cut in cuts), sum(cut.silent for cut in cuts)
+    notes = {
+        "mixed down to one channel": sum(file.channels > 1 for file in files),
+        f"resampled to {rate} Hz": sum(file.rate not in (rate, None) for file in files),
+        f"cut to {part.words}": 0 if part.kind == "windows" else max(0, longer - steady),
+        f"cut into {part.words} over the file": len(files) * (part.kind == "windows"),
+        "steady without an onset, so that their loudest stretch is used": steady,
+        f"padded with zeros to {part.samples} samples": sum(cut.padded for cut in cuts),
+    }
+    said = [f"{count} {what}" for what, count in notes.items() if count]
+    if part.kind == "windows":
+        said.append(f"{windows} windows in all")
+    if silent:
+        said.append(f"{silent} silent windows left out")
+    return "; ".join(said)
 
 
 def _from_subfolders(folder: Path) -> dict[Path, tuple[str, str, str]]:
@@ -161,9 +223,45 @@ def _from_subfolders(folder: Path) -> dict[Path, tuple[str, str, str]]:
             found[path] = (name, inside.name, name)
     if not found:
         expected = LAYOUT.format(endings=endings)
-        raise DataError(folder, f"holds no class folder: {some(left)}", expected=expected)
+        flat = any(path.suffix.lower() in class_endings() for path in left)
+        raise DataError(
+            folder,
+            f"holds no class folder: {some(left)}",
+            expected=expected,
+            mend=_NAMED if flat else "",
+        )
     left_out(folder, left, f"are not {endings} files in a class's folder")
     return found
+
+
+def _from_names(folder: Path, pattern: re.Pattern) -> dict[Path, tuple[str, str, str]]:
+    """Find the files in the folder itself: name, class in the name, group."""
+    inside, endings = listing(folder), endings_text(class_endings())
+    files = [p for p in inside if p.suffix.lower() in class_endings() and p.is_file()]
+    if not files:
+        raise DataError(
+            folder,
+            f"holds no {endings} file: {some(inside)}",
+            expected=f"{endings} files beside each other, since label_pattern is given",
+        )
+    left_out(folder, [p for p in inside if p not in files], f"are not {endings} files")
+    return {
+        path: (path.name, _in_name(path, pattern, "class", "label_pattern"), path.name)
+        for path in files
+    }
+
+
+def _in_name(path: Path, pattern: re.Pattern, what: str, option: str) -> str:
+    """What the expression's one group finds in a file's name."""
+    match = pattern.search(path.name)
+    if not match or not match[1]:
+        raise DataError(
+            path,
+            f"the name does not contain the {what}",
+            expected=f"a name in which {pattern.pattern!r} is found",
+            mend=f"rename the file or give another {option}",
+        )
+    return match[1]
 
 
 def _from_manifest(folder: Path, manifest: Path) -> dict[Path, tuple[str, str, str]]:
@@ -221,15 +319,7 @@ def _grouped(listed: dict[Path, tuple], pattern: re.Pattern) -> dict[Path, tuple
     for path, (name, label, group) in listed.items():
         if group != name:
             raise ArgumentError("The manifest has groups already, so leave out group_pattern.")
-        match = pattern.search(path.name)
-        if not match or not match[1]:
-            raise DataError(
-                path,
-                "the name does not contain the tile",
-                expected=f"a name in which {pattern.pattern!r} is found",
-                mend="rename the file or give another group_pattern",
-            )
-        grouped[path] = (name, label, match[1])
+        grouped[path] = (name, label, _in_name(path, pattern, "tile", "group_pattern"))
     return grouped
 
 
@@ -244,15 +334,14 @@ def _wav_classes(names: Sequence[str], normal: Sequence[str] | None) -> tuple[li
     return normal, sorted(set(names), key=key)
 
 
-def _opened(path: Path) -> tuple[int | None, int, np.ndarray | None]:
-    """Return a file's rate in Hz, its channels, and its signal if it had to be read for them."""
+def _opened(path: Path) -> tuple[int | None, int, int, np.ndarray | None]:
+    """Return a file's rate in Hz, samples, channels, and its signal if it had to be read."""
     if header := READERS[path.suffix.lower()].header:
-        rate, _, channels = header(path)
-        return rate, channels, None
+        return *header(path), None
     signals, rate = read_file(path)
     if len(signals) != 1:
         raise DataError(path, f"holds {len(signals)} recordings", expected="one in each file")
-    return rate, 1, signals[0]
+    return rate, signals.shape[1], 1, signals[0]
 
 
 def _signal(file: _File, rate: int) -> np.ndarray:
@@ -305,24 +394,18 @@ def _common_rate(files: Sequence[_File], sample_rate: int | None, resample: bool
     return rate
 
 
-def _common_length(
-    files: Sequence[_File], signals: Sequence[np.ndarray], samples: int | None, pad: bool
-) -> int:
-    shortest = min(range(len(signals)), key=lambda row: len(signals[row]))
-    longest = max(range(len(signals)), key=lambda row: len(signals[row]))
-    least, most = len(signals[shortest]), len(signals[longest])
-    if samples is None and least < most:
+def _check_lengths(files: Sequence[_File], rate: int, part: Part) -> None:
+    """Refuse files that are too short, and name the shortest."""
+    shortest = min(files, key=lambda file: file.length(rate))
+    least = shortest.length(rate)
+    if part.kind == "whole" and least < part.samples and not part.pad:
+        longest = max(files, key=lambda file: file.length(rate))
         raise DataError(
-            files[shortest].path,
-            f"has {least} samples and {files[longest].name} has {most}",
-            expected="files of equal length",
-            mend=f"say how many samples to use (samples={least} uses the first {least} of each)",
+            shortest.path,
+            f"has {least} samples and {longest.name} has {longest.length(rate)}",
+            expected="files of equal length for --part whole (part='whole')",
+            mend="add --pad (pad=True) for zeros at the end, or choose another part, such as "
+            f"--part first --samples {least} (part='first', samples={least})",
         )
-    if samples is not None and least < samples and not pad:
-        raise DataError(
-            files[shortest].path,
-            f"has {least} samples",
-            expected=f"{samples} or more",
-            mend="ask for fewer samples or for zeros at the end (pad=True, --pad)",
-        )
-    return samples or least
+    mend = f"ask for fewer samples (--samples {least}, samples={least})"
+    part.check_length(least, shortest.path, f"{mend} or for zeros at the end (--pad, pad=True)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+import warnings
 import zlib
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
+from hfld_lite.data.parts import Part
 from hfld_lite.data.readers import (
     expression,
     float32,
@@ -26,7 +28,7 @@ from hfld_lite.data.readers import (
     reader,
     some,
 )
-from hfld_lite.data.recordings import Recordings, positive
+from hfld_lite.data.recordings import Recordings, place, positive
 from hfld_lite.errors import DataError
 from hfld_lite.storage.files import regular_size, unfolded
 
@@ -60,6 +62,7 @@ def read_mat(
     *,
     variable: str = "data",
     sample_rate: int = 40_000,
+    part: str = "first",
     samples: int = 7000,
     pool: bool = True,
     progress: bool = False,
@@ -67,14 +70,16 @@ def read_mat(
     """Read recordings in the layout that the HFLKD paper's released code reads.
 
     One .mat file per type and class, ``*N.mat`` normal and ``*D.mat`` defective. Its variable holds
-    one recording per row; the first `samples` columns are used. The layout does not say which tile
-    a row belongs to, so each recording is a group of its own.
+    one recording per row, of which a part is used, the first `samples` columns by default. The
+    layout does not say which tile a row belongs to, so each recording is a group of its own.
 
     Args:
         paths: a folder, a file, or several.
         variable: name of the variable in each file.
         sample_rate: in Hz; the files do not contain it.
-        samples: how many to use of each row.
+        part: which part of each row: first, loudest, onset, whole or windows; see
+            :class:`~hfld_lite.data.parts.Part`.
+        samples: how many to use of each row; with *whole* all are used.
         pool: a class for each file (AN, AD, BN, …), types in order and N before D; else the two
             classes N and D over all types.
         progress: show a bar.
@@ -82,7 +87,7 @@ def read_mat(
     Raises:
         DataError: a file is not of this layout.
     """
-    positive(samples, "samples")
+    chosen = Part(part, samples)
     files = _mat_files(paths)
     for file in files:
         if not file.stem.endswith(("N", "D")):
@@ -96,29 +101,45 @@ def read_mat(
     classes = [file.stem if pool else file.stem[-1] for file in files]
     names = sorted(set(classes), key=pooled_order)
     need_two(names, paths)
-    signals, labels, origins = [], [], []
+    cuts, labels, rows = [], [], []
     for file, label in zip(tqdm(files, "reading", disable=not progress), classes, strict=True):
         array = mat_variable(file, variable)
-        if array.shape[1] < samples:
+        if part == "whole":
+            chosen = Part(part, chosen.samples if cuts else array.shape[1])
+        if array.shape[1] < chosen.samples or (part == "whole" and array.shape[1] > chosen.samples):
             raise DataError(
                 f"{file}, rows 0 to {len(array) - 1}",
                 f"{variable!r} has {array.shape[1]} samples a row, shape {array.shape}",
-                expected=f"{samples} or more",
+                expected=f"{chosen.samples}{' or more' * (part != 'whole')}",
                 mend="ask for fewer samples, or transpose the variable if recordings are columns",
             )
-        signals.append(float32(array[:, :samples]))
+        origins = [f"{file.name}:{row}" for row in range(len(array))]
+        named = zip(float32(array), map(place, origins), strict=True)
+        cuts += [chosen.cut(signal, sample_rate, where) for signal, where in named]
         labels += [names.index(label)] * len(array)
-        origins += [f"{file.name}:{row}" for row in range(len(array))]
+        rows += origins
+    counts = [len(cut.signals) for cut in cuts]
+    groups = np.repeat(rows, counts)
+    if steady := sum(cut.no_onset for cut in cuts):
+        warnings.warn(
+            f"{files[0].parent}: of {len(cuts)} rows, {steady} are steady without an onset, so "
+            "that their loudest stretch is used",
+            stacklevel=2,
+        )
     return Recordings(
-        signals=np.concatenate(signals),
-        labels=np.array(labels),
-        groups=np.array(origins),
+        signals=np.concatenate([cut.signals for cut in cuts]),
+        labels=np.repeat(labels, counts),
+        groups=groups,
         sample_rate=sample_rate,
         class_names=names,
         normal_classes=[name for name in names if name.endswith("N")],
-        origins=np.array(origins),
-        source=f"{', '.join(file.name for file in files)}: {variable!r}, the first {samples} "
-        "samples of each row; the tile of a row is unknown",
+        origins=[f"{row}:{i}" for row, n in zip(rows, counts, strict=True) for i in range(n)]
+        if part == "windows"
+        else groups,
+        source=f"{', '.join(file.name for file in files)}: {variable!r}, {chosen.words} of each "
+        "row; the tile of a row is unknown",
+        part=chosen,
+        wholes=groups if part == "windows" else None,
     )
 
 

@@ -13,8 +13,9 @@ from typing import Annotated
 from uuid import uuid4
 
 import numpy as np
-from pydantic import Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator
 
+from hfld_lite.data.parts import Part, part_of
 from hfld_lite.errors import DataError
 from hfld_lite.storage.files import file_digest, read_json, write_whole
 from hfld_lite.storage.models import Checked, Few, Size, Window, explain
@@ -22,7 +23,9 @@ from hfld_lite.version import __version__
 
 MANIFEST = "manifest.json"
 FORMAT = 1  # the version of this layout
+WHOLES = "wholes.npy"  # only where rows are windows of recordings
 ARRAYS = {"signals.npy": "<f4", "labels.npy": "<i8", "groups.npy": "<U", "origins.npy": "<U"}
+ARRAYS |= {WHOLES: "<U"}
 _MOST_HEADER = 10_000  # bytes, as in numpy.load
 _AGAIN = "prepare the folder again"
 
@@ -39,14 +42,17 @@ class Manifest(Checked):
     window: Window
     classes: Annotated[list[str], Field(fail_fast=True)]
     normal_classes: Annotated[list[str], Field(fail_fast=True)]
+    part: Annotated[Part | None, BeforeValidator(part_of)] = None
     sha256: Annotated[dict[str, str], Few]
 
     @field_validator("sha256")
     @classmethod
     def _check_names(cls, sums: dict[str, str]) -> dict[str, str]:
-        if set(sums) != set(ARRAYS):
-            named = ", ".join(sums)[:200] or "none"
-            raise ValueError(f"the files are {named}; expected exactly {', '.join(ARRAYS)}")
+        if set(sums) | {WHOLES} != set(ARRAYS):
+            named, needed = ", ".join(sums)[:200] or "none", ", ".join(list(ARRAYS)[:-1])
+            raise ValueError(
+                f"the files are {named}; expected exactly {needed} and, for windows, {WHOLES}"
+            )
         return sums
 
 
@@ -55,7 +61,7 @@ def write(folder: str | Path, arrays: dict, facts: dict, *, overwrite: bool = Fa
 
     Args:
         folder: new or empty; one that holds a prepared folder is replaced if `overwrite`.
-        arrays: one for each name in `ARRAYS`.
+        arrays: one for each name in `ARRAYS`, with or without `WHOLES`.
         facts: the other values of a `Manifest`.
         overwrite: see `folder`; a folder that holds anything else is never replaced.
 
@@ -71,9 +77,9 @@ def write(folder: str | Path, arrays: dict, facts: dict, *, overwrite: bool = Fa
         _check_target(folder, overwrite)
         folder.parent.mkdir(parents=True, exist_ok=True)
         part.mkdir()
-        for name in ARRAYS:
+        for name in arrays:
             np.save(part / name, np.asarray(arrays[name], order="C"), allow_pickle=False)
-        sums = {name: file_digest(part / name) for name in ARRAYS}
+        sums = {name: file_digest(part / name) for name in arrays}
         manifest = {"format": FORMAT, "hfld_lite": __version__, **facts, "sha256": sums}
         text = json.dumps(manifest, indent=2, ensure_ascii=False) + "\n"
         write_whole(part / MANIFEST, text)
@@ -108,8 +114,8 @@ def read(folder: str | Path, *, verify: bool = True) -> tuple[dict, dict]:
             raise DataError(folder / name, "is a link that leads out of the folder", mend=_AGAIN)
     manifest = _manifest(folder)
     arrays = {}
-    for name, kind in ARRAYS.items():
-        path = folder / name
+    for name in manifest.sha256:
+        path, kind = folder / name, ARRAYS[name]
         array = arrays[name] = _map(path)
         shape = (manifest.count, manifest.samples)[: 2 if kind == "<f4" else 1]
         if array.shape != shape or not array.dtype.str.startswith(kind):
@@ -127,7 +133,8 @@ def read(folder: str | Path, *, verify: bool = True) -> tuple[dict, dict]:
             )
         if kind == "<U" and not _is_text(array):
             raise DataError(path, "holds numbers that are not characters", mend=_AGAIN)
-    return arrays, manifest.model_dump(exclude={"sha256"})
+    facts = manifest.model_dump(exclude={"sha256", "part"})
+    return arrays, facts | {"part": manifest.part}
 
 
 def _manifest(folder: Path) -> Manifest:

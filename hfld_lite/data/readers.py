@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hfld_lite.data.parts import Cut, Part
 from hfld_lite.data.prepared import MANIFEST
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.errors import ArgumentError, DataError, HfldError, nearest
@@ -157,18 +158,44 @@ def read_signals(
     hop: int | None = None,
     variable: str | None = None,
 ) -> np.ndarray:
-    """Read one file as the training data was read, for a trained network.
+    """Read the first samples of each recording in a file, or the windows of a long one.
+
+    Args:
+        file, sample_rate, hop, variable: as in :func:`read_cuts`.
+        samples: of one recording; the first so many are used.
+
+    Returns:
+        float32 ``(n, samples)``.
+
+    Raises:
+        DataError: as :func:`read_cuts` does.
+    """
+    part = Part("first", samples)
+    cuts = read_cuts(file, sample_rate=sample_rate, part=part, hop=hop, variable=variable)
+    return np.concatenate([cut.signals for cut in cuts])
+
+
+def read_cuts(
+    file: str | Path,
+    *,
+    sample_rate: int,
+    part: Part,
+    hop: int | None = None,
+    variable: str | None = None,
+) -> list[Cut]:
+    """Read one file and cut it as the training data was cut, for a trained network.
 
     Args:
         file: a sound file, a .mat file with a recording a row (or, with `hop`, one long one), or
             one of another registered format.
         sample_rate: in Hz, compared with the file's if that contains one.
-        samples: of one recording; the first so many are used, as in training.
-        hop: where the training data were windows of long recordings, the step between them.
+        part: what is used of each recording.
+        hop: where the training data were windows of long recordings, each a recording of its own:
+            the step between them.
         variable: in a .mat file; by default ``data``, or ``DE_time`` for long recordings.
 
     Returns:
-        float32 ``(n, samples)``.
+        One for each recording, with signals in float32.
 
     Raises:
         DataError: the file is missing, damaged, too short, at another rate, or holds a recording
@@ -185,21 +212,18 @@ def read_signals(
         raise DataError(file, f"is at {rate} Hz", expected=f"{sample_rate} Hz", mend="resample it")
     if hop is not None:
         signals = signals.reshape(1, -1)
-    if signals.shape[1] < samples:
-        raise DataError(
-            file, f"a recording has {signals.shape[1]} samples", expected=f"{samples} or more"
-        )
-    if hop is None:
-        signals = signals[:, :samples]
-    else:
-        signals = np.lib.stride_tricks.sliding_window_view(signals[0], samples)[::hop]
+    part.check_length(signals.shape[1], file, "record longer ones, or train with --pad")
+    if hop is not None:
+        signals = np.lib.stride_tricks.sliding_window_view(signals[0], part.samples)[::hop]
+    rows = [f"{file}, row {row}" for row in range(len(signals))]
     signals = float32(signals)
-    for row, signal in enumerate(signals):
-        if not np.isfinite(signal).all():
-            raise DataError(f"{file}, row {row}", "holds NaN or infinity", mend="record it again")
-        if signal.min() == signal.max():
-            raise DataError(f"{file}, row {row}", "is constant (silent)", mend="record it again")
-    return signals
+    cuts = [part.cut(x, sample_rate, where) for x, where in zip(signals, rows, strict=True)]
+    for where, cut in zip(rows, cuts, strict=True):
+        if not np.isfinite(cut.signals).all():
+            raise DataError(where, "holds NaN or infinity", mend="record it again")
+        if (cut.signals.min(1) == cut.signals.max(1)).any():
+            raise DataError(where, "is constant (silent)", mend="record it again")
+    return cuts
 
 
 # ---- what the readers share ---------------------------------------------------------------------

@@ -7,12 +7,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import InitVar, dataclass, replace
+from dataclasses import InitVar, asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
 from hfld_lite.data import prepared
+from hfld_lite.data.parts import Part
 from hfld_lite.errors import ArgumentError, DataError, HfldError, nearest
 from hfld_lite.storage.files import bytes_digest
 
@@ -36,6 +37,9 @@ class Recordings:
         units: of the signals, ``""`` where unknown.
         simulated: whether a program made the signals.
         window: ``(window, hop)`` in samples where long recordings were cut.
+        part: which part of each file these are, where that is known; others are cut alike.
+        wholes: str ``(n,)``, where each row is a window whose answers are averaged: the name of
+            the recording that it is cut from, which has one class and one group.
         checked: the signals were checked before; skip the check.
 
     Raises:
@@ -53,6 +57,8 @@ class Recordings:
     units: str = ""
     simulated: bool = False
     window: tuple[int, int] | None = None
+    part: Part | None = None
+    wholes: np.ndarray | None = None
     checked: InitVar[bool] = False
 
     def __post_init__(self, checked: bool) -> None:
@@ -76,9 +82,13 @@ class Recordings:
             "normal_classes": normal,
             "window": window,
         }
+        if self.part is not None and self.part.samples != signals.shape[1]:
+            fields["part"] = None  # the signals were changed since they were cut
         for name, value in fields.items():
             object.__setattr__(self, name, value)
         object.__setattr__(self, "labels", self._checked_labels())
+        if self.wholes is not None:
+            object.__setattr__(self, "wholes", self._checked_wholes())
         if not checked:
             self._check_signals()
 
@@ -98,6 +108,19 @@ class Recordings:
                 expected=f"0 to {classes - 1}, as there are {classes} classes",
             )
         return labels.astype(np.int64, copy=False)
+
+    def _checked_wholes(self) -> np.ndarray:
+        wholes = _strings(self.wholes, len(self), "wholes")
+        _, first, codes = np.unique(wholes, return_index=True, return_inverse=True)
+        for values, what in ((self.groups, "group"), (self.labels, "class")):
+            if (other := np.flatnonzero(values != values[first][codes])).size:
+                row, name = other[0], str(wholes[other[0]])
+                raise DataError(
+                    place(self.origins[row]),
+                    f"this window of {name!r} has another {what} than the first one",
+                    expected=f"one {what} for all windows of a recording",
+                )
+        return wholes
 
     def _check_signals(self) -> None:
         """Name the first recording that is not finite, else the first that is constant."""
@@ -149,6 +172,7 @@ class Recordings:
             labels=self.labels[indices],
             groups=self.groups[indices],
             origins=self.origins[indices],
+            wholes=None if self.wholes is None else self.wholes[indices],
             checked=True,
         )
 
@@ -162,6 +186,10 @@ class Recordings:
 
         return bytes_digest(parts())
 
+    def digests(self) -> list[str]:
+        """The first 16 digits of each signal's SHA-256, to recognise it among others."""
+        return [bytes_digest([np.ascontiguousarray(signal)])[:16] for signal in self.signals]
+
     def summary(self) -> str:
         """Return four lines: the source; counts and seconds; classes; groups."""
         seconds = self.samples / self.sample_rate
@@ -174,14 +202,18 @@ class Recordings:
         codes = np.unique(self.groups, return_inverse=True)[1]
         classes_of = np.bincount(np.unique(np.stack([codes, self.labels]), axis=1)[0])
         groups = f"groups: {len(classes_of)}"
-        if len(classes_of) == len(self):
+        number = len(self) if self.wholes is None else len(np.unique(self.wholes))
+        many = f"{len(self)} recordings"
+        if self.wholes is not None:
+            many = f"{len(self)} windows, cut from {number} recordings,"
+        if len(classes_of) == number:
             groups += ", each recording its own"
         elif mixed := np.sum(classes_of > 1):
             groups += f", {mixed} of them in more than one class"
         return "\n".join(
             (
                 self.source or "recordings without a named source",
-                f"{len(self)} recordings of {self.samples} samples at {self.sample_rate} Hz "
+                f"{many} of {self.samples} samples at {self.sample_rate} Hz "
                 f"({seconds:.4g} s each, {seconds * len(self):.4g} s in all{units})",
                 f"classes: {', '.join(classes)}",
                 groups,
@@ -194,7 +226,7 @@ class Recordings:
         return f"<{len(self)} recordings of {self.samples} samples: {', '.join(self.class_names)}>"
 
     def save(self, folder: str | Path, *, overwrite: bool = False) -> Path:
-        """Write a prepared folder (four .npy files and a manifest), completely or not at all.
+        """Write a prepared folder (.npy files and a manifest), completely or not at all.
 
         Args:
             folder: new or empty; one that holds recordings is replaced if `overwrite`.
@@ -208,7 +240,11 @@ class Recordings:
         """
         if len(self) == 0:
             raise DataError(folder, "there is no recording to save", expected="one or more")
-        arrays = {name: getattr(self, name.removesuffix(".npy")) for name in prepared.ARRAYS}
+        arrays = {
+            name: getattr(self, name.removesuffix(".npy"))
+            for name in prepared.ARRAYS
+            if name != prepared.WHOLES or self.wholes is not None
+        }
         facts = {
             "source": str(self.source),
             "simulated": bool(self.simulated),
@@ -219,6 +255,7 @@ class Recordings:
             "window": self.window,
             "classes": self.class_names,
             "normal_classes": self.normal_classes,
+            **({} if self.part is None else {"part": asdict(self.part)}),
         }
         return prepared.write(folder, arrays, facts, overwrite=overwrite)
 
@@ -242,6 +279,8 @@ class Recordings:
                 groups=np.array(arrays["groups.npy"]),
                 origins=np.array(arrays["origins.npy"]),
                 class_names=facts["classes"],
+                part=facts["part"],
+                wholes=np.array(arrays[prepared.WHOLES]) if prepared.WHOLES in arrays else None,
                 **{key: facts[key] for key in ("sample_rate", "normal_classes", "window")},
                 **{key: facts[key] for key in ("source", "units", "simulated")},
                 checked=True,

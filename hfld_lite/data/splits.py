@@ -147,7 +147,8 @@ def check_split(split: Split, recordings: Recordings) -> Split:
                 raise DataError(
                     where,
                     f"the class {name!r} is missing from the {part} part",
-                    mend="use `split` with a larger part or another seed, or add recordings of it",
+                    mend="use `split` with a larger part (validation=, test=) or another seed, or "
+                    "add recordings of it",
                 )
     return split
 
@@ -168,7 +169,8 @@ def _draw(
                 "split",
                 f"the class {name!r} has {found} group{'s' * (found != 1)} to draw {parts} from",
                 expected=f"at least {folds}",
-                mend="record more tiles of this class or ask for larger parts",
+                mend="record more tiles of this class, or take larger parts (validation=, test=; "
+                "`validation` and `test` of a recipe)",
             )
     from sklearn.model_selection import StratifiedGroupKFold  # slow to load
 

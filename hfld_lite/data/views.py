@@ -16,13 +16,10 @@ from torch import Tensor
 
 from hfld_lite.errors import ArgumentError, DataError
 
-SCALING = "min-max per recording"
-"""How runs name the scaling; change it when the values of the views change."""
-
 CHUNK = 256
 """Recordings transformed at once: bounds memory, and is long enough to keep the FFT busy."""
 
-CHUNK_SAMPLES = 1 << 22
+CHUNK_SAMPLES = 1 << 21
 """Samples transformed at once, where recordings are long."""
 
 BINS = 600
@@ -31,11 +28,23 @@ BINS = 600
 LEAST_BINS = 512
 """Bins that a short recording's spectrum has at least, by zeros that are appended to it."""
 
+LEAST_VALUES = 257
+"""Values that the networks need, so that averaging leaves no fewer."""
+
 FLOOR = 80.0
 """dB below a recording's peak; what is weaker counts as this."""
 
 BANDS, FRAMES, FRAME = 64, 16, 0.025
 """Mel bands, most frames of `log_mel`, and the length of a window in s."""
+
+WIDEST_BIN = 50
+"""Hz between bins of `log_mel` at most: at every sample rate its lowest band then holds a bin."""
+
+SCALINGS = dict.fromkeys(("spectrum", "time"), "min-max per recording") | {
+    "log-spectrum": f"{FLOOR:g} dB below the peak of each recording",
+    "log-mel": f"{FLOOR:g} dB below the peak of each recording, {BANDS} bands, {FRAMES} frames",
+}
+"""How runs name the scaling of each view; change it when the values of the view change."""
 
 
 def spectrum(signals: np.ndarray | Tensor, bins: int | None = None) -> Tensor:
@@ -114,10 +123,12 @@ def log_spectrum(
 def log_mel(signals: np.ndarray | Tensor, sample_rate: int, level: str = "removed") -> Tensor:
     """Power in BANDS mel bands in dB, in FRAMES frames at most, one frame after the other.
 
-    Hann windows of FRAME seconds (a quarter of the recording at most) overlap by half. The bands are
-    triangles, equally wide on the scale m(f) = 2595 log₁₀(1 + f / 700), from 0 Hz to half the
+    Hann windows of FRAME seconds (a quarter of the recording at most) overlap by half; the mean of
+    the recording is subtracted before. The power of a frame's bin is |2 X_k / window|². The bands
+    are triangles, equally wide on the scale m(f) = 2595 log₁₀(1 + f / 700), from 0 Hz to half the
     sample rate, with a peak of 1. Powers of neighbouring frames are averaged until FRAMES or fewer
-    are left; then dB as in :func:`log_spectrum`.
+    are left; then dB as in :func:`log_spectrum`, 10 log₁₀ of a power in place of 20 log₁₀ of an
+    amplitude.
 
     Args:
         signals: ``(n, samples)``, any unit.
@@ -140,24 +151,31 @@ def log_mel(signals: np.ndarray | Tensor, sample_rate: int, level: str = "remove
 
     def view(x: Tensor) -> Tensor:
         frames = (x - x.mean(1, keepdim=True)).unfold(1, size, size // 2) * window.to(x.device)
-        power = torch.fft.rfft(frames, points).abs().square() @ weights.to(x.device)
+        found = torch.fft.rfft(frames, points)
+        power = (found.real.square() + found.imag.square()) @ weights.to(x.device)
         by = -(-power.shape[1] // FRAMES)
         power = _mean_of(power.transpose(1, 2), by).transpose(1, 2) * (2 / size) ** 2
         return power.flatten(1)
 
-    return _in_chunks(signals, view, lambda x: _decibels(x, 10, level))
+    spread = samples * 2 * points // size  # the frames' samples, padded
+    return _in_chunks(signals, view, lambda x: _decibels(x, 10, level), spread)
 
 
 def mel_frames(samples: int, sample_rate: int) -> tuple[int, int]:
     """Samples of a window of :func:`log_mel`, and points of its Fourier transform."""
     size = max(4, min(round(FRAME * sample_rate), samples // 4) // 2 * 2)
-    return size, 1 << max(size - 1, 2 * LEAST_BINS - 1).bit_length()
+    return size, 1 << (max(size, 2 * LEAST_BINS, sample_rate // WIDEST_BIN) - 1).bit_length()
+
+
+def mel_edges(sample_rate: int, bands: int = BANDS) -> np.ndarray:
+    """Where the triangles of :func:`mel_weights` begin, peak and end, Hz: ``(bands + 2,)``."""
+    top = 2595 * np.log10(1 + sample_rate / 2 / 700)
+    return 700 * (10 ** (np.linspace(0, top, bands + 2) / 2595) - 1)
 
 
 def mel_weights(points: int, sample_rate: int, bands: int = BANDS) -> np.ndarray:
     """Triangular mel bands over the bins of a Fourier transform: float32 ``(bins, bands)``."""
-    top = 2595 * np.log10(1 + sample_rate / 2 / 700)
-    edges = 700 * (10 ** (np.linspace(0, top, bands + 2) / 2595) - 1)
+    edges = mel_edges(sample_rate, bands)
     bins = np.arange(points // 2 + 1)[:, None] * (sample_rate / points)
     rise = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
     fall = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
@@ -218,15 +236,62 @@ def add_noise(signals: np.ndarray, snr: float, rng: np.random.Generator) -> np.n
     return (signals + noise * (power * 10 ** (-snr / 20))).astype(np.float32)
 
 
+def cut(recipe: Any) -> bool:
+    """Whether a recipe's view is the spectrum as published: its first bins, DC among them."""
+    return recipe.view == "spectrum" and recipe.bins_by == "cutting"
+
+
+def fourier_points(samples: int) -> int:
+    """Points of an averaged spectrum's Fourier transform; half of them are bins."""
+    return max(samples, 2 * LEAST_BINS)
+
+
+def level_of(recipe: Any) -> str:
+    """``"kept"`` or ``"removed"``: as a recipe says, by default kept in dB and else removed."""
+    return recipe.level or ("kept" if recipe.view.startswith("log-") else "removed")
+
+
+def neighbours(count: int, most: int | None) -> int:
+    """How many of ``count`` bins are averaged, so that ``most`` (None: BINS) or fewer remain.
+
+    LEAST_VALUES remain in any case.
+    """
+    return min(-(-count // (most or BINS)), count // LEAST_VALUES)
+
+
+def frequencies(recipe: Any, samples: int, sample_rate: int) -> np.ndarray | None:
+    """What frequency each value of a recipe's view stands for, Hz; None for the view "time".
+
+    The middle of the bins that are averaged; in mel bands, the peaks of the bands, which repeat
+    from frame to frame.
+
+    Args:
+        recipe: whose view it is.
+        samples: of a recording.
+        sample_rate: Hz.
+    """
+    samples = recipe.samples or samples
+    if recipe.view == "time":
+        return None
+    if recipe.view == "log-mel":
+        return mel_edges(sample_rate)[1:-1]
+    if cut(recipe):
+        return np.arange(recipe.bins or samples // 2) * (sample_rate / samples)
+    points = fourier_points(samples)
+    by = neighbours(points // 2, recipe.bins)
+    firsts = np.arange(0, points // 2, by)
+    lasts = np.minimum(firsts + by, points // 2) - 1
+    return (firsts + lasts) / 2 * (sample_rate / points)
+
+
 def _read_spectrum(signals: np.ndarray | Tensor, recipe: Any, _rate: int) -> Tensor:
-    whole = spectrum if recipe.bins_by == "cutting" else averaged_spectrum
-    return whole(signals, recipe.bins)
+    return (spectrum if cut(recipe) else averaged_spectrum)(signals, recipe.bins)
 
 
 VIEWS: dict[str, Callable[[np.ndarray | Tensor, Any, int], Tensor]] = {
     "spectrum": _read_spectrum,
-    "log-spectrum": lambda x, recipe, rate: log_spectrum(x, recipe.bins, recipe.level),
-    "log-mel": lambda x, recipe, rate: log_mel(x, rate, recipe.level),
+    "log-spectrum": lambda x, recipe, rate: log_spectrum(x, recipe.bins, level_of(recipe)),
+    "log-mel": lambda x, recipe, rate: log_mel(x, rate, level_of(recipe)),
     "time": lambda x, recipe, rate: time_view(x, recipe.bins),
 }
 """The views that networks read, by the name that a recipe gives: of signals, recipe and rate."""
@@ -258,9 +323,14 @@ def _in_chunks(
     signals: np.ndarray | Tensor,
     view: Callable[[Tensor], Tensor],
     scale: Callable[[Tensor], Tensor],
+    values: int = 0,
 ) -> Tensor:
-    """``view``, a check and ``scale``, a chunk at a time, so that memory stays bounded."""
-    size, parts = min(CHUNK, max(1, CHUNK_SAMPLES // _samples(signals))), []
+    """``view``, a check and ``scale``, a chunk at a time, so that memory stays bounded.
+
+    ``values`` are those that the view transforms of a recording, where they are more than samples.
+    """
+    most = max(_samples(signals), values)
+    size, parts = min(CHUNK, max(1, CHUNK_SAMPLES // most)), []
     for start in range(0, len(signals), size):
         x = _as_tensor(signals[start : start + size])
         seen = view(x)
@@ -276,12 +346,12 @@ def _min_max(x: Tensor) -> Tensor:
 
 def _magnitudes(x: Tensor) -> Tensor:
     """|X_k| of each recording without its mean, LEAST_BINS values or more."""
-    points = max(x.shape[1], 2 * LEAST_BINS)
+    points = fourier_points(x.shape[1])
     return _magnitude(torch.fft.rfft(x - x.mean(1, keepdim=True), points)[:, : points // 2])
 
 
 def _averaged(x: Tensor, bins: int | None) -> Tensor:
-    return _mean_of(x[:, None], -(-x.shape[1] // (bins or BINS)))[:, 0]
+    return _mean_of(x[:, None], neighbours(x.shape[1], bins))[:, 0]
 
 
 def _mean_of(x: Tensor, by: int) -> Tensor:
@@ -290,10 +360,10 @@ def _mean_of(x: Tensor, by: int) -> Tensor:
 
 
 def _decibels(x: Tensor, factor: float, level: str) -> Tensor:
-    peak = x.amax(1, keepdim=True)
-    floored = torch.maximum(x, peak * 10 ** (-FLOOR / factor))
-    decibels = factor * torch.log10(floored) / FLOOR
-    return decibels - (factor * torch.log10(peak) / FLOOR - 1 if level == "removed" else 0)
+    peak, least = x.amax(1, keepdim=True), 10 ** (-FLOOR / factor)
+    if level == "kept":
+        return factor / FLOOR * torch.log10(torch.maximum(x, peak * least))
+    return factor / FLOOR * torch.log10((x / peak).clamp_min(least)) + 1
 
 
 def _as_tensor(signals: np.ndarray | Tensor) -> Tensor:

@@ -301,34 +301,29 @@ def costs(detector: Detector, role: str, signal: np.ndarray) -> dict[str, float]
 
     Returns:
         ``parameters``; ``macs``, see :func:`count_macs`; ``size_kb``, see :func:`size_bytes`, in
-        1,000 bytes; ``latency_ms``, the median time on one thread, preprocessing included.
+        1,000 bytes. How long it takes is measured by :func:`latency`.
 
     Raises:
         HfldError: if no network has that role.
     """
     network, raw = detector.network(role), np.array(signal)[None]
 
-    @torch.inference_mode()
-    def classify() -> Tensor:
-        return network(detector.inputs(raw)).logits
-
     return {
         "parameters": count_parameters(network),
         "macs": count_macs(network, detector.inputs(raw).shape[1:]),
         "size_kb": size_bytes(network) / 1000,
-        "latency_ms": latency(classify, runs=200).p50,
     }
 
 
 def with_costs(result: TestResult, detector: Detector, signal: np.ndarray) -> TestResult:
     """A test's result whose table also says what each network costs; see :func:`costs`.
 
-    The columns ``macs``, ``size_kb`` and ``latency_ms`` come behind ``parameters``.
+    The columns ``macs`` and ``size_kb`` come behind ``parameters``.
     """
     table = result.table.copy()
     found = pd.DataFrame([costs(detector, role, signal) for role in table["role"]])
     place = table.columns.get_loc("parameters") + 1
-    for name in ("latency_ms", "size_kb", "macs"):
+    for name in ("size_kb", "macs"):
         table.insert(place, name, found[name])
     return replace(result, table=table)
 

@@ -1,14 +1,16 @@
 """A trained network on its way to a device: exported, compared with torch, with its own program.
 
-The folder that is written holds one ONNX file and ``predict.py``, a program of under 60 lines that
+The folder that is written holds one ONNX file and ``predict.py``, a program of under 110 lines that
 needs only numpy and onnxruntime. Its settings (classes, sample rate, preprocessing, the limits of
 `trust`) are in the ONNX file's metadata, as JSON under ``hfld_lite``.
 """
 
+import inspect
 import json
 import os
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -16,8 +18,20 @@ from typing import Any
 import numpy as np
 import onnx
 
+from hfld_lite.data import parts
+from hfld_lite.data.parts import Part, average
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split
+from hfld_lite.data.views import (
+    FLOOR,
+    FRAMES,
+    cut,
+    fourier_points,
+    level_of,
+    mel_edges,
+    mel_frames,
+    neighbours,
+)
 from hfld_lite.edge.export import (
     FACTS,
     INPUT,
@@ -123,7 +137,14 @@ def export_network(
     network = detector.network(role)
     length = detector.inputs(noise(1, detector.samples)).shape[1]
     recipe = detector.recipe if raw else None
-    model = to_onnx(network, length, recipe=recipe, samples=detector.samples, opset=opset)
+    model = to_onnx(
+        network,
+        length,
+        recipe=recipe,
+        samples=detector.samples,
+        sample_rate=detector.sample_rate,
+        opset=opset,
+    )
     exact = _Answers(model, detector, raw)
     signals, figures = noise(COMPARED, detector.samples), {}
     if needed:
@@ -190,13 +211,19 @@ def _difference(answers: _Answers, detector: Detector, signals: np.ndarray, role
 
 def _compare(small: _Answers, detector: Detector, part: Recordings, role: str) -> dict[str, Any]:
     """Figures before and after quantisation, on the test part."""
-    before = detector.predict(part.signals, part.sample_rate, role).argmax(1)
-    after = small(part.signals).argmax(1)
+    exact = detector.predict(part.signals, part.sample_rate, role)
+    before, rows = average(exact, part.wholes)
+    after, _ = average(small(part.signals), part.wholes)
+    before, after, labels, groups = (
+        *(found.argmax(1) for found in (before, after)),
+        part.labels[rows],
+        part.groups[rows],
+    )
     figures = [
-        evaluate(found, part.labels, part.groups, part.class_names, part.normal_classes)
+        evaluate(found, labels, groups, part.class_names, part.normal_classes)
         for found in (before, after)
     ]
-    right = after == part.labels, before == part.labels, part.groups
+    right = after == labels, before == labels, groups
     change = paired_interval([right], np.random.default_rng(0))[:3]
     return {"before": figures[0], "after": figures[1], "change": change}
 
@@ -213,8 +240,38 @@ def _facts(detector: Detector, role: str, format: str, view: str, length: int) -
         "samples": detector.samples,
         "view": view,
         "cut": detector.recipe.samples,
+        "part": asdict(detector.part or Part("first", detector.samples)),
         "length": detector.samples if view == "raw" else length,
+        "front": None if view == "raw" else _front(detector),
     }
+
+
+def _front(detector: Detector) -> dict[str, Any]:
+    """What the program needs to compute the view, see :mod:`hfld_lite.data.views`.
+
+    Samples → (mean subtracted if ``centred``) → magnitudes of ``points`` points, the first ``kept``
+    of them, or powers in bands between ``edges`` of windows of ``size`` → means of ``averaged``
+    neighbours → times ``unit``, log₁₀ down to ``depth`` below the peak; or min-max without depth.
+    """
+    recipe, rate = detector.recipe, detector.sample_rate
+    samples = recipe.samples or detector.samples
+    front = dict.fromkeys(("size", "edges", "points", "kept", "depth", "unit"))
+    front |= {"centred": recipe.view != "time" and not cut(recipe), "averaged": 1}
+    front["level"] = level_of(recipe)
+    if recipe.view == "log-mel":
+        size, points = mel_frames(samples, rate)
+        count = (samples - size) // (size // 2) + 1
+        front |= {"size": size, "points": points, "edges": mel_edges(rate).tolist()}
+        front |= {"averaged": -(-count // FRAMES), "depth": FLOOR / 10, "unit": (2 / size) ** 2}
+    elif cut(recipe):
+        front |= {"points": samples, "kept": samples}
+    elif recipe.view != "time":
+        points = fourier_points(samples)
+        front |= {"points": points, "kept": points // 2}
+        front["averaged"] = neighbours(points // 2, recipe.bins)
+        if recipe.view == "log-spectrum":
+            front |= {"depth": FLOOR / 20, "unit": 2 / samples}
+    return front
 
 
 def _doubts(trust: Trust | None, detector: Detector) -> dict[str, Any]:
@@ -241,10 +298,11 @@ def _write(model: onnx.ModelProto, folder: Path, role: str) -> tuple[Path, Path,
     """Write both files, each whole or not at all."""
     path, program = folder / f"{role}.onnx", folder / "predict.py"
     template = resources.files("hfld_lite.edge").joinpath("templates/predict.py").read_text("utf-8")
-    contents = {
-        path: model.SerializeToString(),
-        program: template.replace("MODEL_FILE", path.name).encode(),
-    }
+    cutting = (parts.frame_powers, parts.onset, parts.starts)
+    source = "\n\n".join(inspect.getsource(function) for function in cutting)
+    template = template.replace("MODEL_FILE", path.name)
+    template = re.sub(r"^starts = \.\.\..*\n", lambda _: source, template, flags=re.MULTILINE)
+    contents = {path: model.SerializeToString(), program: template.encode()}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for target, content in contents.items():

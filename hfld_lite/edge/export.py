@@ -27,6 +27,16 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from torch import Tensor, nn
 
+from hfld_lite.data.views import (
+    FLOOR,
+    FRAMES,
+    cut,
+    fourier_points,
+    level_of,
+    mel_frames,
+    mel_weights,
+    neighbours,
+)
 from hfld_lite.edge.analysis import Length, input_shape
 from hfld_lite.errors import ArgumentError, DataError
 from hfld_lite.recipes import Recipe
@@ -48,35 +58,104 @@ INPUT, OUTPUT = "input", "probabilities"
 
 
 class _Probabilities(nn.Module):
-    """From the view, or from raw samples with a recipe, to class probabilities."""
+    """From what the network reads, or from raw samples through a view, to class probabilities."""
 
-    def __init__(
-        self,
-        network: nn.Module,
-        recipe: Recipe | None,
-        shape: tuple[int, ...],
-        samples: int | None,
-    ) -> None:
+    def __init__(self, network: nn.Module, view: nn.Module | None) -> None:
         super().__init__()
-        self.network, self.raw, self.length = network, recipe is not None, shape[0]
-        self.samples, self.spectrum = None, None
-        if recipe is not None:
-            self.samples = recipe.samples or samples
-            if recipe.view == "spectrum":
-                self.spectrum = _Spectrum(self.samples, self.length)
+        self.network, self.view = network, view
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.raw:
-            x = x[:, : self.samples]
-            x = self.spectrum(x) if self.spectrum else x[:, : self.length]
-            low, high = x.amin(1, keepdim=True), x.amax(1, keepdim=True)
-            x = (x - low) / (high - low)
-        found = self.network(x)
+        found = self.network(x if self.view is None else self.view(x))
         return torch.softmax(getattr(found, "logits", found), 1)
+
+
+class _View(nn.Module):
+    """A recipe's view of raw recordings ``(batch, samples)``: see :mod:`hfld_lite.data.views`.
+
+    No operator is a convolution, so that :func:`quantise` knows where the network begins. What it
+    adds to a file: the matrices of :class:`_Spectrum`, about 13 bytes a sample of the longest
+    transform (0.1 MB at 7,000 samples, 4 MB at 192,000), where that is the recording, or some 40 kB
+    for mel frames; mel bands take 4 · BANDS bytes a bin on top (0.26 MB at 40 or 48 kHz). A length
+    that falls back to the runtime's transform takes nothing.
+    """
+
+    def __init__(self, recipe: Recipe, samples: int, sample_rate: int, length: int) -> None:
+        super().__init__()
+        self.samples, self.length, self.kind = recipe.samples or samples, length, recipe.view
+        self.whole, self.kept = cut(recipe), level_of(recipe) == "kept"
+        if self.kind == "log-mel":
+            self.size, points = mel_frames(self.samples, sample_rate)
+            self.spectrum = _Spectrum(points, points // 2 + 1)
+            bands = torch.from_numpy(mel_weights(points, sample_rate))
+            self.register_buffer("bands", bands * (2 / self.size) ** 2)
+            self.register_buffer("window", torch.hann_window(self.size))
+            count = (self.samples - self.size) // (self.size // 2) + 1
+            self.means = _Means(count, -(-count // FRAMES))
+        elif self.whole:
+            self.spectrum = _Spectrum(self.samples, length)
+        elif self.kind != "time":
+            points = fourier_points(self.samples)
+            self.spectrum = _Spectrum(points, points // 2)
+            self.means = _Means(points // 2, neighbours(points // 2, recipe.bins))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x[:, : self.samples]
+        if self.kind == "time":
+            return self._min_max(x[:, : self.length])
+        if self.whole:
+            return self._min_max(self.spectrum(x))
+        for _ in range(2):  # a runtime's mean of many values can be wrong in the fifth digit
+            x = x - x.mean(1, keepdim=True)
+        if self.kind == "log-mel":
+            return self._decibels(self._mel(x).flatten(1), 10)
+        x = self.means(self.spectrum(x)[:, None])[:, 0]
+        if self.kind == "spectrum":
+            return self._min_max(x)
+        return self._decibels(x * (2 / self.samples), 20)
+
+    def _mel(self, x: Tensor) -> Tensor:
+        half = self.size // 2  # frames overlap by half: each is two halves, one behind the other
+        halves = x[:, : self.samples // half * half].reshape(-1, self.samples // half, half)
+        frames = torch.cat((halves[:, :-1], halves[:, 1:]), 2)
+        power = self.spectrum(frames.reshape(-1, self.size) * self.window).square() @ self.bands
+        power = power.reshape(-1, frames.shape[1], self.bands.shape[1])
+        return self.means(power.transpose(1, 2)).transpose(1, 2)
+
+    def _min_max(self, x: Tensor) -> Tensor:
+        low, high = x.amin(1, keepdim=True), x.amax(1, keepdim=True)
+        return (x - low) / (high - low)
+
+    def _decibels(self, x: Tensor, factor: float) -> Tensor:
+        peak, least = x.amax(1, keepdim=True), 10 ** (-FLOOR / factor)
+        if self.kept:
+            return torch.log10(torch.maximum(x, peak * least)) * (factor / FLOOR)
+        return torch.log10(torch.clamp_min(x / peak, least)) * (factor / FLOOR) + 1
+
+
+class _Means(nn.Module):
+    """Means of ``by`` neighbours on the last axis, the last mean over those that are left.
+
+    As sums of rows, since runtimes differ in what they average at the end of a pooling.
+    """
+
+    def __init__(self, count: int, by: int) -> None:
+        super().__init__()
+        self.by, self.left = by, -count % by
+        shares = torch.full((-(-count // by),), 1 / by)
+        shares[-1] = 1 / (by - self.left)
+        self.register_buffer("shares", shares)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.by == 1:
+            return x
+        x = nn.functional.pad(x, (0, self.left)) if self.left else x
+        return x.reshape(-1, x.shape[1], len(self.shares), self.by).sum(3) * self.shares
 
 
 class _Spectrum(nn.Module):
     """|X_k| of N = N₁ N₂ samples, k < K, by one step of Cooley and Tukey's algorithm.
+
+    Shorter inputs get zeros appended.
 
     X_{k₁ + N₁ k₂} = Σ_{n₂} e^{−2πi n₂ k₁ / N} (Σ_{n₁} x_{N₂ n₁ + n₂} e^{−2πi n₁ k₁ / N₁})
     e^{−2πi n₂ k₂ / N₂}: products with two small matrices, which every runtime does fast and
@@ -90,7 +169,8 @@ class _Spectrum(nn.Module):
         super().__init__()
         first = next(n for n in range(math.isqrt(samples), 0, -1) if samples % n == 0)
         second = samples // first
-        self.sizes, self.bins, self.split = (first, second), bins, second <= LONGEST_FACTOR
+        self.samples, self.sizes, self.bins = samples, (first, second), bins
+        self.split = second <= LONGEST_FACTOR
         if not self.split:
             return
         kept = -(-bins // first)
@@ -105,6 +185,8 @@ class _Spectrum(nn.Module):
                 self.register_buffer(f"{name}_{part}", values)
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] < self.samples:
+            x = nn.functional.pad(x, (0, self.samples - x.shape[1]))
         if not self.split:
             found = torch.fft.rfft(x)[:, : self.bins]
             return (found.real.square() + found.imag.square()).sqrt()
@@ -167,6 +249,7 @@ def to_onnx(
     *,
     recipe: Recipe | None = None,
     samples: int | None = None,
+    sample_rate: int | None = None,
     opset: int = OPSET,
 ) -> onnx.ModelProto:
     """Export a network as a graph that maps ``(batch, length)`` to probabilities.
@@ -177,24 +260,31 @@ def to_onnx(
         recipe: of a network that reads a view of a recording, to put this preprocessing into the
             graph: raw recordings ``(batch, samples)`` then go in. A constant recording gives NaN.
         samples: of a raw recording.
+        sample_rate: of a raw recording, Hz; needed by the view "log-mel".
         opset: version of ONNX's operators.
 
     Returns:
         The model: input ``input``, output ``probabilities``, any batch, float32.
 
     Raises:
-        ArgumentError: if the opset is not supported, or a recipe comes with inputs of several axes.
+        ArgumentError: if the opset is not supported, or a recipe comes with inputs of several axes
+            or without the samples or the sample rate that its view needs.
     """
     shape = input_shape(length)
     if recipe is not None and len(shape) > 1:
         raise ArgumentError(
             f"length is {shape}, but the recipe's view gives a row of values; leave the recipe out."
         )
+    if recipe is not None and samples is None:
+        raise ArgumentError("samples is None; with a recipe, give the samples of a raw recording.")
+    if recipe is not None and recipe.view == "log-mel" and not sample_rate:
+        raise ArgumentError(f"sample_rate is {sample_rate}; the view log-mel needs it, in Hz.")
     if opset not in OPSETS:
         raise ArgumentError(
             f"opset is {opset!r}; choose one from {OPSETS[0]} to {OPSETS[-1]} ({OPSET} is usual)."
         )
-    module = _Probabilities(_exportable(network, shape), recipe, shape, samples).eval()
+    view = None if recipe is None else _View(recipe, samples, sample_rate or 0, shape[0])
+    module = _Probabilities(_exportable(network, shape), view).eval()
     # Two in the example batch: a batch of one would be taken for a constant.
     example = torch.rand(2, *(shape if recipe is None else (samples,)))
     with _quiet(), torch.no_grad():

@@ -274,7 +274,13 @@ def _call(
         return run
     recipe = detector.recipe if way.raw else None
     read = signals if way.raw else seen.cpu().numpy()
-    model = to_onnx(network, tuple(seen.shape[1:]), recipe=recipe, samples=detector.samples)
+    model = to_onnx(
+        network,
+        tuple(seen.shape[1:]),
+        recipe=recipe,
+        samples=detector.samples,
+        sample_rate=detector.sample_rate,
+    )
     if way.precision == "int8":
         model = quantise(model, read)
     elif way.precision != "fp32":

@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 from hfld_lite.data.examples import Examples
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split, split
+from hfld_lite.data.views import level_of
 from hfld_lite.errors import ArgumentError, DataError, RecipeError
 from hfld_lite.hierarchy import Trainer
 from hfld_lite.recipes import ALONE, Recipe
@@ -177,7 +178,7 @@ class _Search:
         self.parts = Split(rest, inner, self.validation)
         # The epochs of the whole training part, so that a try has as many as the real training.
         self.recipe, self.count = recipe, round(len(train) * (1 - recipe.meta_share))
-        self.lengths = {(recipe.view, recipe.level): math.prod(examples.shape)}
+        self.lengths = {(recipe.view, level_of(recipe)): math.prod(examples.shape)}
         self.rows: list[dict[str, Any]] = []
 
     def _fewest(self, rows: np.ndarray, names: Sequence[str]) -> tuple[int, str]:
@@ -248,8 +249,8 @@ class _Search:
         A try of a longer input costs more steps in proportion. What halving leaves is not known
         before, so the longest inputs are taken.
         """
-        own = self.lengths[self.recipe.view, self.recipe.level]
-        costs = sorted((self.lengths[v.view, v.level] / own for v in views), reverse=True)
+        own = self.lengths[self.recipe.view, level_of(self.recipe)]
+        costs = sorted((self.lengths[v.view, level_of(v)] / own for v in views), reverse=True)
         epochs = {
             role: self.recipe.epochs(role, self.count) for role in (*self.recipe.chain, ALONE)
         }
@@ -355,7 +356,7 @@ def balanced_mean(
 
 def _name(recipe: Recipe) -> str:
     """A candidate in words."""
-    level = f", level {recipe.level}" if recipe.view.startswith("log-") else ""
+    level = f", level {level_of(recipe)}" if recipe.view.startswith("log-") else ""
     return f"{recipe.view}{level}, rate {recipe.learning_rate:g}"
 
 

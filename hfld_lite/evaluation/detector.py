@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from hfld_lite.data.examples import Examples
+from hfld_lite.data.parts import Part, average
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split
-from hfld_lite.data.views import network_inputs
+from hfld_lite.data.views import frequencies, network_inputs
 from hfld_lite.errors import ArgumentError, DataError, HfldError
 from hfld_lite.evaluation.metrics import Evaluation, evaluate
 from hfld_lite.evaluation.trust import Trust, make_trust
@@ -27,7 +28,8 @@ class Detector:
     """Trained networks with everything needed to use them on raw recordings.
 
     ``sample_rate`` (Hz) and ``samples`` say what recordings the networks were trained on, 0 for a
-    dataset; ``given`` are the roles whose networks the recipe does not describe.
+    dataset; ``given`` are the roles whose networks the recipe does not describe; ``part`` is the
+    part of a file that a recording was, if that is known.
     """
 
     recipe: Recipe
@@ -37,6 +39,7 @@ class Detector:
     sample_rate: int
     samples: int
     given: frozenset[str] = frozenset()
+    part: Part | None = None
 
     @classmethod
     def of(cls, chain: Chain) -> "Detector":
@@ -50,12 +53,13 @@ class Detector:
             recordings.sample_rate if recordings else 0,
             recordings.samples if recordings else 0,
             chain.given,
+            recordings.part if recordings else None,
         )
 
     @property
-    def bin_width(self) -> float:
-        """Width of one bin of the spectrum in Hz."""
-        return self.sample_rate / (self.recipe.samples or self.samples)
+    def frequencies(self) -> np.ndarray | None:
+        """What an input's values stand for, Hz; see :func:`hfld_lite.data.views.frequencies`."""
+        return frequencies(self.recipe, self.samples, self.sample_rate)
 
     def inputs(self, signals: np.ndarray) -> Tensor:
         """What the networks read of raw signals ``(n, samples)``."""
@@ -144,7 +148,8 @@ class Detector:
                 where,
                 f"a recording has {samples} samples",
                 expected=f"{self.samples}, as in training",
-                mend="cut it as the training data was cut",
+                mend="cut it as the training data was cut"
+                + (f" ({self.part.options})" if self.part else ""),
             )
 
     def evaluate(self, recordings: Recordings, role: str = "student") -> Evaluation:
@@ -153,33 +158,36 @@ class Detector:
         Raises:
             DataError: if classes, sample rate or samples differ from training.
         """
-        predicted = self._probabilities(recordings, role).argmax(1)
-        return self._compare(predicted, recordings)
+        probabilities, rows = self._by_recording(recordings, role)
+        return self._compare(probabilities.argmax(1), recordings, rows)
 
     def test(
         self, data: Recordings | Dataset | Examples, rows: np.ndarray | None = None
     ) -> "TestResult":
         """Every network's figures and predictions on the same data, in one reading.
 
+        Where the rows are windows of recordings, their probabilities are averaged by recording.
         What the networks cost is added by :func:`hfld_lite.edge.analysis.with_costs`.
         """
         known = isinstance(data, Recordings | Examples)
         recordings = data if known else Examples.of(data, self.recipe)
         recordings = recordings if rows is None else recordings.select(rows)
         evaluations, table = {}, []
+        wholes = _wholes(recordings)
+        first = average(recordings.labels, wholes)[1]
         predictions = pd.DataFrame(
             {
-                "recording": recordings.origins,
-                "group": recordings.groups,
-                "class": np.array(self.class_names)[recordings.labels],
+                "recording": (recordings.origins if wholes is None else wholes)[first],
+                "group": recordings.groups[first],
+                "class": np.array(self.class_names)[recordings.labels[first]],
             }
         )
         for role in self.networks:
-            probabilities = self._probabilities(recordings, role)
+            probabilities, _ = self._by_recording(recordings, role)
             predicted = probabilities.argmax(1)
             predictions[role] = np.array(self.class_names)[predicted]
             predictions[f"{role}_probability"] = probabilities.max(1)
-            found = evaluations[role] = self._compare(predicted, recordings)
+            found = evaluations[role] = self._compare(predicted, recordings, first)
             table.append(
                 {
                     "role": role,
@@ -196,7 +204,13 @@ class Detector:
             )
         return TestResult(pd.DataFrame(table), evaluations, predictions)
 
-    def _probabilities(self, recordings: Recordings, role: str) -> np.ndarray:
+    def _by_recording(
+        self, recordings: Recordings | Examples, role: str
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities of each recording, and its first row."""
+        return average(self._probabilities(recordings, role), _wholes(recordings))
+
+    def _probabilities(self, recordings: Recordings | Examples, role: str) -> np.ndarray:
         if recordings.class_names != self.class_names:
             raise DataError(
                 recordings.source or "recordings",
@@ -206,13 +220,23 @@ class Detector:
         if isinstance(recordings, Examples):
             logits = predict_logits(self.network(role), recordings.everything())
             return torch.softmax(logits, 1).cpu().numpy()
+        other = recordings.part
+        if self.part and other and not self.part.like(other):
+            raise DataError(
+                recordings.source or "recordings",
+                f"the recordings are {other.words} of each file",
+                expected=f"{self.part.words}, as in training",
+                mend=f"read the files with {self.part.options}",
+            )
         return self.predict(recordings.signals, recordings.sample_rate, role)
 
-    def _compare(self, predicted: np.ndarray, recordings: Recordings) -> Evaluation:
+    def _compare(
+        self, predicted: np.ndarray, recordings: Recordings | Examples, rows: np.ndarray
+    ) -> Evaluation:
         return evaluate(
             predicted,
-            recordings.labels,
-            recordings.groups,
+            recordings.labels[rows],
+            recordings.groups[rows],
             self.class_names,
             self.normal_classes,
         )
@@ -253,7 +277,8 @@ def trust_of(
         rate: promised share of misses; by default as `make_trust` says.
 
     Raises:
-        ArgumentError: if there is no validation part, or it cannot promise the rate.
+        ArgumentError: if there is no validation part, or it cannot promise the rate: it has too few
+            recordings, or all that are harmful are of one group.
     """
     if not len(parts.validation):
         raise ArgumentError(
@@ -267,7 +292,15 @@ def trust_of(
         predict(seen.signals),
         detector.normal_positions,
         rate,
+        seen.groups,
+        seen.wholes,
     )
+
+
+def _wholes(data: Recordings | Examples) -> np.ndarray | None:
+    """The recording that each row is a window of, if they are windows."""
+    known = data.recordings if isinstance(data, Examples) else data
+    return None if known is None else known.wholes
 
 
 def _signals(recordings: Recordings) -> tuple[np.ndarray, np.ndarray]:

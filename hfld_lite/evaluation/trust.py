@@ -5,7 +5,8 @@ Of the n defective recordings of the validation part, ordered by s, the k-th sma
 limit, k = ⌊rate · (n + 1)⌋. "Sound" is said only below the limit: then a new defective recording is
 missed with a probability of at most the rate, averaged over draws of the validation part, if it
 comes from where those came from (exchangeability). Without normal classes, s = 1 − max P, and the
-recordings that are classified wrongly replace the defective ones. Source: Angelopoulos
+recordings that are classified wrongly replace the defective ones. Recordings of one group are
+similar, so harmful ones of fewer than FEWEST_GROUPS groups promise nothing. Source: Angelopoulos
 and Bates, "A gentle introduction to conformal prediction and distribution-free uncertainty
 quantification", 2021.
 
@@ -22,6 +23,7 @@ from typing import Annotated, Any
 import numpy as np
 from pydantic import Field, Strict, ValidationError, model_validator
 
+from hfld_lite.data.parts import average
 from hfld_lite.errors import ArgumentError
 from hfld_lite.storage.models import Checked, Index, explain
 
@@ -29,6 +31,9 @@ BANDS = 24
 RATE = 0.01
 """Default share of defective recordings that may be called sound, and of usual recordings that
 may cause a warning."""
+
+FEWEST_GROUPS = 2
+"""A promise needs harmful validation recordings of so many groups: one says nothing of others."""
 
 NOVEL = "its spectrum is unlike those of the training (another microphone or room?)"
 CLIPPED = "it is clipped: the loudest samples are cut off"
@@ -51,6 +56,8 @@ class Trust(Checked):
         run: so many consecutive samples at the extreme value cause a warning.
         harmful, usual: how many validation recordings set the two limits.
         doubted: share of the validation recordings whose answer is "unsure".
+        groups: how many groups the harmful validation recordings are of (all of them, where none
+            is harmful); None in a run of hfld_lite 0.2.0.
     """
 
     rate: float
@@ -63,6 +70,7 @@ class Trust(Checked):
     harmful: Index
     usual: Index
     doubted: float
+    groups: Index | None = None
 
     @model_validator(mode="after")
     def _check_tables(self) -> "Trust":
@@ -101,6 +109,8 @@ class Trust(Checked):
     @property
     def promise(self) -> str:
         """What the answer "unsure" guarantees and how often it is given, in a sentence."""
+        if self.groups is not None and self.groups < FEWEST_GROUPS:
+            return f"No promise can be made: {_too_few(self.harmful, self.normal, self.usual)}"
         if not self.harmful:
             return "No validation recording was answered wrongly, so nothing is doubted."
         what = "defective recordings called sound" if self.normal else "wrong answers let through"
@@ -133,6 +143,8 @@ def make_trust(
     probabilities: np.ndarray,
     normal: tuple[int, ...],
     rate: float | None = None,
+    groups: np.ndarray | None = None,
+    wholes: np.ndarray | None = None,
 ) -> Trust:
     """Set the limits.
 
@@ -143,14 +155,25 @@ def make_trust(
         normal: positions of the normal classes, empty for none.
         rate: promised share of misses. By default RATE, or 1 / (n + 1) if the n harmful validation
             recordings are too few to promise that.
+        groups: of the validation part, ``(n,)``; by default each recording is one of its own.
+        wholes: ``(n,)``, where the validation part's rows are windows: the recording that each is
+            cut from. The limits then are those of averaged probabilities, and of the most unusual
+            window of each recording.
 
     Raises:
-        ArgumentError: if the validation part is too small for the rate that is asked for.
+        ArgumentError: if the validation part is too small for the rate that is asked for, or its
+            harmful recordings are of too few groups to promise any.
     """
-    labels = np.asarray(validation[1])
+    probabilities, first = average(probabilities, wholes)
+    labels = np.asarray(validation[1])[first]
     harmful = ~np.isin(labels, normal) if normal else probabilities.argmax(1) != labels
     count = int(harmful.sum())
     lowest = 1 / (count + 1)
+    groups = np.arange(len(labels)) if groups is None else np.asarray(groups)[first]
+    known = len(np.unique(groups[harmful] if count else groups))
+    if rate is not None and known < FEWEST_GROUPS:
+        said = _too_few(count, normal, len(labels))
+        raise ArgumentError(f"The miss rate {rate:g} cannot be promised: {said}")
     if rate is not None and not lowest <= rate < 1:
         raise ArgumentError(
             f"The miss rate is {rate:g}; {count} validation recordings can promise {lowest:.3g} or "
@@ -160,13 +183,15 @@ def make_trust(
     # Without harmful recordings nothing can be promised, and nothing is doubted.
     limit = math.inf if not count else _smallest(suspicion(probabilities, normal)[harmful], rate)
     levels, classes = band_levels(train[0]), np.asarray(train[1])
-    known = [levels[classes == c] for c in np.unique(classes)]
-    means = np.array([part.mean(0) for part in known])
+    parts = [levels[classes == c] for c in np.unique(classes)]
+    means = np.array([part.mean(0) for part in parts])
     # One deviation for all classes, so that a class of few recordings has a stable one.
-    rest = np.concatenate([part - mean for part, mean in zip(known, means, strict=True)])
+    rest = np.concatenate([part - mean for part, mean in zip(parts, means, strict=True)])
     spread = np.sqrt(np.mean(rest**2, 0))
-    deviations = np.tile(np.maximum(spread, 0.1), (len(known), 1))
+    deviations = np.tile(np.maximum(spread, 0.1), (len(parts), 1))
     usual = _scores(band_levels(validation[0]), means, deviations)
+    if wholes is not None:
+        usual = np.array([usual[wholes == name].max() for name in wholes[first]])
     false_warnings = max(RATE, 1 / (len(usual) + 1))
     made = Trust(
         rate=float(rate),
@@ -179,8 +204,19 @@ def make_trust(
         harmful=count,
         usual=len(usual),
         doubted=0.0,
+        groups=known,
     )
     return made.model_copy(update={"doubted": float(made.unsure(probabilities).mean())})
+
+
+def _too_few(harmful: int, normal: tuple[int, ...], count: int) -> str:
+    kind = ("defective " if normal else "wrongly answered ") * bool(harmful)
+    many = (harmful or count) > 1
+    return (
+        f"{harmful or count} {kind}recording{'s' * many} of the validation part, of one group, "
+        f"say{'s' * (not many)} nothing of other groups; record more of them (tiles, machines, "
+        "days), so that two or more are in the validation part."
+    )
 
 
 def suspicion(probabilities: np.ndarray, normal: tuple[int, ...]) -> np.ndarray:

@@ -14,7 +14,8 @@ from torch.autograd import forward_ad
 from torch.func import functional_call
 
 from hfld_lite.errors import ArgumentError
-from hfld_lite.weighting import TERMS, Predicted, active_terms, weighting
+from hfld_lite.rivals.strategies import active_terms
+from hfld_lite.weighting import TERMS, Predicted, weighting
 
 
 @weighting("meta")

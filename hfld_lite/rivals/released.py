@@ -21,7 +21,8 @@ from hfld_lite.errors import ArgumentError
 from hfld_lite.hierarchy import TRAINERS, Trainer
 from hfld_lite.losses import at_least_float32, check_heads, check_logits
 from hfld_lite.networks import conv_bn
-from hfld_lite.recipes import PRESETS, Recipe, network_of
+from hfld_lite.recipes import Recipe, network_of
+from hfld_lite.rivals.presets import PRESETS
 from hfld_lite.rivals.strategies import Naive
 from hfld_lite.teachers import Batch
 from hfld_lite.weighting import PVPN, Weighting, weighting

@@ -5,10 +5,16 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from hfld_lite.weighting import Predicted, active_terms, weighting
+from hfld_lite.weighting import Predicted, weighting
 
 LIMIT = 6.0
 """Bound on |s| in uncertainty weighting; weights lie between exp(−6) and exp(6) before scaling."""
+
+
+def active_terms(losses: Tensor) -> Tensor:
+    """1 for each loss that is not exactly zero, else 0; all 1 where all are zero."""
+    active = losses != 0
+    return (active | ~active.any()).to(losses.dtype)
 
 
 @weighting("uncertainty")

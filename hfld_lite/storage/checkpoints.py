@@ -179,28 +179,6 @@ class StageCheckpoints:
         return self.checkpoints.kept()
 
 
-def random_states(
-    generators: Mapping[str, torch.Generator], device: torch.device
-) -> dict[str, Any]:
-    """The states of these generators and of torch's own, from which dropout draws."""
-    return {
-        "generators": {name: generator.get_state() for name, generator in generators.items()},
-        "dropout": torch.get_rng_state(),
-        "cuda_dropout": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-    }
-
-
-def set_random_states(
-    state: Mapping[str, Any], generators: Mapping[str, torch.Generator], device: torch.device
-) -> None:
-    """Put the generators back into the states that :func:`random_states` gave."""
-    for name, generator in generators.items():
-        generator.set_state(state["generators"][name])
-    torch.set_rng_state(state["dropout"])
-    if device.type == "cuda" and state["cuda_dropout"] is not None:
-        torch.cuda.set_rng_state(state["cuda_dropout"], device)
-
-
 def write_state(path: Path, state: Mapping[str, Any]) -> None:
     """Write dicts, lists, tuples, numbers, strings and tensors as one safetensors file.
 

@@ -26,8 +26,8 @@ from hfld_lite.distillation import Distiller, Supervised
 from hfld_lite.evaluation.metrics import paired_interval
 from hfld_lite.hierarchy import distill_chain
 from hfld_lite.networks import POSITIONS, resnet1d
-from hfld_lite.recipes import preset
 from hfld_lite.rivals.meta import Meta
+from hfld_lite.rivals.presets import preset
 from hfld_lite.rivals.released import Published, PublishedDistiller
 from hfld_lite.teachers import Batch, teacher_targets
 from hfld_lite.training import _optimizer

@@ -24,7 +24,7 @@ from hfld_lite.data.views import network_inputs
 from hfld_lite.edge.analysis import latency
 from hfld_lite.edge.export import INPUT, quantise, quantise_dynamically, session, to_onnx
 from hfld_lite.networks import resnet1d
-from hfld_lite.recipes import preset
+from hfld_lite.rivals.presets import preset
 
 CLASSES, CALIBRATION = 6, 60
 RECORDING_MS = 175.0
@@ -97,18 +97,20 @@ def compare_precisions(
 
 
 def compare_preprocessing(
-    network: torch.nn.Module, signals: np.ndarray, options: argparse.Namespace
+    network: torch.nn.Module, signals: np.ndarray, rate: int, options: argparse.Namespace
 ) -> None:
     """A recording from raw samples: the view in the graph, and the view in torch before it."""
     recipe, raw = preset("demo"), signals[0]
-    inputs = network_inputs(signals, recipe).numpy()
+    inputs = network_inputs(signals, recipe, rate).numpy()
     bare = to_onnx(network, inputs.shape[1])
-    whole = to_onnx(network, inputs.shape[1], recipe=recipe, samples=signals.shape[1])
+    whole = to_onnx(
+        network, inputs.shape[1], recipe=recipe, samples=signals.shape[1], sample_rate=rate
+    )
     alone = in_onnx(bare, 1, inputs[0])
     session_ = session(bare, 1)
 
     def outside() -> object:
-        return session_.run(None, {INPUT: network_inputs(raw[None], recipe).numpy()})
+        return session_.run(None, {INPUT: network_inputs(raw[None], recipe, rate).numpy()})
 
     small = quantise(whole, signals[:CALIBRATION])
     runs = [alone, outside, in_onnx(whole, 1, raw), in_onnx(small, 1, raw)]
@@ -165,7 +167,7 @@ def main() -> None:
     recordings = simulate_tiles("ABC", tiles_per_class=6, drops=2, seed=0)
     signals = np.asarray(recordings.signals, np.float32)
     recipe = preset("demo")
-    inputs = network_inputs(signals, recipe).numpy()
+    inputs = network_inputs(signals, recipe, recordings.sample_rate).numpy()
     print(
         f"{processor()}; torch {torch.__version__}; {signals.shape[1]} samples, "
         f"{inputs.shape[1]} bins; batch 1, medians"
@@ -184,7 +186,7 @@ def main() -> None:
             )
     for name, network in networks.items():
         compare_precisions(name, network, inputs, options)
-    compare_preprocessing(student, signals, options)
+    compare_preprocessing(student, signals, recordings.sample_rate, options)
     compare_teacher(student, inputs, options)
 
 

@@ -13,7 +13,7 @@ from hfld_lite.data.simulator.simulate import simulate_tiles
 from hfld_lite.data.views import network_inputs
 from hfld_lite.edge.analysis import count_macs, stored_bytes, threads
 from hfld_lite.errors import ArgumentError
-from hfld_lite.recipes import preset
+from hfld_lite.rivals.presets import preset
 
 
 @check
@@ -222,7 +222,8 @@ def challenge_score(student: nn.Module) -> Score:
 def _new_tiles() -> tuple[Tensor, Tensor]:
     """Spectra and labels of 80 simulated tiles, none of them those of the notebook."""
     tiles = simulate_tiles("AB", tiles_per_class=20, drops=1, seed=2001)
-    inputs = network_inputs(torch.from_numpy(tiles.signals), preset("classroom").replace(bins=BINS))
+    recipe = preset("classroom").replace(view="spectrum", bins=BINS, bins_by="cutting")
+    inputs = network_inputs(torch.from_numpy(tiles.signals), recipe, tiles.sample_rate)
     return inputs, torch.from_numpy(tiles.labels)
 
 

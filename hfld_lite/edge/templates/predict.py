@@ -1,5 +1,7 @@
 """Classify recordings: python predict.py impact.wav ... (needs numpy and onnxruntime only)."""
 
+from __future__ import annotations
+
 import json
 import sys
 import wave
@@ -12,8 +14,11 @@ MODEL = onnxruntime.InferenceSession(str(Path(__file__).with_name("MODEL_FILE"))
 FACTS = json.loads(MODEL.get_modelmeta().custom_metadata_map["hfld_lite"])
 
 
+starts = ...  # here the library puts the functions that it cuts with
+
+
 def read(path):
-    """Recordings of one channel in [-1, 1), cut as in training."""
+    """Recordings of one channel in [-1, 1), each a list of windows, cut as in training."""
     with wave.open(path) as file:
         rate, width, channels = file.getframerate(), file.getsampwidth(), file.getnchannels()
         data = np.frombuffer(file.readframes(file.getnframes()), np.uint8).reshape(-1, width)
@@ -22,17 +27,44 @@ def read(path):
     whole = np.zeros((len(data), 4), np.uint8)
     whole[:, 4 - width :] = data ^ 128 if width == 1 else data  # 8 bits are unsigned in WAV
     signal = (whole.view("<i4") / 2**31).reshape(-1, channels).mean(1).astype(np.float32)
-    ends = range(FACTS["samples"], len(signal) + 1, FACTS["hop"] or 10**12)
-    if not ends or any(np.ptp(signal[end - FACTS["samples"] : end]) == 0 for end in ends):
-        raise ValueError(f"is silent, or shorter than {FACTS['samples']} samples")
-    return [signal[end - FACTS["samples"] : end] for end in ends]
+    size, kind = FACTS["samples"], FACTS["part"]["kind"]
+    if FACTS["part"]["pad"]:
+        signal = np.pad(signal, (0, max(0, size - len(signal))))
+    begins = range(0, len(signal) - size + 1, FACTS["hop"] or 10**12)
+    if begins and not FACTS["hop"]:
+        begins, _ = starts(signal, rate, kind, size)
+    windows = [signal[begin : begin + size] for begin in begins]
+    varied = [x for x in windows if np.ptp(x) > 0]
+    windows = varied if kind == "windows" and varied else windows
+    if not windows or len(varied) < len(windows):
+        raise ValueError(f"is silent, or shorter than {size} samples")
+    return [[x] for x in windows] if FACTS["hop"] else [windows]
 
 
 def view(x):
     """What the network reads: of a raw graph the samples themselves, the rest is inside it."""
-    x = np.abs(np.fft.rfft(x[: FACTS["cut"]])) if FACTS["view"] == "spectrum" else x
+    if FACTS["view"] == "raw":
+        return x
+    x, front = x[: FACTS["cut"]].astype(float), FACTS["front"]
+    x = x - x.mean() if front["centred"] else x
+    if front["edges"]:  # powers in mel bands, a row for each frame; the rows are then averaged
+        size, edges = front["size"], np.array(front["edges"])
+        frames = np.lib.stride_tricks.sliding_window_view(x, size)[:: size // 2]
+        hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
+        power = np.abs(np.fft.rfft(frames * hann, front["points"])) ** 2
+        hertz = np.fft.rfftfreq(front["points"], 1 / FACTS["sample_rate"])[:, None]
+        sides = (hertz - edges[:-2], edges[2:] - hertz) / np.diff([edges[:-1], edges[1:]])[:, None]
+        x = power @ np.clip(sides.min(0), 0, None)
+    elif front["points"]:
+        x = np.abs(np.fft.rfft(x, front["points"]))[: front["kept"]]
+    by = front["averaged"]
+    x = np.concatenate([x[i : i + by].mean(0, keepdims=True) for i in range(0, len(x), by)]).ravel()
     x = x[: FACTS["length"]]
-    return x if FACTS["view"] == "raw" else (x - x.min()) / np.ptp(x)
+    if not front["depth"]:
+        return (x - x.min()) / np.ptp(x)
+    x = np.maximum(x, x.max() * 10.0 ** -front["depth"]) * front["unit"]
+    x = np.log10(x) / front["depth"]
+    return x if front["level"] == "kept" else x - x.max() + 1
 
 
 def warnings(x):
@@ -48,12 +80,14 @@ def warnings(x):
 
 for path in sys.argv[1:] or sys.exit(__doc__):
     try:
-        for x in read(path):
-            p = MODEL.run(None, {"input": view(x)[None].astype(np.float32)})[0][0]
+        for xs in read(path):
+            seen = [view(x)[None].astype(np.float32) for x in xs]
+            p = np.mean([MODEL.run(None, {"input": x})[0][0] for x in seen], 0)
             doubt = 1 - (p[FACTS["normal"]].sum() if FACTS["normal"] else p.max())
             unsure = doubt >= FACTS["limit"] and FACTS["doubtable"][p.argmax()]
             answer = "unsure" if unsure else FACTS["answers"][p.argmax()]
             print(f"{path}: {answer} ({FACTS['class_names'][p.argmax()]}, {p.max():.3f})")
-            print("".join(f"  warning: {text}\n" for text in warnings(x)), end="")
+            said = [text for x in xs for text in warnings(x)]
+            print("".join(f"  warning: {text}\n" for text in dict.fromkeys(said)), end="")
     except (OSError, EOFError, ValueError, wave.Error) as error:
         sys.exit(f"{path}: {error}")
