@@ -440,7 +440,7 @@ def test_users_mistakes_end_in_one_sentence_and_status_2(place, mistake):
         (("train", "--out", new, "--batch-size", "1"), "hfld: --batch-size is 1; expected 2"),
         (("train", "--out", new, "--view", "ears"), "hfld: --view is 'ears'; expected 'spectrum'"),
         (("train", "--out", new, "--bins", "9"), "hfld: --bins is 9; expected 257 or more"),
-        (("train", "--out", new, "--level", "kept"), "hfld: --level is 'kept', but"),
+        (("train", "--out", new, "--view", "time", "--level", "kept"), "--level is 'kept', but"),
         (("train", "--out", new, "--seeds", "0"), "--seeds is 0; expected 1 or more"),
         (("train", "--out", place / "run", "--seeds", "2"), "holds other files or a run"),
         (("train", "--out", new, "--budget", "2"), "--budget is that of --auto"),
