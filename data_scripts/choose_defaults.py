@@ -82,8 +82,8 @@ CANDIDATES: dict[str, dict[str, Recipe]] = {
         "log-mel level": Recipe(),
     },
     "terms": {
-        "equal weights, T 5": Recipe(),
-        "T 2": Recipe(temperature=2.0),
+        "equal weights, T 5": Recipe(mu=1.0, nu=1.0),
+        "T 2": Recipe(mu=1.0, nu=1.0, temperature=2.0),
         "logits 0.3, T 5": Recipe(mu=0.3, nu=0.3),
         "logits 0.3, T 2": Recipe(mu=0.3, nu=0.3, temperature=2.0),
         "all but labels 0.3, T 2": Recipe(alpha=0.3, mu=0.3, nu=0.3, temperature=2.0),
