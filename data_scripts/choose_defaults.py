@@ -289,7 +289,7 @@ def choose(question: str, seeds: Seeds = 2, jobs: Jobs = 1) -> None:
 def measure(seeds: Seeds = 5, jobs: Jobs = 1) -> None:
     """Train the defaults before and now, read the test parts once, and write the table."""
     pairs = [(data, seed) for seed in range(seeds) for data in SETS]
-    every = [("tested", version, *pair) for pair in pairs for version in ("now", "before")]
+    every = [("tested", version, *pair) for version in ("now", "before") for pair in pairs]
     cells(lambda _, *job: tested(*job), every, CELLS, jobs)
     write_tested()
 
