@@ -18,6 +18,7 @@ import torch
 from hfld_lite import Recipe, preset
 from hfld_lite.app import cli
 from hfld_lite.app.runs import begin_run, load_run
+from hfld_lite.evaluation.baselines import USUAL
 from hfld_lite.networks import count_parameters
 
 
@@ -351,6 +352,9 @@ def test_seeds_give_a_run_each_and_a_table_and_resume_as_a_whole(place):
     assert table.loc["student_alone", ["student_minus", "low", "high"]].notna().all()
     assert "points" in said
     assert "student alone" in said
+    baselines = table.drop(index=list(each[0].index))
+    assert len(baselines) == 4
+    assert (baselines["seeds"] == 2).all()
     assert "seed_1/report.html" in (out / "seeds.html").read_text()
     before = {path: path.read_bytes() for path in out.rglob("*.safetensors")}
     table = (out / "seeds.csv").read_text()
@@ -363,7 +367,8 @@ def test_seeds_give_a_run_each_and_a_table_and_resume_as_a_whole(place):
     part = out / "seed_1.unfinished"
     part.mkdir()
     origin = {"folder": str(place / "data"), "options": {}}
-    begin_run(part, Recipe.load(place / "tiny.json").replace(seed=6), origin, "hfld train")
+    second = Recipe.load(place / "tiny.json").replace(seed=6)
+    begin_run(part, second, origin, "hfld train", baselines=USUAL)
     hfld("train", "--resume", out, "--quiet")
     assert (out / "seeds.csv").read_text() == table
     assert {path: path.read_bytes() for path in before} == before

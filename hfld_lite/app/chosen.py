@@ -50,7 +50,7 @@ def tried(folder: Path) -> pd.DataFrame | None:
         RecipeError: if it cannot be read.
     """
     try:
-        return pd.read_csv(folder / FILE, float_precision="round_trip")
+        return pd.read_csv(folder / FILE, dtype={"learning_rate": str})  # to be read exactly
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:

@@ -39,7 +39,7 @@ class Estimate:
         networks = f"{len(self.steps)} network{'s' * (len(self.steps) != 1)}"
         said = f"{networks}, {each}: about {duration(self.seconds)} on this machine."
         if self.seconds > LONG:
-            said += " Fewer --bins, --samples or --steps, or a shorter --part, make it faster."
+            said += " Fewer --steps, --samples or --bins (of a spectrum) or a shorter --part help."
         return said
 
 

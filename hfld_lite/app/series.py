@@ -148,10 +148,11 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "network or baseline": table["method"].str.replace("_", " "),
-            "seeds": table["seeds"].astype(str),
-            "test accuracy": (100 * table["accuracy"]).map("{:.1f} %".format),
-            "deviation": (100 * table["deviation"]).map("{:.1f}".format).replace("nan", "–"),
-            "macro recall": (100 * table["macro_recall"]).map("{:.1f} %".format),
+            "test accuracy ± deviation, %": [
+                f"{100 * row.accuracy:.1f}"
+                + ("" if pd.isna(row.deviation) else f" ± {100 * row.deviation:.1f}")
+                for row in table.itertuples()
+            ],
             "student minus it, points": [points(row) for row in table.itertuples()],
         }
     )

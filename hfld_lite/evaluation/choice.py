@@ -50,9 +50,6 @@ LADDERS = ((1.0,), (0.25, 1.0), (0.125, 0.5))
 the best quarter goes on. The first of these that the budget allows is taken, with tries of rates
 where they can be paid for and the last length is the full one."""
 
-CHOSEN = ("view", "level", "learning_rate")
-"""Attributes of the recipe that may change."""
-
 
 class Choice(NamedTuple):
     """A recipe that validation chose.
@@ -107,15 +104,11 @@ def choose_recipe(
     search = _Search(data, recipe, parts)
     best, said = search.run(budget, progress)
     table = pd.DataFrame(search.rows).assign(chosen=lambda t: t.index == best.row)
-    changed = [
-        f"{name.replace('_', ' ')} {_said(getattr(best.recipe, name))}"
-        for name in CHOSEN
-        if getattr(best.recipe, name) != getattr(recipe, name)
-    ]
-    kept = "the recipe stays as it was: nothing was better by more than the noise"
+    kept = "the recipe stays as it was, since nothing is better by more than the noise"
+    what = kept if best.recipe == recipe else _name(best.recipe)
     said = (
-        f"Chosen on validation: {', '.join(changed) or kept} ({len(table)} tries of the student "
-        f"alone, {table['steps'].sum():,} steps{said})."
+        f"Chosen on validation: {what} ({len(table)} tries of the student alone, "
+        f"{table['steps'].sum():,} steps{said})."
     )
     if progress:
         print(said)
@@ -130,8 +123,8 @@ def chosen_before(recipe: Recipe, table: pd.DataFrame) -> Recipe:
     """
     try:
         (row,) = table[table["chosen"].astype(str) == "True"].to_dict("records")
-        view, level, rate = (row[name] for name in CHOSEN)
-        return recipe.replace(view=view, level=level, learning_rate=float(rate))
+        seen = _reading(recipe, row["view"], row["level"])
+        return seen.replace(learning_rate=float(row["learning_rate"]))
     except (KeyError, ValueError, TypeError) as error:
         raise RecipeError(
             f"The table of the automatic choice is damaged ({error}); start the run again."
@@ -215,9 +208,7 @@ class _Search:
         for view, level in VIEWS:
             if (view, level) in self.lengths or (few and view not in UNLIKE):
                 continue
-            # Where the recipe reads samples, bins are a number of samples.
-            bins = None if self.recipe.view == "time" else self.recipe.bins
-            candidate = self.recipe.replace(view=view, level=level, bins=bins)
+            candidate = _reading(self.recipe, view, level)
             try:
                 self.lengths[view, level] = math.prod(Examples.of(first, candidate).shape)
             except ArgumentError:  # too short for this view
@@ -304,7 +295,9 @@ class _Search:
         self.rows.append(
             {
                 "candidate": _name(recipe),
-                **{name: getattr(recipe, name) for name in CHOSEN},
+                "view": recipe.view,
+                "level": level_of(recipe),
+                "learning_rate": recipe.learning_rate,
                 "steps": len(stage.fit.history) * self._each,
                 "score": score,
                 "standard_error": error,
@@ -354,11 +347,16 @@ def balanced_mean(
     return float(means.mean()), float(np.sqrt(spread))
 
 
+def _reading(recipe: Recipe, view: str, level: str) -> Recipe:
+    """The recipe with another view and level; unchanged if it has them."""
+    if (view, level) == (recipe.view, level_of(recipe)):
+        return recipe
+    # Mel bands have no bins, and where the recipe reads samples, bins are a number of samples.
+    bins = None if view == "log-mel" or recipe.view == "time" else recipe.bins
+    return recipe.replace(view=view, level=level, bins=bins)
+
+
 def _name(recipe: Recipe) -> str:
     """A candidate in words."""
     level = f", level {level_of(recipe)}" if recipe.view.startswith("log-") else ""
     return f"{recipe.view}{level}, rate {recipe.learning_rate:g}"
-
-
-def _said(value: Any) -> str:
-    return value if isinstance(value, str) else f"{value:g}"
