@@ -53,7 +53,7 @@ def known(recordings, learning):
     with pytest.MonkeyPatch.context() as patch:
         for name, value in FEWER.items():
             patch.setattr(choice, name, value)
-        yield choose_recipe(recordings, learning, budget=9.0, progress=False)
+        return choose_recipe(recordings, learning, budget=9.0, progress=False)
 
 
 @pytest.fixture
@@ -93,8 +93,10 @@ def test_the_table_tells_what_was_tried(known, learning):
     assert "3 tries of the student alone" in said
 
 
-def test_the_choice_never_reads_the_test_part(recordings, learning, known):
+def test_the_choice_never_reads_the_test_part(recordings, learning, known, monkeypatch):
     """Other signals and labels there, and other generators: the same choice to the last bit."""
+    for name, value in FEWER.items():
+        monkeypatch.setattr(choice, name, value)
     parts = split(recordings, seed=learning.seed)
     signals, labels = recordings.signals.copy(), recordings.labels.copy()
     rng = np.random.default_rng(0)
@@ -163,20 +165,20 @@ def test_within_the_noise_the_recipe_stays(recordings, recipe, tries):
     assert found.table.query("chosen")["score"].item() < best, "one recording is no evidence"
 
 
-def test_a_small_budget_halves_the_field_and_counts_steps(recordings, recipe, tries):
+def test_a_small_budget_leaves_most_out_early_and_counts_steps(recordings, recipe, tries):
     tries(lambda r: {"log-mel": 12, "log-spectrum": 8}.get(r.view, 4))
     longer = recipe.replace(**{role: replace(TINY, epochs=40) for role in ("teacher", "student")})
     costs = []
-    for budget in (9.0, 4.0, 2.9, 2.0):
+    for budget in (9.0, 4.0, 2.5, 1.2):
         table = choose_recipe(recordings, longer, budget=budget, progress=False).table
         costs.append(table["steps"].sum())
         assert table.query("chosen")["candidate"].item().startswith("log-mel"), table
     assert costs == sorted(costs, reverse=True)
     assert costs[-1] < costs[0] / 2
     counts = table.groupby("candidate").size()
-    assert counts["spectrum, rate 0.01"] == 3, "the recipe as it was is tried at every length"
-    assert counts["log-mel, level removed, rate 0.01"] == 3
-    assert (counts == 1).any(), "the worse half is left out"
+    assert counts["spectrum, rate 0.01"] == 2, "the recipe as it was is tried at every length"
+    assert counts["log-mel, level removed, rate 0.01"] == 2
+    assert sorted(counts)[:3] == [1, 1, 1], "the others are left out"
     with pytest.raises(ArgumentError, match=r"the least that it takes is [\d.]+\. Give"):
         choose_recipe(recordings, longer, budget=0.1, progress=False)
 
@@ -216,7 +218,7 @@ def test_of_a_dataset_only_rates_are_tried(recipe):
 
 def test_distill_chain_takes_a_budget(recordings, recipe, tries):
     tries(lambda r: 12 if r.view == "log-mel" else 4)
-    chain = distill_chain(recordings, recipe, auto=4.0, progress=False)
+    chain = distill_chain(recordings, recipe, auto=9.0, progress=False)
     assert chain.recipe == recipe.replace(view="log-mel")
     assert distill_chain(recordings, recipe, progress=False).recipe == recipe
 

@@ -45,10 +45,10 @@ UNLIKE = ("spectrum", "log-mel")
 RATES = (1 / 3, 3.0)
 """Factors on the recipe's learning rate."""
 
-LADDERS = ((1.0,), (0.5, 1.0), (0.25, 0.5, 1.0), (0.125, 0.25, 0.5))
-"""Lengths of the tries of views, in trainings of the student; after each but the last the worse
-half is left out. The first of these that the budget allows is taken; rates are tried after those
-that end at full length, unless only the views can be paid for."""
+LADDERS = ((1.0,), (0.25, 1.0), (0.125, 0.5))
+"""Lengths of the tries of views, in trainings of the student; after the first of two lengths only
+the best quarter goes on. The first of these that the budget allows is taken, with tries of rates
+where they can be paid for and the last length is the full one."""
 
 CHOSEN = ("view", "level", "learning_rate")
 """Attributes of the recipe that may change."""
@@ -84,14 +84,14 @@ def choose_recipe(
     stays unless another is better by more than one standard error of the gain (by groups).
     The budget is counted in steps, each in proportion to the length of what is read, never by the
     clock: the same seed gives the same choice. A handful of candidates does not need an optimiser
-    such as Optuna: successive halving has one loop.
+    such as Optuna: successive halving (here by four) has one loop.
 
     Args:
         data, recipe, parts: see :class:`hfld_lite.hierarchy.Trainer`; of a dataset only learning
             rates are tried, since it has no views.
         budget: steps that all tries may take, in trainings of the whole chain with the student
             alone. Where it does not allow that all views are tried at full length, they are tried
-            at half (then a quarter) of it first, and the worse half is left out; see LADDERS.
+            at a quarter of it first, and only the best quarter goes on; see LADDERS.
         progress: show a bar, and print the sentence.
 
     Raises:
@@ -203,7 +203,7 @@ class _Search:
                 tried = [self._try(candidate, part) for candidate in field]
                 if number < len(ladder) - 1:
                     tried.sort(key=lambda one: -one.score)  # stable: the simpler of equals
-                    field = [one.recipe for one in tried[: self._half(len(tried))]]
+                    field = [one.recipe for one in tried[: self._left(len(tried))]]
             best = self._better(best, tried)
             changed = [best.recipe.replace(learning_rate=self._rate(f)) for f in rates]
             best = self._better(best, [self._try(candidate, 1.0) for candidate in changed])
@@ -229,15 +229,16 @@ class _Search:
         return float(f"{self.recipe.learning_rate * factor:.3g}")
 
     @staticmethod
-    def _half(count: int) -> int:
-        return -(-count // 2)
+    def _left(count: int) -> int:
+        """How many of the candidates go on to the next length."""
+        return -(-count // 4)
 
     def _rungs(self, views: Sequence[Recipe], ladder: Sequence[float]) -> list[int]:
         """How many candidates are tried at each length, the recipe as it was among them."""
         counts, left = [], len(views)
         for _ in ladder:
             counts.append(left + 1)
-            left = self._half(left)
+            left = self._left(left)
         return counts
 
     def _plan(
