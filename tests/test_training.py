@@ -585,7 +585,7 @@ def test_the_weights_predictor_is_an_optimiser_group_of_its_own(taught):
     objective = meta_objective(taught)
     used = _optimizer(objective, recipe).param_groups
     assert [group["lr"] for group in used] == [RECIPE.learning_rate, 2 * RECIPE.learning_rate]
-    assert [group["weight_decay"] for group in used] == [RECIPE.weight_decay, 0]
+    assert [group["weight_decay"] for group in used] == [0.3, 0]
     assert {id(p) for p in used[1]["params"]} == {id(p) for p in objective.weigh.parameters()}
     held = sum(len(group["params"]) for group in used)
     assert held == len(list(objective.parameters())), "every parameter is in just one group"
