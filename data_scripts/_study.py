@@ -42,6 +42,8 @@ BEFORE = Recipe(
     learning_rate=3e-3,
     weight_decay=1e-2,
     batch_size=32,
+    mu=1.0,
+    nu=1.0,
     balance=False,
 )
 """The preset "classroom" up to version 0.2.0, by which what is stored in ``notebooks/results`` was

@@ -121,8 +121,8 @@ class Recipe(Saved):
     heads: Annotated[Whole, Field(ge=1)] = 8
     weighting: Words = "fixed"
     alpha: Weight = 1.0
-    mu: Weight = 1.0
-    nu: Weight = 1.0
+    mu: Weight = 0.3
+    nu: Weight = 0.3
     beta: Weight = 1.0
     meta_share: Annotated[Weight, Field(lt=0.5)] = 0.0
     meta_every: Annotated[Whole, Field(ge=1)] = 15

@@ -14,6 +14,7 @@ from torch.utils.data import TensorDataset
 from hfld_lite.app.compared import Comparison, compared, compared_on, wanted_baselines
 from hfld_lite.app.runs import load_run
 from hfld_lite.data.examples import Examples
+from hfld_lite.data.parts import Part
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split, split
 from hfld_lite.errors import ArgumentError, DataError
@@ -27,6 +28,7 @@ from hfld_lite.evaluation.baselines import (
     fit_baselines,
     log_mel_bands,
 )
+from hfld_lite.recipes import Recipe
 
 
 def centre(band, rate):
@@ -297,3 +299,30 @@ def test_other_recordings_are_compared_by_the_runs_own_training_part(saved_run, 
 def test_the_module_loads_no_scikit_learn():
     program = "import sys, hfld_lite.evaluation.baselines; sys.exit('sklearn' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+def test_windows_are_averaged_by_recording_as_the_networks_are():
+    rng = np.random.default_rng(0)
+    count, windows = 24, 3
+    labels = np.repeat(np.arange(count) % 2, windows)
+    wholes = np.repeat([f"file {i}" for i in range(count)], windows)
+    tone = np.sin(2 * np.pi * np.outer(0.05 + 0.05 * labels, np.arange(600)))
+    recordings = Recordings(
+        tone + 2 * rng.standard_normal(tone.shape),
+        labels,
+        wholes,
+        8000,
+        ("ok", "bad"),
+        ("ok",),
+        part=Part("windows", 600),
+        wholes=wholes,
+    )
+    parts = split(recordings, seed=0)
+    found = fit_baselines(recordings, parts, Recipe())
+    expected = list(dict.fromkeys(wholes[parts.test]))
+    assert list(found.predictions["recording"]) == expected
+    assert list(found.predictions["group"]) == expected
+    one = found.fitted[0]
+    read = Examples.of(recordings.select(parts.test), Recipe()).inputs.flatten(1).numpy()
+    means = one.classifier.predict_proba(read).reshape(-1, windows, 2).mean(1)
+    assert list(found.predictions[one.title]) == ["ok" if a > b else "bad" for a, b in means]

@@ -292,8 +292,8 @@ def test_one_function_and_one_decorator_make_a_method(mine, tiny_recordings):
 def test_a_fifth_term_is_one_weight(mine, tiny_recordings):
     recipe = SMALL.replace(terms={"halved_error": 0.25})
     history = quiet(tiny_recordings, recipe, controls=()).stages["student"].fit.history
-    terms = ("feature", "tckd", "nckd", "cross_entropy")
-    expected = sum(history[name] for name in terms) + 0.25 * history["halved_error"]
+    weights = {"feature": 1, "tckd": 0.3, "nckd": 0.3, "cross_entropy": 1, "halved_error": 0.25}
+    expected = sum(weight * history[name] for name, weight in weights.items())
     np.testing.assert_allclose(history["total"], expected, rtol=1e-5)
 
 
@@ -346,7 +346,7 @@ def test_a_weighting_of_ones_own_is_known_by_its_name(tiny_recordings):
         chain = quiet(tiny_recordings, SMALL.replace(weighting="twice"), controls=())
     finally:
         del WEIGHTINGS["twice"]
-    assert (chain.stages["student"].fit.history["weight_tckd"] == 2).all()
+    assert (chain.stages["student"].fit.history["weight_feature"] == 2).all()
 
 
 def test_methods_and_terms_that_are_unknown_name_the_nearest():

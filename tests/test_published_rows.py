@@ -167,7 +167,7 @@ def test_row_naive_weights_collapse_and_are_named():
     assert max(weights) < 1e-3
     assert "All weights are saturated" in verdict
     assert trained(EQUAL) == ([1.0] * 4, "")
-    assert (Recipe().weighting, *Recipe().weights.values()) == ("fixed", 1, 1, 1, 1)
+    assert (Recipe().weighting, *Recipe().weights.values()) == ("fixed", 1, 0.3, 0.3, 1)
 
 
 def test_row_teacher_runs_live():

@@ -358,7 +358,7 @@ def test_a_run_carries_what_made_it(saved):
         "view": "spectrum",
         "samples": None,
         "bins": 600,
-        "bins_by": "averaging",
+        "bins_by": "cutting",
         "level": "removed",
         "scaling": facts["preprocessing"]["scaling"],
     }
@@ -387,7 +387,7 @@ def test_runs_made_otherwise_are_refused(saved, key, value, words):
 def _make_older(run, bins):
     """What hfld_lite 0.2.0 would have written: no attributes that came later, format 3."""
     recipe = json.loads((run / "recipe.json").read_text())
-    for name in ("bins_by", "level", "steps", "warmup", "patience", "averaging", "balance"):
+    for name in ("bins_by", "level", "steps", "warmup", "patience", "balance"):
         del recipe[name]
     (run / "recipe.json").write_text(json.dumps(recipe | {"bins": bins}))
     _edit(run, "format", 3)

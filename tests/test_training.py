@@ -13,11 +13,12 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from hfld_lite.data.examples import shuffle
 from hfld_lite.distillation import Distiller, Supervised
 from hfld_lite.errors import ArgumentError, HfldError, Interrupted
 from hfld_lite.losses import one_to_all_matching, separated_logit_loss
 from hfld_lite.networks import resnet1d
-from hfld_lite.recipes import Recipe
+from hfld_lite.recipes import Network, Recipe
 from hfld_lite.rivals.meta import Meta
 from hfld_lite.rivals.presets import preset
 from hfld_lite.rivals.strategies import Naive, Uncertainty
@@ -584,7 +585,7 @@ def test_the_weights_predictor_is_an_optimiser_group_of_its_own(taught):
     objective = meta_objective(taught)
     used = _optimizer(objective, recipe).param_groups
     assert [group["lr"] for group in used] == [RECIPE.learning_rate, 2 * RECIPE.learning_rate]
-    assert [group["weight_decay"] for group in used] == [RECIPE.weight_decay, 0]
+    assert [group["weight_decay"] for group in used] == [0.3, 0]
     assert {id(p) for p in used[1]["params"]} == {id(p) for p in objective.weigh.parameters()}
     held = sum(len(group["params"]) for group in used)
     assert held == len(list(objective.parameters())), "every parameter is in just one group"
@@ -969,3 +970,72 @@ def test_after_divergence_or_lack_of_memory_the_checkpoint_is_named_and_good(tmp
         found = checkpoints(tmp_path / name, resume=True).load()
         assert found["epoch"] == 1
         assert all(torch.isfinite(value).all() for value in found["objective"].values())
+
+
+# Steps
+
+
+@pytest.mark.parametrize(("count", "batch"), [(40, 8), (80, 8), (144, 14), (320, 32), (10_000, 32)])
+def test_a_batch_is_a_tenth_of_the_training_part_within_limits(count, batch):
+    assert Recipe().batch(count) == batch
+    assert Recipe(batch_size=5).batch(count) == 5
+
+
+@pytest.mark.parametrize(("count", "epochs"), [(40, 80), (144, 40), (1684, 10), (100_000, 10)])
+def test_a_budget_of_steps_becomes_whole_passes(count, epochs):
+    recipe = Recipe(steps=400)
+    assert recipe.epochs("student", count) == epochs
+    each = count // recipe.batch(count)
+    assert epochs * each >= 400
+    assert epochs == 10 or (epochs - 1) * each < 400
+    fixed = replace(recipe, student=Network(10, 1 / 16, epochs=7))
+    assert fixed.epochs("student_alone", count) == fixed.epochs("student", count) == 7
+
+
+def test_patience_ends_a_training_that_gets_no_better():
+    still = replace(RECIPE, learning_rate=1e-12, weight_decay=0, patience=8)
+    result = run(Supervised(network()), still, epochs=20)
+    # 36 recordings in batches of 8 are 4 steps an epoch; batch norm's averages settle at first.
+    assert len(result.history) < 20
+    assert len(result.history) == result.best_epoch + 2
+    assert len(run(Supervised(network()), replace(still, patience=None), epochs=20).history) == 20
+
+
+def test_a_training_that_patience_ended_is_finished_when_resumed(tmp_path):
+    still = replace(RECIPE, learning_rate=1e-12, weight_decay=0, patience=8)
+    lengths = []
+    for resume in (False, True):
+        folder = Checkpoints(tmp_path / "kept", {}, "cpu", resume)
+        made = Supervised(network())
+        found = run(made, still, epochs=20, checkpoints=folder.stage("student", {}))
+        lengths.append(len(found.history))
+    assert lengths[0] == lengths[1] < 20
+
+
+def test_a_budget_that_ends_within_the_warmup_is_refused():
+    with pytest.raises(ArgumentError, match="warmup is 8 steps and a network trains for 8"):
+        run(Supervised(network()), replace(RECIPE, warmup=8))
+    short = replace(RECIPE, warmup=2)
+    factors = [_schedule(short, 5, 4)(step) for step in range(20)]
+    assert factors[:3] == [0.5, 1.0, 1.0]
+    assert factors[-1] < 0.02
+
+
+def test_rare_classes_are_drawn_as_often_as_common_ones():
+    target = torch.tensor([0] * 90 + [1] * 10)
+    drawn = torch.cat(
+        [target[shuffle(target, torch.Generator().manual_seed(i), True)] for i in range(50)]
+    )
+    assert abs(float(drawn.float().mean()) - 0.5) < 0.03
+    generator = torch.Generator().manual_seed(0)
+    assert sorted(shuffle(target, generator, False).tolist()) == list(range(100))
+    even = torch.tensor([0] * 75 + [1] * 25)  # 3 to 1 is not more than 3 to 1
+    assert sorted(shuffle(even, generator, True).tolist()) == list(range(100))
+
+
+def test_decay_is_the_optimisers_own_unless_it_is_given():
+    for optimizer, decay in (("adamw", 0.3), ("sgd", 1e-5)):
+        made = _optimizer(Supervised(network()), Recipe(optimizer=optimizer))
+        assert made.param_groups[0]["weight_decay"] == decay
+    made = _optimizer(Supervised(network()), Recipe(weight_decay=0.0))
+    assert made.param_groups[0]["weight_decay"] == 0

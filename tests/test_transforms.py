@@ -220,11 +220,13 @@ def test_every_mel_band_holds_a_bin(rate, samples):
     gain=st.floats(0.01, 100),
     kind=st.sampled_from(["spectrum", "log-spectrum", "log-mel"]),
     level=st.sampled_from(["removed", "kept"]),
+    bins=st.sampled_from([None, 257, 300, 700]),
 )
 def test_an_offset_changes_nothing_and_a_gain_its_decibels_only(
-    samples, seed, offset, gain, kind, level
+    samples, seed, offset, gain, kind, level, bins
 ):
-    recipe = Recipe(view=kind, level="removed" if kind == "spectrum" else level)
+    level = "removed" if kind == "spectrum" else level
+    recipe = Recipe(view=kind, level=level, bins=None if kind == "log-mel" else bins)
     x = np.random.default_rng(seed).standard_normal((2, samples))
     found = network_inputs(gain * (x + offset), recipe, 16_000)
     shift = 20 * np.log10(gain) / 80 if recipe.level == "kept" else 0
@@ -266,12 +268,12 @@ def test_zeros_behind_a_short_recording_only_interpolate():
 @pytest.mark.parametrize(
     "recipe",
     [
-        Recipe(),
+        Recipe(view="spectrum"),
         Recipe(view="spectrum", bins=300),
         Recipe(view="log-spectrum"),
         Recipe(view="spectrum", bins_by="cutting"),
         Recipe(view="log-mel"),
-        Recipe(samples=480),
+        Recipe(view="spectrum", samples=480),
     ],
     ids=lambda recipe: f"{recipe.view} {recipe.bins} {recipe.bins_by} {recipe.samples}",
 )

@@ -208,7 +208,7 @@ def train(
         list[str] | None,
         Option(
             help="minirocket: one more simple baseline beside logistic regression and forest "
-            "(pip install 'hfld_lite[baselines]'); none: no baselines."
+            "(the extra baselines installs it); none: no baselines."
         ),
     ] = None,
 ) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from hfld_lite.data.examples import Examples
+from hfld_lite.data.parts import average
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split
 from hfld_lite.errors import ArgumentError, DataError, look_up
@@ -270,26 +271,28 @@ def _choose(
 
 
 def _measured(fitted: tuple[Fitted, ...], examples: Examples, recipe: Any) -> Baselines:
-    """Read what is to be predicted once, and measure all."""
+    """Read what is to be predicted once, and measure all; windows are averaged by recording."""
     names = np.array(examples.class_names)
+    wholes = examples.recordings.wholes if examples.recordings else None
+    labels, first = examples.labels, average(examples.labels, wholes)[1]
     read = {reads: _read(examples, reads, recipe) for reads in {one.reads for one in fitted}}
     table, predictions = (
         [],
         pd.DataFrame(
             {
-                "recording": examples.origins,
-                "group": examples.groups,
-                "class": names[examples.labels],
+                "recording": (examples.origins if wholes is None else wholes)[first],
+                "group": examples.groups[first],
+                "class": names[labels[first]],
             }
         ),
     )
     for one in fitted:
-        predicted = one.classifier.predict(read[one.reads])
+        predicted = _predicted(one.classifier, read[one.reads], wholes)
         predictions[one.title] = names[predicted]
         found = evaluate(
             predicted,
-            examples.labels,
-            examples.groups,
+            labels[first],
+            examples.groups[first],
             examples.class_names,
             examples.normal_classes,
         )
@@ -308,6 +311,17 @@ def _measured(fitted: tuple[Fitted, ...], examples: Examples, recipe: Any) -> Ba
             }
         )
     return Baselines(pd.DataFrame(table), predictions, fitted, recipe, _kind(examples))
+
+
+def _predicted(classifier: Any, read: np.ndarray, wholes: np.ndarray | None) -> np.ndarray:
+    """Classes of the recordings, by the mean over the windows of each if they are windows."""
+    if wholes is None:
+        return classifier.predict(read)
+    said = getattr(classifier, "predict_proba", None) or classifier.decision_function
+    scores = said(read)
+    if scores.ndim == 1:  # a decision between two classes
+        scores = np.stack([-scores, scores], 1)
+    return classifier.classes_[average(scores, wholes)[0].argmax(1)]
 
 
 def _kind(examples: Examples) -> tuple:
