@@ -1,6 +1,6 @@
 """A trained network on its way to a device: exported, compared with torch, with its own program.
 
-The folder that is written holds one ONNX file and ``predict.py``, a program of under 110 lines that
+The folder that is written holds one ONNX file and ``predict.py``, a program of under 130 lines that
 needs only numpy and onnxruntime. Its settings (classes, sample rate, preprocessing, the limits of
 `trust`) are in the ONNX file's metadata, as JSON under ``hfld_lite``.
 """
