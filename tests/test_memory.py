@@ -216,7 +216,8 @@ def test_dynamically_quantised_and_raw_graphs_are_understood(eighth):
     # Activations stay float there, with copies in eight bits besides.
     assert activation_memory(quantise_dynamically(eighth)).peak > activation_memory(eighth).peak
     network = resnet1d(10, 4, 1 / 8, "small")
-    raw = to_onnx(network, 1750, recipe=Recipe(), samples=3500)
+    recipe = Recipe(view="spectrum", bins_by="cutting")
+    raw = to_onnx(network, 1750, recipe=recipe, samples=3500)
     # The view comes first: 50 x 70 complex values, and the network's 1750 values after it.
     memory = activation_memory(raw)
     assert memory.nodes[0].bytes >= 2 * 3500 * 4

@@ -384,12 +384,18 @@ def test_runs_made_otherwise_are_refused(saved, key, value, words):
         load_run(saved)
 
 
+OLD_RECIPE = """name teacher secondary_teachers student view samples bins optimizer learning_rate momentum
+    weight_decay schedule drops batch_size temperature heads weighting alpha mu nu beta meta_share
+    meta_every augmentation validation test precision behaviour seed method terms""".split()
+"""The attributes of a recipe of hfld_lite 0.2.0, all of which it wrote."""
+
+
 def _make_older(run, bins):
     """What hfld_lite 0.2.0 would have written: no attributes that came later, format 3."""
     recipe = json.loads((run / "recipe.json").read_text())
-    for name in ("bins_by", "level", "steps", "warmup", "patience", "balance"):
-        del recipe[name]
-    (run / "recipe.json").write_text(json.dumps(recipe | {"bins": bins}))
+    older = {name: recipe[name] for name in OLD_RECIPE} | {"bins": bins}
+    older |= {"learning_rate": 0.003, "weight_decay": 0.01}
+    (run / "recipe.json").write_text(json.dumps(older))
     _edit(run, "format", 3)
     seen = {"view": "spectrum", "samples": None, "bins": bins, "scaling": "min-max per recording"}
     _edit(run, "preprocessing", seen)
