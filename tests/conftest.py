@@ -82,7 +82,11 @@ def tiny_recipe():
         bins=600,
         view="spectrum",
         bins_by="cutting",
+        learning_rate=3e-3,
+        weight_decay=1e-2,
         batch_size=8,
+        mu=1.0,
+        nu=1.0,
     )
 
 
