@@ -48,6 +48,9 @@ INNER = 0.2
 EASY = ("tiles-2808", "bearings-block-clean", "imbalance")
 """Sets that are only tested: large, without errors, or for the drawing of rare classes."""
 
+SLOW = "tiles-2808"
+"""Not trained with the defaults of 0.2.0: their 1,040 steps on 3,500 bins take ten minutes."""
+
 NEEDS_TIME_OR_LEVEL = ("modulation", "level")
 """Sets that only some views can tell apart; they count for the choice of the view alone."""
 
@@ -282,7 +285,8 @@ def write_tested() -> None:
         "best on these test parts (a user does not know it; the strictest comparison).",
         "over_alone, over_baseline: student less the other, shares of 1, with a paired 95 % "
         "bootstrap interval over seeds and groups. seconds: of a whole chain, on shared cores.",
-        "Not a number: the defaults of 0.2.0 refuse 64 samples.",
+        "Empty: the defaults of 0.2.0 refuse 64 samples (digits), and were not trained on "
+        f"{SLOW}.",
     )
 
 
@@ -311,7 +315,12 @@ def choose(question: str, seeds: Seeds = 2, jobs: Jobs = 1) -> None:
 def measure(seeds: Seeds = 5, jobs: Jobs = 1) -> None:
     """Train the defaults before and now, read the test parts once, and write the table."""
     pairs = [(data, seed) for seed in range(seeds) for data in SETS]
-    every = [("tested", version, *pair) for version in ("now", "before") for pair in pairs]
+    every = [
+        ("tested", version, data, seed)
+        for version in ("now", "before")
+        for data, seed in pairs
+        if (version, data) != ("before", SLOW)
+    ]
     cells(lambda _, *job: tested(*job), every, CELLS, jobs)
     write_tested()
 
