@@ -384,9 +384,10 @@ def test_runs_made_otherwise_are_refused(saved, key, value, words):
         load_run(saved)
 
 
-OLD_RECIPE = """name teacher secondary_teachers student view samples bins optimizer learning_rate momentum
-    weight_decay schedule drops batch_size temperature heads weighting alpha mu nu beta meta_share
-    meta_every augmentation validation test precision behaviour seed method terms""".split()
+OLD_RECIPE = """name teacher secondary_teachers student view samples bins optimizer learning_rate
+    momentum weight_decay schedule drops batch_size temperature heads weighting alpha mu nu beta
+    meta_share meta_every augmentation validation test precision behaviour seed method
+    terms""".split()
 """The attributes of a recipe of hfld_lite 0.2.0, all of which it wrote."""
 
 
