@@ -324,8 +324,7 @@ def distill_chain(
         options: ``networks``, ``trained``, ``folder``, ``resume`` and others of :class:`Trainer`.
 
     Raises:
-        HfldError: if data, networks or recipe do not fit each other (before training starts), a
-            loss is not finite, memory runs out, or a checkpoint cannot be written.
+        HfldError: if what is given does not fit, a loss is not finite, or memory or disk is full.
         Interrupted: if the user stopped it; the text says what is kept.
     """
     ways = {f"student_{name}": look_up(CONTROLS, name, "Control") for name in controls}

@@ -524,10 +524,14 @@ def load_run(folder: str | Path, networks: Mapping[str, torch.nn.Module] | None 
     here = preprocessing(recipe)
     for name in ("bins_by", "level") if older else ():
         del here[name]
-    if facts.get("preprocessing") != here:
+    there = facts.get("preprocessing")
+    if there != here:
+        if isinstance(there, dict):  # say only what differs
+            names = [name for name in {**here, **there} if there.get(name) != here.get(name)]
+            there, here = ({name: of.get(name) for name in names} for of in (there, here))
         raise RecipeError(
             f"{folder / FACTS}: the networks were trained on recordings preprocessed by "
-            f"{short(facts.get('preprocessing'))}, and here it would be {here}; "
+            f"{short(there)}, and here it would be {here}; "
             f"use the run's own recipe.json and the hfld_lite that made the run, "
             f"{short(facts.get('hfld_lite'))}."
         )
