@@ -527,8 +527,8 @@ def load_run(folder: str | Path, networks: Mapping[str, torch.nn.Module] | None 
     there = facts.get("preprocessing")
     if there != here:
         if isinstance(there, dict):  # say only what differs
-            names = [name for name in {**here, **there} if there.get(name) != here.get(name)]
-            there, here = ({name: of.get(name) for name in names} for of in (there, here))
+            names = {name for name in {**here, **there} if there.get(name) != here.get(name)}
+            there, here = ({n: of[n] for n in of if n in names} for of in (there, here))
         raise RecipeError(
             f"{folder / FACTS}: the networks were trained on recordings preprocessed by "
             f"{short(there)}, and here it would be {here}; "
