@@ -416,7 +416,7 @@ def test_auto_chooses_keeps_the_table_and_resumes_with_the_same_choice(place, mi
     assert (place / "auto" / "auto.csv").is_file()
     page = (place / "auto" / "report.html").read_text()
     assert "What was tried before" in page
-    assert "log-spectrum, level kept, rate 0.01" in page
+    assert "log-spectrum, level kept, rate 0.003" in page
 
 
 def test_users_mistakes_end_in_one_sentence_and_status_2(place, mistake):

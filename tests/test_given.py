@@ -76,7 +76,7 @@ def test_a_method_by_its_name(place, hfld):
     assert (student["kd"] > 0).all()
     assert "feature" not in history
     said = hfld(*training(place, "none", "--method", "kdd"), code=2)
-    assert "The recipe's method is 'kdd'; the nearest name is" in said
+    assert "--method is 'kdd'; the nearest name is" in said
     assert not (place / "none.unfinished").exists()
 
 
