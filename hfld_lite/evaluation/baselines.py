@@ -20,14 +20,15 @@ from hfld_lite.data.examples import Examples
 from hfld_lite.data.parts import average
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split
+from hfld_lite.data.views import BANDS, FRAME, mel_edges, mel_weights
 from hfld_lite.errors import ArgumentError, DataError, look_up
 from hfld_lite.evaluation.metrics import evaluate, paired_interval
 
 NETWORKS_VIEW, MEL, SAMPLES = "the networks' view", "64 log-mel bands", "raw samples"
 """What a baseline reads."""
 
-BANDS, FRAME, FEWEST = 64, 0.025, 64
-"""Bands; length of a frame in seconds, and the fewest samples that it has."""
+FEWEST = 64
+"""Samples that a frame has at least."""
 
 FLOOR = 1e-8
 """Lowest power of a band, relative to the recording's strongest: −80 dB."""
@@ -53,13 +54,10 @@ def log_mel_bands(signals: np.ndarray, sample_rate: int) -> np.ndarray:
 
     samples = signals.shape[1]
     size = min(samples, max(round(FRAME * sample_rate), FEWEST))
-    top = 2595 * math.log10(1 + sample_rate / 2 / 700)
-    edges = 700 * (10 ** (np.linspace(0, top, BANDS + 2) / 2595) - 1)
     # Padded with zeros, so that the narrowest band holds a few bins.
-    length = 2 ** math.ceil(math.log2(max(size, 2 * sample_rate / edges[1])))
-    frequencies = np.fft.rfftfreq(length, 1 / sample_rate)
-    bands = np.array([np.interp(frequencies, edges[i : i + 3], (0, 1, 0)) for i in range(BANDS)])
-    bands = (bands / bands.sum(1, keepdims=True)).T.astype(np.float32)
+    length = 2 ** math.ceil(math.log2(max(size, 2 * sample_rate / mel_edges(sample_rate)[1])))
+    bands = mel_weights(length, sample_rate)
+    bands /= bands.sum(0)
     found = np.empty((len(signals), BANDS), np.float32)
     step = max(1, 2**21 // samples)  # bounds memory
     for start in range(0, len(signals), step):
