@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from hfld_lite.data.examples import Examples
+from hfld_lite.data.examples import IMBALANCE, Examples
 from hfld_lite.data.parts import average
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split
@@ -32,9 +32,6 @@ FEWEST = 64
 
 FLOOR = 1e-8
 """Lowest power of a band, relative to the recording's strongest: −80 dB."""
-
-UNEQUAL = 3
-"""Classes that differ by more than this factor in training are weighted inversely to their size."""
 
 
 def log_mel_bands(signals: np.ndarray, sample_rate: int) -> np.ndarray:
@@ -206,7 +203,7 @@ def fit_baselines(
     seed = recipe.seed if seed is None else seed
     labels = examples.labels
     count = np.bincount(labels[parts.train])
-    weights = "balanced" if count.max() > UNEQUAL * count.min() else None
+    weights = "balanced" if count.max() > IMBALANCE * count.min() else None
     wanted = {name: look_up(BASELINES, name, "Baseline")(weights, seed) for name in names}
     readable = [NETWORKS_VIEW] if examples.inputs is not None else []
     readable += [MEL, SAMPLES] if examples.recordings is not None else []
