@@ -21,16 +21,19 @@ Every run is kept in ``runs/defaults``; the same command resumes. ``notebooks/re
 
 import json
 import time
+from functools import lru_cache
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 import pandas as pd
+import torch
 import typer
 from _development import SETS
 from _study import BEFORE, cells, write_table
-from torch import nn
+from torch import Tensor, nn
 
+from hfld_lite.data import views
 from hfld_lite.data.examples import Examples
 from hfld_lite.data.splits import Split
 from hfld_lite.errors import ArgumentError, HfldError
@@ -67,6 +70,72 @@ WAYS = {
 }
 """Of training, each against the base."""
 
+
+class Mel(NamedTuple):
+    """A candidate for the view "log-mel": a mean spectrum, then mel bands over time, in dB."""
+
+    mean: int
+    """Values of the spectrum averaged over all windows: mel bands, or below 0 linear ones; or 0."""
+    frames: int
+    """Most of them after it; one of few windows has at least 5."""
+    bands: int = 64
+    by_band: bool = False
+    """Not a frame's bands after each other, but a band's frames."""
+    longest: int = 1
+    """A window is this part of a recording at most."""
+
+    def __call__(self, signals: np.ndarray, recipe: Recipe, rate: int) -> Tensor:
+        """Values ``(n, length)`` as the networks read them."""
+        samples = signals.shape[1]
+        size = max(4, min(round(views.FRAME * rate), samples // self.longest) // 2 * 2)
+        points = 1 << (max(size, 2 * views.LEAST_BINS, rate // views.WIDEST_BIN) - 1).bit_length()
+        points *= 4 if self.mean > 0 else 1  # its lowest bands are narrow
+
+        def read(x: Tensor) -> Tensor:
+            windows = (x - x.mean(1, keepdim=True)).unfold(1, size, size // 2)
+            found = torch.fft.rfft(windows * torch.hann_window(size), points)
+            power = (found.real.square() + found.imag.square()) * (2 / size) ** 2
+            parts = []
+            if self.mean > 0:
+                parts.append(power.mean(1) @ torch.from_numpy(_bands(points, rate, self.mean)))
+            elif self.mean:
+                fine = power.mean(1)[:, : points // 2]
+                by = views.neighbours(points // 2, -self.mean)
+                parts.append(fine.unflatten(1, (-1, by)).mean(2))
+            if self.frames:
+                rows = power @ torch.from_numpy(_bands(points, rate, self.bands))
+                count = rows.shape[1]
+                by = -(-count // self.frames)
+                by = max(1, count // 5) if -(-count // by) < 5 else by
+                rows = torch.stack([rows[:, i : i + by].mean(1) for i in range(0, count, by)], 1)
+                parts.append((rows.transpose(1, 2) if self.by_band else rows).flatten(1))
+            values = 10 * torch.log10(torch.cat(parts, 1))
+            return values.clamp_min(values.amax(1, keepdim=True) - views.FLOOR) / views.FLOOR
+
+        chunks = torch.as_tensor(signals, dtype=torch.float32).split(64)
+        return torch.cat([read(chunk) for chunk in chunks])
+
+
+LOG_MEL = views.VIEWS["log-mel"]
+_bands = lru_cache(views.mel_weights)
+
+MEL = {
+    "16 frames of 64 bands": Mel(0, 16, longest=4),
+    "the same, band by band": Mel(0, 16, by_band=True, longest=4),
+    "8 frames": Mel(0, 8, longest=4),
+    "8 frames, band by band": Mel(0, 8, by_band=True, longest=4),
+    "5 frames": Mel(0, 5, longest=4),
+    "5 frames, band by band": Mel(0, 5, by_band=True, longest=4),
+    "mean of 320 bands": Mel(320, 0),
+    "mean, linear, and 16 frames of 16 bands": Mel(-600, 16, 16),
+    "mean of 192 bands, and 16 frames of 16": Mel(192, 16, 16),
+    "mean of 320 bands, and 16 frames of 16": Mel(320, 16, 16),
+    "mean of 320 bands, and 5 frames of 64": Mel(320, 5),
+    "log-mel of the library now": None,
+}
+"""The view "log-mel" of hfld_lite 0.3.0 was the first; the last is the linear one, whose windows
+are a quarter of a recording at most."""
+
 BATCHES = {"view": 20, "training": 20, "training again": 20}
 """Questions that were asked while a batch was this part of the training part; a tenth after."""
 
@@ -94,6 +163,8 @@ CANDIDATES: dict[str, dict[str, Recipe]] = {
         "log-spectrum level": Recipe(view="log-spectrum"),
         "log-mel level": Recipe(),
     },
+    # What log-mel contains, as it lost to mel bands averaged over time where sounds are steady.
+    "mel": dict.fromkeys(MEL, Recipe()),
     "terms": {
         "equal weights, T 5": Recipe(mu=1.0, nu=1.0),
         "T 2": Recipe(mu=1.0, nu=1.0, temperature=2.0),
@@ -133,8 +204,11 @@ def chosen_by(
 
 def alone(question: str, candidate: str, data: str, seed: int) -> list[dict]:
     """Train the student alone by one candidate, and score it on the validation part."""
+    if question == "mel" and MEL[candidate]:
+        views.VIEWS["log-mel"] = MEL[candidate]
     part = 10 if "a tenth" in candidate else BATCHES.get(question, 10)
     trainer, examples, rows = chosen_by(data, seed, CANDIDATES[question][candidate], part)
+    views.VIEWS["log-mel"] = LOG_MEL
     began = time.perf_counter()
     stage = trainer.supervise(ALONE)
     score = _score(stage.network, examples, rows)
@@ -307,7 +381,7 @@ def _rows(path: Path) -> list[dict]:
 @app.command()
 def choose(question: str, seeds: Seeds = 2, jobs: Jobs = 1) -> None:
     """Train the candidates of one question, and write the table of all that were tried."""
-    left_out = EASY if question == "view" else EASY + NEEDS_TIME_OR_LEVEL
+    left_out = EASY if question in ("view", "mel") else EASY + NEEDS_TIME_OR_LEVEL
     sets = [(data, seed) for seed in range(seeds) for data in SETS if data not in left_out]
     if question == "terms":
         cells(distilled, [(question, *job) for job in sets], CELLS, jobs)

@@ -157,7 +157,7 @@ def mel_by_scipy(signal, rate, level):
         signal - signal.mean(), rate, "hann", size, size // 2, points, boundary=None, padded=False
     )
     power, top = np.abs(found) ** 2, 2595 * np.log10(1 + rate / 1400)
-    edges = [700 * (10 ** (top * i / 65 / 2595) - 1) for i in range(66)]
+    edges = [700 * (10 ** (top * i / 17 / 2595) - 1) for i in range(18)]
     bands = np.array(
         [
             np.interp(hertz, [low, middle, high], [0, 1, 0]) @ power
@@ -166,7 +166,9 @@ def mel_by_scipy(signal, rate, level):
     )
     by = int(np.ceil(bands.shape[1] / 16))
     frames = [bands[:, i : i + by].mean(1) for i in range(0, bands.shape[1], by)]
-    return decibels_by_numpy(np.sqrt(np.concatenate(frames)), level)
+    mean, together = power.mean(1)[:-1], min(-(-points // 1200), points // 514)
+    spectrum = [mean[i : i + together].mean() for i in range(0, points // 2, together)]
+    return decibels_by_numpy(np.sqrt(np.concatenate([spectrum, *frames])), level)
 
 
 def knocks(count=4, samples=7000, seed=0):
@@ -199,8 +201,7 @@ def test_averages_are_numpys_also_the_last_over_fewer(samples, bins):
 def test_mel_bands_are_those_of_scipys_short_time_spectra(samples, rate, level):
     x = knocks(samples=samples)
     found = log_mel(x, rate, level)
-    assert found.shape[1] % BANDS == 0
-    assert 257 <= found.shape[1] <= FRAMES * BANDS
+    assert 257 < found.shape[1] <= 600 + FRAMES * BANDS
     expected = np.stack([mel_by_scipy(row, rate, level) for row in x])
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
@@ -282,7 +283,7 @@ def test_frequencies_are_where_tones_show(recipe, recording):
     hertz = frequencies(recipe, samples, rate)
     for tone_ in (0.11 * rate, 0.34 * rate):
         wave = np.sin(2 * np.pi * tone_ * np.arange(samples) / rate)[None].astype(np.float32)
-        seen = network_inputs(wave, recipe, rate).reshape(-1, len(hertz)).mean(0)
+        seen = network_inputs(wave, recipe, rate)[0, : len(hertz)]
         place = int(seen.argmax())
         spacing = np.diff(hertz)[min(place, len(hertz) - 2)]
         assert abs(hertz[place] - tone_) <= 0.51 * max(spacing, rate / samples)

@@ -144,7 +144,7 @@ def spectra(
     """What the networks read: the mean spectrum of each class and the middle 80 % of recordings.
 
     Args:
-        inputs: spectra ``(n, bins)``, or frames of them one behind the other, which are averaged.
+        inputs: spectra ``(n, bins)``; values after the bins are left out.
         labels: classes ``(n,)``.
         class_names: one panel each.
         hertz: frequency of each bin, or the width of one.
@@ -153,7 +153,7 @@ def spectra(
     figure = Figure(figsize=(10, 1.7 * rows + 1), layout="constrained")
     axes = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False).ravel()
     khz = (hertz if np.ndim(hertz) else np.arange(inputs.shape[1]) * hertz) / 1000
-    inputs = np.asarray(inputs).reshape(len(inputs), -1, len(khz)).mean(1)
+    inputs = np.asarray(inputs)[:, : len(khz)]
     for axis, label in zip(axes, range(len(class_names)), strict=False):
         chosen = inputs[np.asarray(labels) == label]
         if len(chosen):

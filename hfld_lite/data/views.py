@@ -34,15 +34,15 @@ LEAST_VALUES = 257
 FLOOR = 80.0
 """dB below a recording's peak; what is weaker counts as this."""
 
-BANDS, FRAMES, FRAME = 64, 16, 0.025
-"""Mel bands, most frames of `log_mel`, and the length of a window in s."""
+BANDS, FRAMES, FRAME = 16, 16, 0.025
+"""Mel bands and most frames of `log_mel`, and the length of a window in s."""
 
 WIDEST_BIN = 50
 """Hz between bins of `log_mel` at most: at every sample rate its lowest band then holds a bin."""
 
 SCALINGS = dict.fromkeys(("spectrum", "time"), "min-max per recording") | {
     "log-spectrum": f"{FLOOR:g} dB below the peak of each recording",
-    "log-mel": f"{FLOOR:g} dB below the peak of each recording, {BANDS} bands, {FRAMES} frames",
+    "log-mel": f"{FLOOR:g} dB below the peak of each recording, mean and {BANDS} bands by {FRAMES}",
 }
 """How runs name the scaling of each view; change it when the values of the view change."""
 
@@ -121,14 +121,16 @@ def log_spectrum(
 
 
 def log_mel(signals: np.ndarray | Tensor, sample_rate: int, level: str = "removed") -> Tensor:
-    """Power in BANDS mel bands in dB, in FRAMES frames at most, one frame after the other.
+    """Power in dB: the spectrum averaged over time, then BANDS mel bands in FRAMES frames at most.
 
     Hann windows of FRAME seconds (a quarter of the recording at most) overlap by half; the mean of
-    the recording is subtracted before. The power of a frame's bin is |2 X_k / window|². The bands
+    the recording is subtracted before. The power of a window's bin is |2 X_k / window|². The first
+    values are the mean of these powers over all windows, with neighbouring bins averaged as in
+    :func:`averaged_spectrum`: fine in frequency and steady in noise (Welch, "The use of fast
+    Fourier transform for the estimation of power spectra", 1967). The others tell when: the bands
     are triangles, equally wide on the scale m(f) = 2595 log₁₀(1 + f / 700), from 0 Hz to half the
-    sample rate, with a peak of 1. Powers of neighbouring frames are averaged until FRAMES or fewer
-    are left; then dB as in :func:`log_spectrum`, 10 log₁₀ of a power in place of 20 log₁₀ of an
-    amplitude.
+    sample rate, with a peak of 1; neighbouring windows are averaged until FRAMES or fewer are left.
+    Then dB as in :func:`log_spectrum`, 10 log₁₀ of a power in place of 20 log₁₀ of an amplitude.
 
     Args:
         signals: ``(n, samples)``, any unit.
@@ -136,7 +138,7 @@ def log_mel(signals: np.ndarray | Tensor, sample_rate: int, level: str = "remove
         level: ``"kept"`` or ``"removed"``.
 
     Returns:
-        float32 ``(n, frames · BANDS)``, a frame's bands from low to high.
+        float32 ``(n, bins + frames · BANDS)``, a frame's bands from low to high.
 
     Raises:
         ArgumentError: if ``signals`` has another shape, or fewer than 16 samples.
@@ -152,10 +154,12 @@ def log_mel(signals: np.ndarray | Tensor, sample_rate: int, level: str = "remove
     def view(x: Tensor) -> Tensor:
         frames = (x - x.mean(1, keepdim=True)).unfold(1, size, size // 2) * window.to(x.device)
         found = torch.fft.rfft(frames, points)
-        power = (found.real.square() + found.imag.square()) @ weights.to(x.device)
-        by = -(-power.shape[1] // FRAMES)
-        power = _mean_of(power.transpose(1, 2), by).transpose(1, 2) * (2 / size) ** 2
-        return power.flatten(1)
+        power = (found.real.square() + found.imag.square()) * (2 / size) ** 2
+        mean = _averaged(power.mean(1)[:, : points // 2], None)
+        bands = power @ weights.to(x.device)
+        by = -(-bands.shape[1] // FRAMES)
+        bands = _mean_of(bands.transpose(1, 2), by).transpose(1, 2)
+        return torch.cat([mean, bands.flatten(1)], 1)
 
     spread = samples * 2 * points // size  # the frames' samples, padded
     return _in_chunks(signals, view, lambda x: _decibels(x, 10, level), spread)
@@ -262,8 +266,8 @@ def neighbours(count: int, most: int | None) -> int:
 def frequencies(recipe: Any, samples: int, sample_rate: int) -> np.ndarray | None:
     """What frequency each value of a recipe's view stands for, Hz; None for the view "time".
 
-    The middle of the bins that are averaged; in mel bands, the peaks of the bands, which repeat
-    from frame to frame.
+    The middle of the bins that are averaged. Of the view "log-mel" it is that of the first values,
+    the spectrum averaged over time; the mel bands come after them.
 
     Args:
         recipe: whose view it is.
@@ -273,11 +277,10 @@ def frequencies(recipe: Any, samples: int, sample_rate: int) -> np.ndarray | Non
     samples = recipe.samples or samples
     if recipe.view == "time":
         return None
-    if recipe.view == "log-mel":
-        return mel_edges(sample_rate)[1:-1]
     if cut(recipe):
         return np.arange(recipe.bins or samples // 2) * (sample_rate / samples)
-    points = fourier_points(samples)
+    mel = recipe.view == "log-mel"
+    points = mel_frames(samples, sample_rate)[1] if mel else fourier_points(samples)
     by = neighbours(points // 2, recipe.bins)
     firsts = np.arange(0, points // 2, by)
     lasts = np.minimum(firsts + by, points // 2) - 1

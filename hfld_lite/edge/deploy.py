@@ -250,19 +250,21 @@ def _front(detector: Detector) -> dict[str, Any]:
     """What the program needs to compute the view, see :mod:`hfld_lite.data.views`.
 
     Samples → (mean subtracted if ``centred``) → magnitudes of ``points`` points, the first ``kept``
-    of them, or powers in bands between ``edges`` of windows of ``size`` → means of ``averaged``
-    neighbours → times ``unit``, log₁₀ down to ``depth`` below the peak; or min-max without depth.
+    of them, or mean powers of windows of ``size``, and means of ``frames`` windows in bands between
+    ``edges`` → means of ``averaged`` neighbours → times ``unit``, log₁₀ down to ``depth`` below the
+    peak; or min-max without depth.
     """
     recipe, rate = detector.recipe, detector.sample_rate
     samples = recipe.samples or detector.samples
-    front = dict.fromkeys(("size", "edges", "points", "kept", "depth", "unit"))
+    front = dict.fromkeys(("size", "edges", "frames", "points", "kept", "depth", "unit"))
     front |= {"centred": recipe.view != "time" and not cut(recipe), "averaged": 1}
     front["level"] = level_of(recipe)
     if recipe.view == "log-mel":
         size, points = mel_frames(samples, rate)
         count = (samples - size) // (size // 2) + 1
         front |= {"size": size, "points": points, "edges": mel_edges(rate).tolist()}
-        front |= {"averaged": -(-count // FRAMES), "depth": FLOOR / 10, "unit": (2 / size) ** 2}
+        front |= {"frames": -(-count // FRAMES), "averaged": neighbours(points // 2, None)}
+        front |= {"kept": points // 2, "depth": FLOOR / 10, "unit": (2 / size) ** 2}
     elif cut(recipe):
         front |= {"points": samples, "kept": samples}
     elif recipe.view != "time":

@@ -85,11 +85,11 @@ class _View(nn.Module):
         if self.kind == "log-mel":
             self.size, points = mel_frames(self.samples, sample_rate)
             self.spectrum = _Spectrum(points, points // 2 + 1)
-            bands = torch.from_numpy(mel_weights(points, sample_rate))
-            self.register_buffer("bands", bands * (2 / self.size) ** 2)
+            self.register_buffer("bands", torch.from_numpy(mel_weights(points, sample_rate)))
             self.register_buffer("window", torch.hann_window(self.size))
             count = (self.samples - self.size) // (self.size // 2) + 1
-            self.means = _Means(count, -(-count // FRAMES))
+            self.means = _Means(points // 2, neighbours(points // 2, None))
+            self.over_time = _Means(count, -(-count // FRAMES))
         elif self.whole:
             self.spectrum = _Spectrum(self.samples, length)
         elif self.kind != "time":
@@ -106,7 +106,7 @@ class _View(nn.Module):
         for _ in range(2):  # a runtime's mean of many values can be wrong in the fifth digit
             x = x - x.mean(1, keepdim=True)
         if self.kind == "log-mel":
-            return self._decibels(self._mel(x).flatten(1), 10)
+            return self._decibels(self._mel(x), 10)
         x = self.means(self.spectrum(x)[:, None])[:, 0]
         if self.kind == "spectrum":
             return self._min_max(x)
@@ -116,9 +116,11 @@ class _View(nn.Module):
         half = self.size // 2  # frames overlap by half: each is two halves, one behind the other
         halves = x[:, : self.samples // half * half].reshape(-1, self.samples // half, half)
         frames = torch.cat((halves[:, :-1], halves[:, 1:]), 2)
-        power = self.spectrum(frames.reshape(-1, self.size) * self.window).square() @ self.bands
-        power = power.reshape(-1, frames.shape[1], self.bands.shape[1])
-        return self.means(power.transpose(1, 2)).transpose(1, 2)
+        amplitude = self.spectrum(frames.reshape(-1, self.size) * self.window) * (2 / self.size)
+        power = amplitude.square().reshape(-1, frames.shape[1], amplitude.shape[1])
+        mean = self.means(power.mean(1, keepdim=True)[:, :, :-1])
+        bands = self.over_time((power @ self.bands).transpose(1, 2)).transpose(1, 2)
+        return torch.cat((mean[:, 0], bands.flatten(1)), 1)
 
     def _min_max(self, x: Tensor) -> Tensor:
         low, high = x.amin(1, keepdim=True), x.amax(1, keepdim=True)

@@ -20,10 +20,11 @@ from hfld_lite.data.examples import IMBALANCE, Examples
 from hfld_lite.data.parts import average
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split
-from hfld_lite.data.views import BANDS, FRAME, mel_edges, mel_weights
+from hfld_lite.data.views import FRAME, mel_edges, mel_weights
 from hfld_lite.errors import ArgumentError, DataError, look_up
 from hfld_lite.evaluation.metrics import evaluate, paired_interval
 
+BANDS = 64
 NETWORKS_VIEW, MEL, SAMPLES = "the networks' view", "64 log-mel bands", "raw samples"
 """What a baseline reads."""
 
@@ -52,8 +53,9 @@ def log_mel_bands(signals: np.ndarray, sample_rate: int) -> np.ndarray:
     samples = signals.shape[1]
     size = min(samples, max(round(FRAME * sample_rate), FEWEST))
     # Padded with zeros, so that the narrowest band holds a few bins.
-    length = 2 ** math.ceil(math.log2(max(size, 2 * sample_rate / mel_edges(sample_rate)[1])))
-    bands = mel_weights(length, sample_rate)
+    widest = mel_edges(sample_rate, BANDS)[1] / 2
+    length = 2 ** math.ceil(math.log2(max(size, sample_rate / widest)))
+    bands = mel_weights(length, sample_rate, BANDS)
     bands /= bands.sum(0)
     found = np.empty((len(signals), BANDS), np.float32)
     step = max(1, 2**21 // samples)  # bounds memory

@@ -46,19 +46,21 @@ def view(x):
     if FACTS["view"] == "raw":
         return x
     x, front = x[: FACTS["cut"]].astype(float), FACTS["front"]
-    x = x - x.mean() if front["centred"] else x
-    if front["edges"]:  # powers in mel bands, a row for each frame; the rows are then averaged
+    x, later = x - x.mean() if front["centred"] else x, []
+    if front["edges"]:  # mean power of all windows, and the power of several in mel bands
         size, edges = front["size"], np.array(front["edges"])
         frames = np.lib.stride_tricks.sliding_window_view(x, size)[:: size // 2]
         hann = 0.5 - 0.5 * np.cos(2 * np.pi * np.arange(size) / size)
         power = np.abs(np.fft.rfft(frames * hann, front["points"])) ** 2
         hertz = np.fft.rfftfreq(front["points"], 1 / FACTS["sample_rate"])[:, None]
         sides = (hertz - edges[:-2], edges[2:] - hertz) / np.diff([edges[:-1], edges[1:]])[:, None]
-        x = power @ np.clip(sides.min(0), 0, None)
+        bands, by = power @ np.clip(sides.min(0), 0, None), front["frames"]
+        later = [bands[i : i + by].mean(0) for i in range(0, len(bands), by)]
+        x = power.mean(0)[: front["kept"]]
     elif front["points"]:
         x = np.abs(np.fft.rfft(x, front["points"]))[: front["kept"]]
     by = front["averaged"]
-    x = np.concatenate([x[i : i + by].mean(0, keepdims=True) for i in range(0, len(x), by)]).ravel()
+    x = np.concatenate([[x[i : i + by].mean()] for i in range(0, len(x), by)] + later)
     x = x[: FACTS["length"]]
     if not front["depth"]:
         return (x - x.min()) / np.ptp(x)
