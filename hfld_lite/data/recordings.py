@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import InitVar, asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from hfld_lite.data import prepared
+from hfld_lite.data import plausibility, prepared
 from hfld_lite.data.parts import Part
 from hfld_lite.errors import ArgumentError, DataError, HfldError, nearest
 from hfld_lite.storage.files import bytes_digest
@@ -40,6 +41,7 @@ class Recordings:
         part: which part of each file these are, where that is known; others are cut alike.
         wholes: str ``(n,)``, where each row is a window whose answers are averaged: the name of
             the recording that it is cut from, which has one class and one group.
+        notes: what looked wrong while they were read, a sentence each; see `findings`.
         checked: the signals were checked before; skip the check.
 
     Raises:
@@ -59,6 +61,7 @@ class Recordings:
     window: tuple[int, int] | None = None
     part: Part | None = None
     wholes: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
     checked: InitVar[bool] = False
 
     def __post_init__(self, checked: bool) -> None:
@@ -81,6 +84,7 @@ class Recordings:
             "class_names": names,
             "normal_classes": normal,
             "window": window,
+            "notes": tuple(self.notes),
         }
         if self.part is not None and self.part.samples != signals.shape[1]:
             fields["part"] = None  # the signals were changed since they were cut
@@ -99,6 +103,9 @@ class Recordings:
                 "recordings",
                 f"labels have type {labels.dtype} and shape {labels.shape}",
                 expected=f"{len(self)} integers, each the index of a class in class_names",
+                mend="give signals.T, where the recordings are the columns"
+                if labels.shape == (self.samples,)
+                else "",
             )
         outside = np.flatnonzero((labels < 0) | (labels >= classes))
         if outside.size:
@@ -190,8 +197,13 @@ class Recordings:
         """The first 16 digits of each signal's SHA-256, to recognise it among others."""
         return [bytes_digest([np.ascontiguousarray(signal)])[:16] for signal in self.signals]
 
+    @cached_property
+    def findings(self) -> tuple[str, ...]:
+        """What looks wrong in them, a sentence each; see `hfld_lite.data.plausibility`."""
+        return (*self.notes, *(plausibility.findings(self) if len(self) else ()))
+
     def summary(self) -> str:
-        """Return four lines: the source; counts and seconds; classes; groups."""
+        """Return four lines, source, counts and seconds, classes, groups, and what looks wrong."""
         seconds = self.samples / self.sample_rate
         units = f", in {self.units}" if self.units else ""
         counts = np.bincount(self.labels, minlength=len(self.class_names))
@@ -217,6 +229,7 @@ class Recordings:
                 f"({seconds:.4g} s each, {seconds * len(self):.4g} s in all{units})",
                 f"classes: {', '.join(classes)}",
                 groups,
+                *(f"note: {finding}" for finding in self.findings),
             )
         )
 
@@ -256,6 +269,7 @@ class Recordings:
             "classes": self.class_names,
             "normal_classes": self.normal_classes,
             **({} if self.part is None else {"part": asdict(self.part)}),
+            **({"notes": self.notes} if self.notes else {}),
         }
         return prepared.write(folder, arrays, facts, overwrite=overwrite)
 
@@ -282,7 +296,7 @@ class Recordings:
                 part=facts["part"],
                 wholes=np.array(arrays[prepared.WHOLES]) if prepared.WHOLES in arrays else None,
                 **{key: facts[key] for key in ("sample_rate", "normal_classes", "window")},
-                **{key: facts[key] for key in ("source", "units", "simulated")},
+                **{key: facts[key] for key in ("source", "units", "simulated", "notes")},
                 checked=True,
             )
         except HfldError as error:  # the folder is at fault, so it comes first in the message
