@@ -174,8 +174,8 @@ class TestEqual:
         recordings = self.recordings({33: 3, 7: 4})
         words = (
             r"^split: class0/3.wav and class0/33.wav are equal, sample for sample, and of "
-            r"different groups, .* it was trained on \(2 such sets in all\); .*; delete all but one, "
-            r" or give them one group \(the column group of the manifest, --group-pattern, "
+            r"different groups, .* it was trained on \(2 such sets in all\); .*; delete all but "
+            r"one, or give them one group \(the column group of the manifest, --group-pattern, "
             r"groups=\)"
         )
         for seed in range(5):

@@ -74,7 +74,10 @@ app = typer.Typer(
 )
 console = Console(highlight=False, markup=False)
 
-Variable = Annotated[str | None, Option(help="Name of the variable in .mat files.")]
+Variable = Annotated[
+    str | None,
+    Option(help="Name of the variable in .mat files, or a pattern, such as 'X*_DE_time'."),
+]
 
 
 @app.command(
@@ -189,8 +192,8 @@ def train(
     label_pattern: Annotated[
         str | None,
         Option(
-            help="For sound files beside each other: regular expression whose one group is the "
-            "class in a file's name."
+            help="For sound files beside each other, and long recordings in .mat files: regular "
+            "expression whose one group is the class in a file's name."
         ),
     ] = None,
     normal: Annotated[

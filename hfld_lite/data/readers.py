@@ -65,8 +65,9 @@ def reader(
     """Register the decorated function for the files that end so.
 
     The function gets a path and returns real numbers, ``(n, samples)`` or ``(samples,)`` for one
-    recording, and the sample rate in Hz or None. Arguments named ``variable`` and ``long``, if it
-    has them, get the name of the variable to read and whether the file holds one long recording.
+    recording, and the sample rate in Hz or None. Arguments named ``variable``, ``long`` and
+    ``samples``, if it has them, get the name of the variable to read, whether the file holds one
+    long recording, and how many samples of each are wanted.
 
     Args:
         endings: in lower case, with the dot.
@@ -192,7 +193,8 @@ def read_cuts(
         part: what is used of each recording.
         hop: where the training data were windows of long recordings, each a recording of its own:
             the step between them.
-        variable: in a .mat file; by default ``data``, or ``DE_time`` for long recordings.
+        variable: in a .mat file, a name or a pattern; by default ``data``, or for long recordings
+            ``DE_time`` or what ends in ``_DE_time``.
 
     Returns:
         One for each recording, with signals in float32.
@@ -207,7 +209,8 @@ def read_cuts(
         raise DataError(file, "is not there", expected=expected)
     if file.suffix.lower() not in READERS:
         raise DataError(file, f"ends in {file.suffix.lower()!r}", expected=expected)
-    signals, rate = read_file(file, variable=variable, long=hop is not None)
+    least = None if part.kind == "whole" else part.samples
+    signals, rate = read_file(file, variable=variable, long=hop is not None, samples=least)
     if rate not in (None, sample_rate):
         raise DataError(file, f"is at {rate} Hz", expected=f"{sample_rate} Hz", mend="resample it")
     if hop is not None:
