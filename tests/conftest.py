@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from hfld_lite import Network, Recipe, distill_chain, simulate_tiles
-from hfld_lite.app.runs import new_run, save_run
+from hfld_lite.app.runs import save_run
+from hfld_lite.app.unfinished import new_run
 from hfld_lite.edge.analysis import with_costs
 
 OFFLINE = str(Path(__file__).parent / "offline")

@@ -16,8 +16,10 @@ import soundfile
 import torch
 
 from hfld_lite import Recipe, preset
-from hfld_lite.app import cli
-from hfld_lite.app.runs import begin_run, load_run
+from hfld_lite.app import cli, cli_train
+from hfld_lite.app.runs import load_run
+from hfld_lite.app.unfinished import begin_run
+from hfld_lite.errors import HfldError
 from hfld_lite.evaluation.baselines import USUAL
 from hfld_lite.networks import count_parameters
 
@@ -209,7 +211,7 @@ def test_baselines_that_fail_lose_no_training_and_resume_knows_their_names(
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(cli, "write_report", full)
+    monkeypatch.setattr(cli_train, "write_report", full)
     mistake(*started(place, "broken"), "--quiet", "--baselines", "none")
     assert json.loads((place / "broken.unfinished" / "begun.json").read_text())["baselines"] == []
     mistake(*started(place, "broken"), "--quiet", "--fresh")
@@ -311,9 +313,9 @@ def test_options_replace_the_attributes_of_the_recipe(place, monkeypatch):
 
     def look(_, recipe, *__, **___):
         found.append(recipe)
-        raise cli.HfldError("Enough.")
+        raise HfldError("Enough.")
 
-    monkeypatch.setattr(cli, "distill_chain", look)
+    monkeypatch.setattr(cli_train, "distill_chain", look)
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     usual = ("train", "--data", place / "data", "--quiet", "--fresh", "--out", place / "options")
     for arguments in (
@@ -378,7 +380,7 @@ def test_a_stopped_series_says_how_to_resume_all_of_it(place, mistake, monkeypat
     def fail(*_, **__):
         raise MemoryError
 
-    monkeypatch.setattr(cli, "distill_chain", fail)
+    monkeypatch.setattr(cli_train, "distill_chain", fail)
     said = mistake(*started(place, "stopped-seeds"), "--seeds", 3, "--quiet")
     assert said.endswith(f"Resume with: hfld train --resume {place / 'stopped-seeds'}")
     parts = sorted(path.name for path in (place / "stopped-seeds").glob("seed_?.unfinished"))
@@ -396,8 +398,8 @@ def test_auto_chooses_keeps_the_table_and_resumes_with_the_same_choice(place, mi
     def fail(*_, **__):
         raise MemoryError
 
-    usual = cli.distill_chain
-    monkeypatch.setattr(cli, "distill_chain", fail)
+    usual = cli_train.distill_chain
+    monkeypatch.setattr(cli_train, "distill_chain", fail)
     assert "Resume with" in mistake(*started(place, "auto"), "--auto", "--budget", 9, "--quiet")
     table = pd.read_csv(place / "auto.unfinished" / "auto.csv")
     assert table["chosen"].sum() == 1
@@ -405,7 +407,7 @@ def test_auto_chooses_keeps_the_table_and_resumes_with_the_same_choice(place, mi
     table["chosen"] = table["view"] == "log-spectrum"
     table.to_csv(place / "auto.unfinished" / "auto.csv", index=False)
     monkeypatch.setattr("hfld_lite.app.chosen.choose_recipe", None)
-    monkeypatch.setattr(cli, "distill_chain", usual)
+    monkeypatch.setattr(cli_train, "distill_chain", usual)
     monkeypatch.setattr(sys, "argv", ["hfld", "train", "--resume", str(place / "auto"), "--quiet"])
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     with pytest.raises(SystemExit) as end:
@@ -544,9 +546,9 @@ def test_anomaly_detection_is_on_if_asked_for(place, mistake, monkeypatch):
 
     def look(*_, **__):
         found.append(torch.is_anomaly_enabled())
-        raise cli.HfldError("Enough.")
+        raise HfldError("Enough.")
 
-    monkeypatch.setattr(cli, "distill_chain", look)
+    monkeypatch.setattr(cli_train, "distill_chain", look)
     mistake(*started(place, "a"), "--detect-anomaly")
     said = mistake("train", "--resume", place / "a.unfinished", "--detect-anomaly")
     assert said.endswith(f"Enough. Resume with: hfld train --resume {place / 'a'}")
@@ -562,7 +564,7 @@ def test_a_full_disk_after_the_training_costs_nothing(place, mistake, monkeypatc
         (part / "figures").mkdir()
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(cli, "write_report", report)
+    monkeypatch.setattr(cli_train, "write_report", report)
     found = mistake(*started(place, name), "--quiet")
     assert re.match(r"hfld: The disk or memory failed \(.*No space left on device\)\. R", found)
     assert found.endswith(f"Resume with: hfld train --resume {place / name}")
@@ -596,7 +598,7 @@ def test_what_happens_before_the_training_is_said_too(
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr(cli, "read_origin", fail)
+    monkeypatch.setattr(cli_train, "read_origin", fail)
     monkeypatch.setattr(sys, "argv", ["hfld", *map(str, started(place, "early"))])
     monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
     with pytest.raises(SystemExit) as end:

@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file
 
 from hfld_lite import Network, RecipeError, distill_chain
-from hfld_lite.app import cli
+from hfld_lite.app import cli, cli_train
 from hfld_lite.app.given import run_plugins
-from hfld_lite.app.runs import load_run, new_run, save_run
+from hfld_lite.app.runs import load_run, save_run
+from hfld_lite.app.unfinished import new_run
 from hfld_lite.distillation import TERMS
 from hfld_lite.edge.analysis import with_costs
 from hfld_lite.networks import Output
@@ -163,7 +164,7 @@ def test_a_stopped_run_keeps_its_teacher_and_its_plugin(
     plugin = tmp_path / "mine.py"
     plugin.write_text(PLUGIN)
     given = ("--plugin", plugin, "--method", "absolute", "--teacher", place / "run")
-    real = cli.distill_chain
+    real = cli_train.distill_chain
 
     def stopped(*arguments, **options):
         def stop(role, row):
@@ -172,7 +173,7 @@ def test_a_stopped_run_keeps_its_teacher_and_its_plugin(
 
         return real(*arguments, **options, on_epoch=stop)
 
-    monkeypatch.setattr(cli, "distill_chain", stopped)
+    monkeypatch.setattr(cli_train, "distill_chain", stopped)
     said = hfld(*training(place, "stopped", *given), code=130)
     assert "hfld train --resume" in said
     monkeypatch.undo()
@@ -244,7 +245,7 @@ def test_a_plugin_that_changed_is_not_resumed(place, hfld, monkeypatch, no_terms
         (folder / "teacher.epoch-00001.safetensors").touch()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "distill_chain", stopped)
+    monkeypatch.setattr(cli_train, "distill_chain", stopped)
     hfld(*training(place, "changed", "--plugin", plugin, "--method", "absolute"), code=130)
     plugin.write_text(PLUGIN + "# changed")
     said = hfld("train", "--resume", place / "changed", "--quiet", code=2)

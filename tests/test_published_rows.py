@@ -25,7 +25,8 @@ from hfld_lite import (
     time_view,
 )
 from hfld_lite.app.report import write_report
-from hfld_lite.app.runs import load_run, new_run, save_run
+from hfld_lite.app.runs import load_run, save_run
+from hfld_lite.app.unfinished import new_run
 from hfld_lite.data.augmentation import Augmentation
 from hfld_lite.data.views import network_inputs
 from hfld_lite.distillation import Distiller

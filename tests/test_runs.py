@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hfld_lite import RecipeError, spectrum
-from hfld_lite.app.runs import begin_run, begun_run, load_run, new_run, run_of, save_run, unfinished
+from hfld_lite.app.runs import load_run, save_run, unfinished
+from hfld_lite.app.unfinished import begin_run, begun_run, new_run, run_of
 
 
 @pytest.fixture(scope="module")
@@ -203,7 +204,7 @@ lock.acquire()
 
 AT_WORK = """
 import sys
-from hfld_lite.app.runs import begin_run, new_run
+from hfld_lite.app.unfinished import begin_run, new_run
 from hfld_lite.rivals.presets import preset
 if sys.argv[2:]:
     import errno, fcntl

@@ -12,27 +12,13 @@ from pathlib import Path
 from typing import Annotated
 
 import pandas as pd
-import typer
 from rich import box
-from rich.console import Console
 from rich.table import Table
-from typer import Argument, Option
+from typer import Option
 
+from hfld_lite.app.console import Role, RunFolder, console
 from hfld_lite.app.runs import load_run
 from hfld_lite.errors import HfldError
-
-console = Console(highlight=False, markup=False)
-
-RunFolder = Annotated[Path, Argument(help="A run folder that `hfld train` wrote.")]
-Role = Annotated[
-    str, Option(help="A network of the run: teacher, secondary_teacher, student, student_alone.")
-]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the commands to the `hfld` command."""
-    app.command(epilog="Example: hfld export runs/demo --format onnx-int8 --out device")(export)
-    app.command(epilog="Example: hfld edge runs/demo --device STM32F411RE")(edge)
 
 
 @contextmanager

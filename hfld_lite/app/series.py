@@ -8,7 +8,8 @@ from typing import Any
 import pandas as pd
 
 from hfld_lite.app.report import render
-from hfld_lite.app.runs import BEGUN, FACTS, begin_run, unfinished
+from hfld_lite.app.runs import FACTS, unfinished
+from hfld_lite.app.unfinished import BEGUN, begin_run
 from hfld_lite.errors import RecipeError
 from hfld_lite.evaluation.repeats import scores, summary
 from hfld_lite.recipes import Recipe

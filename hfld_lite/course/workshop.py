@@ -19,8 +19,9 @@ from hfld_lite.app.compared import compared
 from hfld_lite.app.export import export_run
 from hfld_lite.app.figures import confusions, spectra
 from hfld_lite.app.report import write_report
-from hfld_lite.app.runs import Run, load_run, new_run, save_run
+from hfld_lite.app.runs import Run, load_run, save_run
 from hfld_lite.app.style import png
+from hfld_lite.app.unfinished import new_run
 from hfld_lite.course.monitor import Monitor, monitor
 from hfld_lite.course.widgets import image
 from hfld_lite.data.readers import read_folder

@@ -1,0 +1,377 @@
+"""The command `hfld train`."""
+
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich import box
+from rich.table import Table
+from safetensors import SafetensorError
+from typer import Option
+
+from hfld_lite.app.chosen import chosen
+from hfld_lite.app.compared import compared, wanted_baselines
+from hfld_lite.app.console import Variable, console, print_comparison, print_table
+from hfld_lite.app.estimate import estimate
+from hfld_lite.app.given import run_plugins, trained_teacher
+from hfld_lite.app.options import with_options
+from hfld_lite.app.report import INTERVAL_NOTE, display_table, write_report
+from hfld_lite.app.runs import read_origin, save_run
+from hfld_lite.app.series import (
+    NOTE,
+    begin_others,
+    missing,
+    runs_of,
+    series_place,
+    whole,
+    withdraw,
+    write_series,
+)
+from hfld_lite.app.unfinished import (
+    BEGUN,
+    CHECKPOINTS,
+    begin_run,
+    begun_auto,
+    begun_baselines,
+    begun_run,
+    begun_split,
+    begun_teacher,
+    new_run,
+    run_of,
+    unfinished,
+)
+from hfld_lite.data.recordings import Recordings
+from hfld_lite.data.splits import Split
+from hfld_lite.edge.analysis import with_costs
+from hfld_lite.errors import ArgumentError, DataError, HfldError, RecipeError
+from hfld_lite.evaluation.choice import BUDGET
+from hfld_lite.hierarchy import Chain, distill_chain
+from hfld_lite.recipes import Augmentation, Recipe
+from hfld_lite.rivals.presets import preset
+
+
+def train(
+    out: Annotated[Path | None, Option(help="Folder for the run; it must not exist yet.")] = None,
+    resume: Annotated[
+        Path | None, Option(help="Resume the unfinished run of this folder, with its own options.")
+    ] = None,
+    data: Annotated[
+        Path | None,
+        Option(
+            help="Folder of recordings: prepared by a data script, tiles in .mat files (AN.mat, "
+            "AD.mat, …), or WAV or FLAC files, a folder for each class. Default: simulated tiles."
+        ),
+    ] = None,
+    preset_name: Annotated[
+        str | None,
+        Option("--preset", help="The recipe: classroom (the default), demo, paper or published."),
+    ] = None,
+    recipe_file: Annotated[
+        Path | None, Option("--recipe", help="A recipe as JSON, instead of a preset.")
+    ] = None,
+    seed: Annotated[int | None, Option(help="Seed; by default the recipe's.")] = None,
+    seeds: Annotated[
+        int, Option(help="Runs with so many seeds, each with its own split: OUT/seed_0, …")
+    ] = 1,
+    steps: Annotated[
+        int | None, Option(help="Steps of each network, in 10 passes over the data at least.")
+    ] = None,
+    epochs: Annotated[
+        int | None, Option(help="Passes of each network over the data, instead of --steps.")
+    ] = None,
+    learning_rate: Annotated[float | None, Option(help="Highest learning rate.")] = None,
+    batch_size: Annotated[int | None, Option(help="Recordings a step.")] = None,
+    view: Annotated[
+        str | None,
+        Option(help="What networks read: spectrum, log-spectrum, log-mel or time."),
+    ] = None,
+    bins: Annotated[
+        int | None, Option(help="Most values along the frequency, 257 or more; fewer are faster.")
+    ] = None,
+    level: Annotated[
+        str | None,
+        Option(help="removed, or kept where loudness tells classes apart (log views only)."),
+    ] = None,
+    auto: Annotated[
+        bool,
+        Option(
+            "--auto",
+            help="First choose view and learning rate on the validation part, by the student "
+            "alone; the test part is not read.",
+        ),
+    ] = False,
+    budget: Annotated[
+        float | None,
+        Option(help=f"Most time for --auto, in trainings of all networks; {BUDGET:g} by default."),
+    ] = None,
+    method: Annotated[
+        str | None,
+        Option(
+            help="What students learn by: hflkd (the default), or cross-entropy and one loss, such "
+            "as kd, dkd, fitnet, attention, standardised, or one that a plugin registers."
+        ),
+    ] = None,
+    teacher: Annotated[
+        Path | None,
+        Option(
+            help="A trained teacher instead of a new one: a run folder, or a .safetensors file "
+            "with the weights of the recipe's teacher network."
+        ),
+    ] = None,
+    plugin: Annotated[
+        list[Path] | None,
+        Option(
+            help="A Python file to run first, which registers losses, weightings or readers; may "
+            "be given several times."
+        ),
+    ] = None,
+    augment: Annotated[
+        bool,
+        Option(
+            "--augment",
+            help="Vary pitch, onset, loudness and noise of the recordings at every step; slower.",
+        ),
+    ] = False,
+    detect_anomaly: Annotated[
+        bool,
+        Option("--detect-anomaly", help="Find the operation that produces NaN; much slower."),
+    ] = False,
+    fresh: Annotated[bool, Option("--fresh", help="Replace an existing run.")] = False,
+    quiet: Annotated[bool, Option("--quiet", help="No progress bars.")] = False,
+    part: Annotated[
+        str | None,
+        Option(
+            help="Which part of each file is used: first (the default with --samples), loudest, "
+            "onset, whole or windows (of which the answers are averaged). By default it is chosen "
+            "by the files' lengths and energies."
+        ),
+    ] = None,
+    samples: Annotated[
+        int | None, Option(help="Number of samples to use of each file or row.")
+    ] = None,
+    sample_rate: Annotated[
+        int | None, Option(help="Sample rate in Hz, for files that do not state it.")
+    ] = None,
+    variable: Variable = None,
+    window: Annotated[
+        int | None, Option(help="Samples of a window, for long recordings in .mat files.")
+    ] = None,
+    label_pattern: Annotated[
+        str | None,
+        Option(
+            help="For sound files beside each other, and long recordings in .mat files: regular "
+            "expression whose one group is the class in a file's name."
+        ),
+    ] = None,
+    normal: Annotated[
+        list[str] | None, Option(help="Name of a normal class; may be given several times.")
+    ] = None,
+    group_pattern: Annotated[
+        str | None,
+        Option(help="Regular expression whose one group is the tile in a sound file's name."),
+    ] = None,
+    resample: Annotated[
+        bool, Option("--resample", help="Resample files that have another sample rate.")
+    ] = False,
+    pad: Annotated[bool, Option("--pad", help="Pad sound files that are too short.")] = False,
+    baselines: Annotated[
+        list[str] | None,
+        Option(
+            help="minirocket: one more simple baseline beside logistic regression and forest "
+            "(the extra baselines installs it); none: no baselines."
+        ),
+    ] = None,
+) -> None:
+    """Train teacher → secondary teacher → student, and the student alone, and report.
+
+    The run folder holds the recipe, the weights, the metrics as CSV, the figures and report.html.
+    """
+    replaced = {"seed": seed, "steps": steps, "epochs": epochs, "learning_rate": learning_rate}
+    replaced |= {"batch_size": batch_size, "view": view, "bins": bins, "level": level}
+    replaced |= {"method": method}
+    if (out is None) == (resume is None):
+        raise RecipeError("hfld train needs --out FOLDER for a new run, or --resume FOLDER.")
+    reading = {
+        "part": part,
+        "samples": samples,
+        "sample_rate": sample_rate,
+        "variable": variable,
+        "window": window,
+        "label_pattern": label_pattern,
+        "normal": normal or None,
+        "group_pattern": group_pattern,
+        "resample": resample or None,
+        "pad": pad or None,
+    }
+    reading = {name: value for name, value in reading.items() if value is not None}
+    choices = {"data": data, "preset": preset_name, "recipe": recipe_file, **replaced, **reading}
+    choices |= {"seeds": None if seeds == 1 else seeds, "auto": auto or None, "budget": budget}
+    choices |= {"augment": augment or None, "fresh": fresh or None}
+    choices |= {"teacher": teacher, "plugin": plugin or None}
+    choices |= {"baselines": baselines or None}
+    given = [name.replace("_", "-") for name, value in choices.items() if value is not None]
+    if resume and given:
+        raise RecipeError(f"--resume uses the run's own options; leave --{given[0]} out.")
+    if budget is not None and not auto:
+        raise RecipeError("--budget is that of --auto; give both or neither.")
+    if auto and teacher is not None:
+        raise RecipeError("--auto may change what networks read, and --teacher knows its own.")
+    if resume and runs_of(resume):
+        _finish_series(resume, quiet, detect_anomaly)
+        return
+    if resume:
+        out = run_of(resume)
+    else:
+        compared_with = wanted_baselines(baselines)
+        plugins = [str(path.absolute()) for path in plugin or ()]
+        run_plugins(plugins)
+        recipe = Recipe.load(recipe_file) if recipe_file else preset(preset_name or "classroom")
+        recipe = with_options(recipe, replaced)
+        if augment and recipe.augmentation is None:
+            recipe = recipe.replace(augmentation=Augmentation())
+        if data is None and reading:
+            raise RecipeError(f"--{next(iter(reading)).replace('_', '-')} needs --data, a folder.")
+        origin: dict[str, Any] = {"folder": str(data), "options": reading}
+        if data is None:
+            origin = {"simulated": {"seed": recipe.seed}}
+        command = shlex.join(["hfld", *sys.argv[1:]])
+        if seeds != 1:
+            out = series_place(out, seeds, fresh)
+    began = time.perf_counter()
+    with _saying_how_to_resume(out), new_run(out, fresh, resume is not None) as part:
+        if resume:
+            recipe, origin, command = begun_run(part, run_plugins)
+        recordings = read_origin(origin, progress=not quiet)
+        console.print(recordings.summary())
+        if resume:
+            folder, compared_with = part / CHECKPOINTS, begun_baselines(part)
+            known, parts = (
+                begun_teacher(part, recipe, len(recordings.class_names)),
+                begun_split(part),
+            )
+        else:
+            known = parts = None
+            if teacher is not None:
+                recipe, known, parts = trained_teacher(teacher, recipe, recordings)
+                console.print(_split_note(parts is not None))
+            given = {"plugins": plugins, "teacher": known, "parts": parts}
+            given["baselines"] = compared_with
+            given["auto"] = (BUDGET if budget is None else budget) if auto else None
+            if seeds > 1:
+                begin_others(out, seeds, recipe, origin, command, **given)
+            folder = begin_run(part, recipe, origin, command, **given)
+        with torch.autograd.set_detect_anomaly(detect_anomaly):
+            networks = {} if known is None else {"teacher": known}
+            budget = begun_auto(part)
+            if not quiet and not resume:
+                _print_estimate(recordings, recipe, parts, networks, budget, seeds)
+            try:
+                recipe = chosen(part, recipe, recordings, parts, budget, not quiet)
+                chain = distill_chain(
+                    recordings,
+                    recipe,
+                    parts,
+                    networks=networks,
+                    trained=networks.keys(),
+                    progress=not quiet,
+                    folder=folder,
+                    resume=resume is not None,
+                )
+            except (ArgumentError, DataError, RecipeError):
+                if not any(folder.glob("*.safetensors")):  # nothing was trained: leave nothing
+                    (part / BEGUN).unlink(missing_ok=True)
+                    if seeds > 1:
+                        withdraw(out)
+                raise
+        signal = recordings.signals[chain.split.test[0]]
+        result = with_costs(chain.test(recordings), chain.detector, signal)
+        save_run(part, chain, result, recordings, origin)
+        comparison = compared(chain, result, compared_with, console.print)
+        if comparison:
+            comparison.save(part)
+        write_report(part, chain, result, recordings, command, comparison)
+    print_table(display_table(result.table))
+    print_comparison(comparison)
+    _print_notes(chain, recordings.simulated)
+    console.print(f"{time.perf_counter() - began:.0f} s in all; see {out / 'report.html'}")
+    if seeds > 1:
+        _finish_series(out.parent, quiet, detect_anomaly)
+
+
+def _finish_series(out: Path, quiet: bool, detect_anomaly: bool) -> None:
+    """Train what is left of several seeds, and show what all of them say together."""
+    for run in missing(out):
+        console.print(f"\n{run}")
+        train(resume=run, quiet=quiet, detect_anomaly=detect_anomaly)
+    cells = write_series(out, shlex.join(["hfld", *sys.argv[1:]]))
+    grid = Table(*cells.columns, box=box.SIMPLE_HEAD)
+    for row in cells.to_numpy().tolist():
+        grid.add_row(*row)
+    console.print(grid)
+    console.print(NOTE)
+    console.print(f"see {out / 'seeds.html'}")
+
+
+def _print_estimate(
+    recordings: Recordings,
+    recipe: Recipe,
+    parts: Split | None,
+    networks: dict[str, torch.nn.Module],
+    budget: float | None,
+    seeds: int,
+) -> None:
+    found = estimate(recordings, recipe, parts, networks=networks, trained=networks.keys())
+    if found is None:  # the training will say why
+        return
+    console.print(found.said)
+    if budget is not None:
+        console.print(f"The automatic choice before takes up to {budget:g} times that.")
+    if seeds > 1:
+        console.print(f"All {seeds} seeds take {seeds} times that.")
+
+
+def _split_note(same: bool) -> str:
+    if same:
+        return "The split is that of the teacher's run, so no test recording taught the teacher."
+    return (
+        "The teacher's training recordings are unknown here: if some of them are in this test "
+        "part, its figures and those of its students are too good."
+    )
+
+
+@contextmanager
+def _saying_how_to_resume(out: Path) -> Iterator[None]:
+    """After Ctrl-C or an error, print the command that resumes the run."""
+    try:
+        yield
+    except RecipeError:
+        raise
+    except (KeyboardInterrupt, HfldError, *_OUT_OF_ROOM) as error:
+        begun = (unfinished(out) / BEGUN).exists()
+        how = (
+            f"Resume with: hfld train --resume {whole(out)}"
+            if begun
+            else "Training had not started."
+        )
+        stopped, said = isinstance(error, KeyboardInterrupt), str(error)
+        if isinstance(error, _OUT_OF_ROOM):  # outside of training, which has its own sentences
+            said = f"The disk or memory failed ({said or type(error).__name__})."
+        elif not begun and not stopped:
+            raise
+        print(f"hfld: {said or 'Stopped.'} {how}", file=sys.stderr)
+        raise typer.Exit(130 if stopped else 2) from error
+
+
+_OUT_OF_ROOM = (OSError, SafetensorError, MemoryError, torch.OutOfMemoryError)
+
+
+def _print_notes(chain: Chain, simulated: bool) -> None:
+    if simulated:
+        console.print("The recordings are simulated, not real.")
+    console.print(INTERVAL_NOTE)
