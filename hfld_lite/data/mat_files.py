@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+import unicodedata
 import warnings
 import zlib
 from collections import Counter
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
+from hfld_lite.data.names import tidy
 from hfld_lite.data.parts import Part
 from hfld_lite.data.readers import (
     expression,
@@ -24,13 +26,14 @@ from hfld_lite.data.readers import (
     left_out,
     listing,
     need_two,
+    of_format,
     pooled_order,
     reader,
     some,
 )
 from hfld_lite.data.recordings import Recordings, place, positive
 from hfld_lite.errors import DataError
-from hfld_lite.storage.files import regular_size, unfolded
+from hfld_lite.storage.files import regular_size, stand_in, unfolded
 
 TILE_LAYOUT = "one .mat file per type and class, *N.mat normal and *D.mat defective"
 LONG_NAME = r"(?P<label>.+)_load\d+"
@@ -193,15 +196,15 @@ def read_long_mat(
     pattern = expression(label, "label", named="label")
     found = {}
     for file in _mat_files(paths):
-        match = pattern.fullmatch(file.stem)
-        if not match or not match["label"]:
+        match = pattern.fullmatch(unicodedata.normalize("NFC", file.stem))
+        if not match or not tidy(match["label"] or ""):
             raise DataError(
                 file,
                 "the name does not contain the class",
                 expected=f"a name that fits {label!r} before .mat",
                 mend="rename the file, take it out or give another label expression",
             )
-        found[file] = match["label"]
+        found[file] = tidy(match["label"])
     leave_out = known_classes(leave_out, found.values(), "leave_out")
     files = [file for file in found if found[file] not in leave_out]
     names = sorted({found[file] for file in files})
@@ -246,7 +249,7 @@ def _mat_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
             files.append(path)
             continue
         inside = listing(path)
-        found = [p for p in inside if p.suffix.lower() == ".mat" and p.is_file()]
+        found = of_format(inside, [".mat"])
         if not found:
             raise DataError(path, f"holds no .mat file: {some(inside)}", expected=TILE_LAYOUT)
         left_out(path, [p for p in inside if p not in found], "are not .mat files")
@@ -272,8 +275,11 @@ def mat_variable(file: Path, name: str) -> np.ndarray:
 
     if file.stat().st_size == 0 and file.is_file():
         raise DataError(file, "the file is empty", mend="copy it again")
+    replaced = None
     try:
         regular_size(file)
+        with file.open("rb") as stream:
+            replaced = stand_in(stream.read(1024))
         version, _ = scipy.io.matlab.matfile_version(file, appendmat=False)
         real = {0: _check_version_4, 1: _check_version_5}.get(version, lambda *_: False)(file, name)
         there: dict[str, str] = {}
@@ -288,11 +294,10 @@ def mat_variable(file: Path, name: str) -> np.ndarray:
             mend=f"save it in MATLAB with save('{file.name}', '{name}', '-v7')",
         ) from error
     except Exception as error:  # scipy raises many kinds on damaged input
+        damaged = f"the file is truncated or not a MATLAB file ({error})", "copy it again"
+        what, mend = replaced or damaged
         raise DataError(
-            file,
-            f"the file is truncated or not a MATLAB file ({error})",
-            expected="a .mat file, version 7 or older",
-            mend="copy it again",
+            file, what, expected="a .mat file, version 7 or older", mend=mend
         ) from error
     if name not in there:
         raise DataError(
