@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import struct
+import unicodedata
 import warnings
 import zlib
 from collections import Counter
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from tqdm.auto import tqdm
 
+from hfld_lite.data.names import tidy
 from hfld_lite.data.parts import Part
 from hfld_lite.data.plausibility import reading_findings
 from hfld_lite.data.readers import (
@@ -27,13 +29,14 @@ from hfld_lite.data.readers import (
     left_out,
     listing,
     need_two,
+    of_format,
     pooled_order,
     reader,
     some,
 )
 from hfld_lite.data.recordings import Recordings, place, positive
 from hfld_lite.errors import DataError
-from hfld_lite.storage.files import regular_size, unfolded
+from hfld_lite.storage.files import regular_size, stand_in, unfolded
 
 TILE_LAYOUT = "one .mat file per type and class, *N.mat normal and *D.mat defective"
 LONG_NAME = r"^(.+)_(?:load)?\d+\.(?i:mat)$"
@@ -212,8 +215,8 @@ def read_long_mat(
     pattern = expression(label_pattern, "label_pattern")
     found = {}
     for file in _mat_files(paths):
-        match = pattern.search(file.name)
-        if not match or not match[1]:
+        match = pattern.search(unicodedata.normalize("NFC", file.name))
+        if not match or not tidy(match[1] or ""):
             raise DataError(
                 file,
                 "the name does not contain the class",
@@ -223,7 +226,7 @@ def read_long_mat(
                 mend="rename the file, take it out or say where the class is in the name "
                 "(--label-pattern, label_pattern=)",
             )
-        found[file] = match[1]
+        found[file] = tidy(match[1])
     leave_out = known_classes(leave_out, found.values(), "leave_out")
     files = [file for file in found if found[file] not in leave_out]
     names = sorted({found[file] for file in files})
@@ -285,7 +288,7 @@ def _mat_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
             files.append(path)
             continue
         inside = listing(path)
-        found = [p for p in inside if p.suffix.lower() == ".mat" and p.is_file()]
+        found = of_format(inside, [".mat"])
         if not found:
             raise DataError(path, f"holds no .mat file: {some(inside)}", expected=TILE_LAYOUT)
         left_out(path, [p for p in inside if p not in found], "are not .mat files")
@@ -442,12 +445,19 @@ def _asked(file: Path, name: str, ask: Callable[[], Any]) -> Any:
             mend=f"save it in MATLAB with save('{file.name}', '{name}', '-v7')",
         ) from error
     except Exception as error:  # scipy raises many kinds on damaged input
+        damaged = f"the file is truncated or not a MATLAB file ({error})", "copy it again"
+        what, mend = (stand_in(_beginning(file)) if file.is_file() else None) or damaged
         raise DataError(
-            file,
-            f"the file is truncated or not a MATLAB file ({error})",
-            expected="a .mat file, version 7 or older",
-            mend="copy it again",
+            file, what, expected="a .mat file, version 7 or older", mend=mend
         ) from error
+
+
+def _beginning(file: Path) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            return stream.read(1024)
+    except OSError:
+        return b""
 
 
 def _check_version_4(file: Path, name: str) -> bool:

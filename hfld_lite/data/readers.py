@@ -18,6 +18,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hfld_lite.data.names import tidy
 from hfld_lite.data.parts import Cut, Part
 from hfld_lite.data.prepared import MANIFEST
 from hfld_lite.data.recordings import Recordings
@@ -38,7 +40,7 @@ class Reader(NamedTuple):
     """How a file with some ending is read; see `reader`."""
 
     read: Callable[..., tuple[np.ndarray, int | None]]
-    header: Callable[[Path], tuple[int, int, int]] | None
+    header: Callable[[Path], tuple] | None
     units: str
     class_folders: bool
 
@@ -55,10 +57,16 @@ class Layout(NamedTuple):
 READERS: dict[str, Reader] = {}
 LAYOUTS: dict[str, Layout] = {}
 
+_SYSTEM = set(
+    """__macosx|system volume information|$recycle.bin|recycler|recycled|lost+found|lost.dir
+    |found.000|config.msi|@eadir|@recycle|#recycle|#snapshot|network trash folder|temporary items
+    |thumbs.db|ehthumbs.db|desktop.ini|icon\r""".replace("\n    ", "").split("|")
+)
+
 
 def reader(
     *endings: str,
-    header: Callable[[Path], tuple[int, int, int]] | None = None,
+    header: Callable[[Path], tuple] | None = None,
     units: str = "",
     class_folders: bool = True,
 ) -> Callable:
@@ -72,7 +80,8 @@ def reader(
     Args:
         endings: in lower case, with the dot.
         header: returns rate in Hz, samples and channels without reading the whole file, so that a
-            folder with one wrong file is refused at once.
+            folder with one wrong file is refused at once; and, if there is something to say of
+            such a file, a note, which is counted.
         units: of the signals.
         class_folders: whether such files may lie in a folder for each class, one recording a file.
     """
@@ -131,7 +140,7 @@ def read_folder(folder: str | Path, *, progress: bool = False, **options) -> Rec
     """
     folder = Path(folder)
     inside = listing(folder)
-    found = [known for known in LAYOUTS.values() if known.is_here(inside)]
+    found = [known for known in LAYOUTS.values() if known.is_here(of_people(inside))]
     if len(found) != 1:
         names = " and ".join(_with_endings(known.name) for known in found)
         descriptions = "; ".join(_with_endings(known.description) for known in LAYOUTS.values())
@@ -211,6 +220,8 @@ def read_cuts(
         raise DataError(file, f"ends in {file.suffix.lower()!r}", expected=expected)
     least = None if part.kind == "whole" else part.samples
     signals, rate = read_file(file, variable=variable, long=hop is not None, samples=least)
+    if (header := READERS[file.suffix.lower()].header) and (note := header(file)[3:]):
+        warnings.warn(f"{file} is {note[0]}", stacklevel=2)
     if rate not in (None, sample_rate):
         raise DataError(file, f"is at {rate} Hz", expected=f"{sample_rate} Hz", mend="resample it")
     if hop is not None:
@@ -243,7 +254,9 @@ def read_file(path: Path, **options: Any) -> tuple[np.ndarray, int | None]:
     except HfldError:
         raise
     except Exception as error:  # a reader need not foresee every fault of a file
-        raise DataError(path, f"cannot be read ({error})", mend="copy it again") from error
+        raise DataError(
+            path, f"cannot be read ({error})", mend="copy it again if it is damaged"
+        ) from error
     if signals.ndim != 2 or signals.dtype.kind not in "fiu" or signals.size == 0:
         raise DataError(
             path,
@@ -266,6 +279,16 @@ def listing(folder: Path) -> list[Path]:
         return sorted(folder.iterdir())
     except OSError as error:
         raise DataError(folder, f"cannot be listed ({error.strerror})") from error
+
+
+def of_people(paths: Iterable[Path]) -> list[Path]:
+    """Leave out hidden files and folders, and those that operating systems and servers make."""
+    return [p for p in paths if not p.name.startswith(".") and p.name.casefold() not in _SYSTEM]
+
+
+def of_format(paths: Iterable[Path], endings: Iterable[str]) -> list[Path]:
+    """Return the files that end so, but for those that :func:`of_people` leaves out."""
+    return [p for p in of_people(paths) if p.suffix.lower() in endings and p.is_file()]
 
 
 def some(paths: Sequence[Path]) -> str:
@@ -296,7 +319,8 @@ def known_classes(
     names: str | Sequence[str], classes: Iterable[str], what: str = "normal"
 ) -> list[str]:
     """Return `names`, all of them among `classes`, else raise an ArgumentError."""
-    names, classes = [names] if isinstance(names, str) else list(names), sorted(set(classes))
+    names = [tidy(str(name)) for name in ([names] if isinstance(names, str) else names)]
+    classes = sorted(set(classes))
     for name in names:
         if name not in classes:
             raise ArgumentError(f"{what}: no class is named {name!r}; {nearest(name, classes)}.")
@@ -304,9 +328,12 @@ def known_classes(
 
 
 def expression(text: str, what: str, named: str = "") -> re.Pattern:
-    """Compile a regular expression that has exactly one group, `named` if so wanted."""
+    """Compile a regular expression that has exactly one group, `named` if so wanted.
+
+    It is in Unicode's form NFC, as the names must be that it is searched in.
+    """
     try:
-        pattern = re.compile(text)
+        pattern = re.compile(unicodedata.normalize("NFC", text))
     except re.error as error:
         raise ArgumentError(f"{what} {text!r} is not a regular expression: {error}.") from error
     if pattern.groups != 1 or (named and named not in pattern.groupindex):

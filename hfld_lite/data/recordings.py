@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from hfld_lite.data import plausibility, prepared
+from hfld_lite.data.names import refuse_twins, tidied, tidy
 from hfld_lite.data.parts import Part
 from hfld_lite.errors import ArgumentError, DataError, HfldError, nearest
 from hfld_lite.storage.files import bytes_digest
@@ -79,7 +80,7 @@ class Recordings:
         fields = {
             "signals": signals,
             "origins": _strings(origins, len(signals), "origins"),
-            "groups": _strings(self.groups, len(signals), "groups"),
+            "groups": tidied(_strings(self.groups, len(signals), "groups")),
             "sample_rate": positive(self.sample_rate, "sample_rate"),
             "class_names": names,
             "normal_classes": normal,
@@ -94,7 +95,22 @@ class Recordings:
         if self.wholes is not None:
             object.__setattr__(self, "wholes", self._checked_wholes())
         if not checked:
+            self._check_names()
             self._check_signals()
+
+    def _check_names(self) -> None:
+        """Refuse classes that look alike, and groups that do and are not just the file's name."""
+        how = "merge them with hfld_lite.data.names.merged"
+        counts = np.bincount(self.labels, minlength=len(self.class_names))
+        refuse_twins("recordings", dict(zip(self.class_names, counts, strict=True)), "class", how)
+        names, first, counts = np.unique(self.groups, return_index=True, return_counts=True)
+        origins = self.origins[first].tolist()
+        given = {
+            name: count
+            for name, origin, count in zip(names.tolist(), origins, counts, strict=True)
+            if name not in (origin, origin.rpartition(":")[0])
+        }
+        refuse_twins("recordings", given, "group", how)
 
     def _checked_labels(self) -> np.ndarray:
         labels, classes = np.asarray(self.labels), len(self.class_names)
@@ -287,7 +303,7 @@ class Recordings:
         """
         arrays, facts = prepared.read(folder, verify=verify)
         try:
-            return cls(
+            read = cls(
                 signals=arrays["signals.npy"],
                 labels=np.array(arrays["labels.npy"]),
                 groups=np.array(arrays["groups.npy"]),
@@ -299,6 +315,8 @@ class Recordings:
                 **{key: facts[key] for key in ("source", "units", "simulated", "notes")},
                 checked=True,
             )
+            read._check_names()
+            return read
         except HfldError as error:  # the folder is at fault, so it comes first in the message
             raise DataError(folder, str(error).rstrip("."), mend="prepare it again") from error
 
@@ -332,6 +350,8 @@ def _classes(
     if isinstance(names, str) or isinstance(normal, str):
         raise DataError("recordings", "class names are one string", expected="a tuple of strings")
     names, normal = tuple(names), tuple(normal)
+    if all(isinstance(name, str) for name in names + normal):
+        names, normal = tuple(map(tidy, names)), tuple(map(tidy, normal))
     if not all(isinstance(name, str) and name for name in names):
         raise DataError(
             "recordings", f"class names are {names}", expected="strings that are not empty"
