@@ -5,10 +5,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hfld_lite.data import plausibility
+from hfld_lite.data.parts import Part
 from hfld_lite.data.plausibility import (
     cancels,
     equal_rows,
@@ -16,6 +18,7 @@ from hfld_lite.data.plausibility import (
     reading_findings,
     separations,
 )
+from hfld_lite.data.readers import read_cuts, read_folder
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.errors import DataError
 
@@ -266,6 +269,42 @@ class TestReading:
             assert cancels(channels, channels.mean(1)) == answer
         channels = noise(2, 400).T
         assert not cancels(channels, channels.mean(1))
+
+
+@pytest.fixture
+def sounds(tmp_path):
+    """20 stereo files of 4000 samples in two classes."""
+    for row, signal in enumerate(0.1 * noise(20, 4000)):
+        path = tmp_path / "sounds" / ("good", "bad")[row % 2] / f"{row:02d}.wav"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        soundfile.write(path, np.stack([signal, signal[::-1]], axis=1), RATE)
+    return tmp_path / "sounds"
+
+
+class TestSounds:
+    def test_usual_files(self, sounds):
+        assert read_folder(sounds).findings == ()
+
+    def test_channels_that_cancel_are_counted_and_named(self, sounds):
+        for row in (2, 5):
+            file = sounds / ("good", "bad")[row % 2] / f"{row:02d}.wav"
+            signal = 0.1 * noise(1, 4000, seed=row)[0]
+            soundfile.write(file, np.stack([signal, -0.9 * signal], axis=1), RATE)
+        (text,) = read_folder(sounds).notes
+        assert text.startswith("The channels of 2 of 20 files cancel when they are averaged")
+        assert "(bad/05.wav, good/02.wav)" in text
+        with pytest.warns(UserWarning, match=r"channels of 1 of 1 files cancel .*good/02.wav"):
+            read_cuts(sounds / "good" / "02.wav", sample_rate=RATE, part=Part("whole", 4000))
+
+    def test_most_of_the_length_is_not_used(self, sounds):
+        (text,) = read_folder(sounds, samples=300).findings
+        assert text.startswith("Only 7.5 % of the samples are used, 300 of 4000 in the median")
+
+    def test_the_length_tells_the_classes(self, sounds):
+        for file in (sounds / "bad").iterdir():
+            soundfile.write(file, soundfile.read(file)[0][:3500], RATE)
+        (text,) = read_folder(sounds, samples=3000).findings
+        assert text.startswith("The length alone tells bad from good (threshold 3500 samples, bal")
 
 
 def test_notes_of_the_reader_are_kept_on_disk_and_shown_first(tmp_path):

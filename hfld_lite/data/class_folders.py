@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from hfld_lite.data.manifests import manifest_in, read_manifest
 from hfld_lite.data.names import one_spelling, tidy
 from hfld_lite.data.parts import Cut, Part, choose_part
+from hfld_lite.data.plausibility import cancelled_finding, collecting, reading_findings
 from hfld_lite.data.prepared import MANIFEST
 from hfld_lite.data.readers import (
     READERS,
@@ -147,15 +148,16 @@ def read_wav_folder(
     files = [_File(path, *entry, *_opened(path)) for path, entry in listed.items()]
     rate = _common_rate(files, sample_rate, resample)
     bar = tqdm(files, "reading", disable=not progress)
+    cancelled: list[Path] = []
     if samples is None:
-        read = [_signal(file, rate) for file in bar]
+        read = [_signal(file, rate, cancelled) for file in bar]
         chosen = choose_part(read, rate, kind=part, pad=pad)
         _check_lengths(files, rate, chosen)
         signals = (read.pop(0) for _ in files)  # each is given back as soon as it is cut
     else:  # only the parts are kept in memory
         chosen = Part(part or "first", samples, pad)
         _check_lengths(files, rate, chosen)
-        signals = (_signal(file, rate) for file in bar)
+        signals = (_signal(file, rate, cancelled) for file in bar)
     cuts = [chosen.cut(x, rate, file.path) for x, file in zip(signals, files, strict=True)]
     said = _said(files, rate, chosen, cuts)
     told = said
@@ -166,6 +168,16 @@ def read_wav_folder(
     if told:
         warnings.warn(f"{folder}: of {len(files)} files, {told}", stacklevel=2)
     counts = [len(cut.signals) for cut in cuts]
+    notes = reading_findings(
+        [file.length(rate) for file in files],
+        [count * chosen.samples for count in counts],
+        [names.index(file.label) for file in files],
+        [file.group for file in files],
+        names,
+        chosen.kind,
+    )
+    named = [file.name for file in files if file.path in set(cancelled)]
+    notes += (cancelled_finding(named, len(files)),) * bool(named)
     windows = chosen.kind == "windows"
     return Recordings(
         signals=np.concatenate([cut.signals for cut in cuts]),
@@ -186,6 +198,7 @@ def read_wav_folder(
         units=_units(files),
         part=chosen,
         wholes=np.repeat([file.name for file in files], counts) if windows else None,
+        notes=notes,
     )
 
 
@@ -330,9 +343,13 @@ def _opened(path: Path) -> tuple:
     return rate, signals.shape[1], 1, signals[0]
 
 
-def _signal(file: _File, rate: int) -> np.ndarray:
-    """Return a file's signal as one channel at `rate` Hz: float32 ``(samples,)``."""
-    signal = read_file(file.path)[0][0] if file.signal is None else file.signal
+def _signal(file: _File, rate: int, cancelled: list[Path]) -> np.ndarray:
+    """Return a file's signal as one channel at `rate` Hz: float32 ``(samples,)``.
+
+    A file whose channels cancel in that is put into `cancelled`.
+    """
+    with collecting(cancelled):
+        signal = read_file(file.path)[0][0] if file.signal is None else file.signal
     if file.rate not in (rate, None):
         common = math.gcd(rate, file.rate)
         up, down = rate // common, file.rate // common

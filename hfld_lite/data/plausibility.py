@@ -7,7 +7,11 @@ recordings must not be on both sides of a split (`hfld_lite.data.splits`).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -128,14 +132,40 @@ def reading_findings(
     return tuple(said)
 
 
+_collected: ContextVar[list[Path] | None] = ContextVar("_collected", default=None)
+
+
+@contextmanager
+def collecting(cancelled: list[Path]) -> Iterator[None]:
+    """Put files whose channels cancel into a list, instead of a warning for each."""
+    token = _collected.set(cancelled)
+    try:
+        yield
+    finally:
+        _collected.reset(token)
+
+
+def mixed(channels: np.ndarray, path: Path) -> np.ndarray:
+    """The mean ``(samples,)`` of a file's channels ``(samples, k)``; said if they cancel."""
+    if channels.shape[1] == 1:
+        return channels[:, 0]
+    mean = channels.mean(axis=1)
+    if cancels(channels, mean):
+        if (found := _collected.get()) is not None:
+            found.append(path)
+        else:
+            warnings.warn(cancelled_finding([str(path)], 1), stacklevel=2)
+    return mean
+
+
 def cancelled_finding(names: Sequence[str], count: int) -> str:
     """A sentence about files whose channels cancel when they are averaged; empty if none do."""
     if not names:
         return ""
     return (
-        f"The channels of {len(names)} of {count} files cancel when they are averaged, as one of "
-        f"them is the other's negative ({_some(names)}); use one channel of these files, or turn "
-        "one round (sox in.wav out.wav remix 1)."
+        f"The channels of {len(names)} of {count} files cancel when they are averaged, as one is "
+        f"about the negative of another ({_some(names)}); keep one channel of each of these files "
+        "(sox in.wav out.wav remix 1)."
     )
 
 

@@ -12,6 +12,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from hfld_lite.data.plausibility import mixed
 from hfld_lite.data.readers import reader
 from hfld_lite.errors import DataError
 from hfld_lite.storage.files import regular_size, stand_in, unfolded
@@ -239,4 +240,4 @@ def read_sound(path: Path) -> tuple[np.ndarray, int]:
         raise DataError(path, f"is damaged ({_said(error)})", mend="copy it again") from error
     if len(data) != frames:
         raise DataError(path, f"ends after {len(data)} samples", expected=f"{frames}, as it says")
-    return (data.mean(axis=1) if data.shape[1] > 1 else data[:, 0]), rate
+    return mixed(data, path), rate
