@@ -210,7 +210,7 @@ class TestLevel:
 
     def test_ties_are_not_split(self):
         values = np.array([1.0] * 20 + [2.0] * 20)
-        assert separations(np.ones(40), [0, 1] * 20, range(40), 2) == []
+        assert separations(np.ones(40), [0] * 20 + [1] * 20, range(40), 2) == []
         assert separations(values, [0] * 20 + [1] * 20, range(40), 2) == [([0], [1], 1.0, 1.0)]
 
 
