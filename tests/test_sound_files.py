@@ -71,7 +71,7 @@ class TestFolder:
         (folder / "stray.wav").write_text("x")
         (folder / "cracked" / "deeper").mkdir()
         (folder / ".cache").mkdir()
-        words = "left out 4 that .*: .cache, deeper, notes.txt, stray.wav"
+        words = "left out 3 that .*: deeper, notes.txt, stray.wav; and 1 that are hidden .*: .cache"
         with pytest.warns(UserWarning, match=words) as caught:
             read_wav_folder(folder)
         assert len(caught) == 1
@@ -130,6 +130,7 @@ class TestFiles:
             (b"\n<!DOCTYPE html>\n<html><title>404", "is a web page; .*; download the file"),
             (b"\xef\xbb\xbf<html lang=de>", "is a web page"),
             (b'<?xml version="1.0"?><Error><Code>AccessDenied', "is a server's answer"),
+            (b"\0\x05\x16\x07\0\x02\0\0", "is the companion of a file of a Mac .*; remove it"),
             (b"PK\x03\x04\x14\0\0\0", "is a ZIP archive .*; unpack or export it"),
             (b"ID3\x04\0\0", "is an MP3 file under another name; .*; convert it to WAV or FLAC"),
             (b"\0\0\0\x20ftypM4A ", "is an MP4 or M4A file"),
@@ -352,7 +353,7 @@ class TestSystemFiles:
             for place in (folder, folder / "normal"):
                 put(place / name / "normal" / "x.wav", noise())
                 (place / name / "y.wav").write_bytes(b"\0\5\x16\7")
-        with pytest.warns(UserWarning, match=r"left out 22 that are hidden, a system's") as said:
+        with pytest.warns(UserWarning, match="left out 22 that are hidden or a system's") as said:
             read = read_folder(folder)
         assert len(said) == 1
         assert (len(read), read.class_names) == (8, ("normal", "cracked"))
@@ -361,11 +362,14 @@ class TestSystemFiles:
         for i in range(4):
             put(tmp_path / f"{'ab'[i % 2]}{i}.wav", noise(seed=i))
         (tmp_path / "._a0.wav").write_bytes(b"\0\5\x16\7")
-        with pytest.warns(UserWarning, match=r"left out 1 that are hidden.*: ._a0.wav"):
+        with pytest.warns(UserWarning, match=r"left out 1 that are hidden or a system's: ._a0.wav"):
             assert len(read_folder(tmp_path, label_pattern="^([ab])")) == 4
         (tmp_path / "manifest.csv").write_text("file,label\na0.wav,a\nb1.wav,b\n")
         (tmp_path / "._manifest.csv").write_bytes(b"\0\5\x16\7")
-        with pytest.warns(UserWarning, match=r"left out 4 that the manifest lacks: ._a0.wav, ._m"):
+        with pytest.warns(
+            UserWarning,
+            match=r"left out 2 that the manifest lacks: a2.wav, b3.wav; and 2 that are hidden",
+        ):
             assert len(read_folder(tmp_path)) == 2
 
     def test_beside_mat_files(self, tmp_path):

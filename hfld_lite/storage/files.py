@@ -147,6 +147,7 @@ _STAND_INS = (
     (rb"[./]*[\w./-]*/annex/objects/", "is a pointer of git-annex", "run `git annex get`"),
     (rb"<!doctype html|<html|<head|<body", "is a web page", "download the file itself"),
     (rb"<\?xml|<error", "is a server's answer in XML", "download the file itself"),
+    (rb"\x00\x05\x16\x07", "is the companion of a file of a Mac (AppleDouble)", "remove it"),
     (rb"pk\x03\x04", "is a ZIP archive or a spreadsheet (.xlsx)", "unpack or export it"),
     (rb"\x1f\x8b", "is a gzip archive", "unpack it"),
 )
