@@ -6,11 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
+from hfld_lite.data.examples import Examples
 from hfld_lite.data.names import merged, tidy, twins
 from hfld_lite.data.readers import read_long_mat, read_wav_folder
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.errors import ArgumentError, DataError
+from hfld_lite.recipes import Recipe
 
 NFD = unicodedata.normalize("NFD", "größer")
 
@@ -188,3 +191,18 @@ def test_long_recordings_in_mat_files(tmp_path):
         data = np.random.default_rng(0).standard_normal((1, 400))
         scipy.io.savemat(tmp_path / f"{name}.mat", {"DE_time": data})
     assert read_long_mat(tmp_path, window=10).class_names == ("N", "größer")
+
+
+def test_groups_of_a_dataset():
+    signals = torch.randn(4, 1, 600)
+
+    def items(*groups):
+        return [(x, i % 2, group) for i, (x, group) in enumerate(zip(signals, groups, strict=True))]
+
+    class Given(list):
+        """A map-style dataset."""
+
+    examples = Examples.of(Given(items("a ", "a", None, 7)), Recipe())
+    assert examples.groups.tolist() == ["a", "a", "2", "7"]
+    with pytest.raises(DataError, match=r"Given: the group names '7' .* '7.0' .* look alike"):
+        Examples.of(Given(items(7, 7.0, 8, 9)), Recipe())
