@@ -240,7 +240,7 @@ def _from_subfolders(folder: Path) -> dict[Path, tuple[str, str, str]]:
                 expected=LAYOUT.format(endings=endings),
                 mend="move the folder elsewhere if it is not a class",
             )
-        left += [path for path in files if path not in known]
+        left += sorted({*files} - {*known})
         for path in known:
             name = unicodedata.normalize("NFC", path.relative_to(folder).as_posix())
             found[path] = (name, inside.name, name)
@@ -253,7 +253,7 @@ def _from_subfolders(folder: Path) -> dict[Path, tuple[str, str, str]]:
             expected=expected,
             mend=_NAMED if flat else "",
         )
-    left_out(folder, left, f"are hidden, a system's or not {endings} files in a class's folder")
+    left_out(folder, left, f"are not {endings} files in a class's folder")
     return found
 
 
@@ -267,8 +267,7 @@ def _from_names(folder: Path, pattern: re.Pattern) -> dict[Path, tuple[str, str,
             f"holds no {endings} file: {some(inside)}",
             expected=f"{endings} files beside each other, since label_pattern is given",
         )
-    left = [path for path in inside if path not in files]
-    left_out(folder, left, f"are hidden, a system's or not {endings} files")
+    left_out(folder, sorted({*inside} - {*files}), f"are not {endings} files")
     names = {path: unicodedata.normalize("NFC", path.name) for path in files}
     return {
         path: (name, _in_name(path, pattern, "class", "label_pattern"), name)

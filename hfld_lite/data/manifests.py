@@ -77,8 +77,8 @@ def read_manifest(folder: Path, manifest: Path) -> dict[Path, tuple[str, str, st
         ) from error
     if said := [*table.said(), *files.said()]:
         warnings.warn(f"{manifest}: {'; '.join(said)}", stacklevel=3)
-    left = [path for path in sorted(root.rglob("*")) if path.is_file() and path not in found]
-    left_out(folder, [path for path in left if path != manifest.resolve()], "the manifest lacks")
+    others = {Path(place, name) for place, _, names in os.walk(root) for name in names}
+    left_out(folder, sorted(others - {*found, manifest.resolve()}), "the manifest lacks")
     return found
 
 
@@ -123,14 +123,19 @@ class _Table:
             row = {n: field for n, field in zip(self.names, fields, strict=False) if n in _COLUMNS}
             lacking = [n for n in self.names if n in _COLUMNS and not tidy(row.get(n, ""))]
             wrong = [n for n, value in row.items() if _ERRORS.fullmatch(tidy(value))]
-            fault = f"the {lacking[0]} is empty or missing" if lacking else ""
+            fault = expected = mend = ""
             if any(map(tidy, fields[len(self.names) :])):
                 fault = f"there are {len(fields)} fields"
+                expected = f"{len(self.names)}, as in the first line"
+                mend = "put a name that contains the separator in quotes"
+            if lacking:
+                fault, expected = f"the {lacking[0]} is empty or missing", "one in each row"
             if wrong:
                 fault = f"the {wrong[0]} is {row[wrong[0]]}, an error of the spreadsheet"
+                expected, mend = "a name", "mend its formula and save it again"
             if fault:
-                expected = f"{len(self.names)} fields, as in the first line"
-                raise DataError(f"{self.manifest}, line {self.line}", fault, expected=expected)
+                where = f"{self.manifest}, line {self.line}"
+                raise DataError(where, fault, expected=expected, mend=mend)
             yield self.line, row
 
     def said(self) -> Iterator[str]:
@@ -191,10 +196,10 @@ class _Files:
         if self.known is None:
             self.known = defaultdict(list)
             for place, folders, names in os.walk(self.root):  # does not follow links
-                folders.sort()
+                folders[:] = [path.name for path in of_people(map(Path, sorted(folders)))]
                 for name in sorted(names):
                     path = Path(place, name)
-                    if path.is_file() and not path.is_symlink():
+                    if os.path.isfile(path) and not path.is_symlink():
                         self.known[_form(path.relative_to(self.root).as_posix())].append(path)
         return self.known
 

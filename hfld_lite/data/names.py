@@ -45,9 +45,11 @@ def tidied(names: np.ndarray) -> np.ndarray:
 
 def _look(name: str) -> str:
     """What twins have in common: ``Part 07``, ``part 7.0`` and one with a blank of another kind."""
-    text = unicodedata.normalize("NFKC", name).translate(_ALIKE).casefold()
-    text = unicodedata.normalize("NFKC", text)
-    text = "".join(c for c in text if unicodedata.category(c) != "Cf" and c not in _VARIANTS)
+    text = name.casefold()
+    if not name.isascii():
+        text = unicodedata.normalize("NFKC", name).translate(_ALIKE).casefold()
+        text = unicodedata.normalize("NFKC", text)
+        text = "".join(c for c in text if unicodedata.category(c) != "Cf" and c not in _VARIANTS)
     text = re.sub(r"(?<![\d.,])0+(?=\d)", "", " ".join(text.split()))
     return re.sub(r"(?<=\d)(\.0+|,0)(?!\d|[.,]\d)", "", text)
 
@@ -97,7 +99,7 @@ def refuse_twins(
         where,
         f"the {what} names {listed} look alike{others}",
         expected=f"one spelling for one {what}",
-        mend=f"correct the names if they mean the same, or {merge}; give others if they do not",
+        mend=f"correct them if they mean the same, or {merge}; rename one if they do not",
     )
 
 
@@ -117,7 +119,9 @@ def one_spelling(
     """
     tidy_ = {name: tidy(name) for name in names}
     if not merge:
-        refuse_twins(where, map(tidy_.get, names), what, "merge them (--merge-names, merge_names)")
+        refuse_twins(
+            where, map(tidy_.get, names), what, "merge them (--merge-names, merge_names=True)"
+        )
     known = dict(zip(names, merged(names).tolist(), strict=True)) if merge else tidy_
     became = defaultdict(list)
     for name, new in known.items():
@@ -133,4 +137,4 @@ def one_spelling(
 
 def _shown(name: str) -> str:
     """A name in quotes, with the codes of characters that may look like others."""
-    return repr(name) if name.isascii() else f"{name!r} ({ascii(name)[1:-1]})"
+    return repr(name) if repr(name) == ascii(name) else f"{name!r} ({ascii(name)[1:-1]})"

@@ -293,15 +293,17 @@ def of_format(paths: Iterable[Path], endings: Iterable[str]) -> list[Path]:
 
 def some(paths: Sequence[Path]) -> str:
     """Name the first few of `paths`."""
-    names = ", ".join(path.name for path in paths[:5])
+    names = ", ".join(tidy(path.name) for path in paths[:5])
     return f"{names}, … ({len(paths)} in all)" if len(paths) > 5 else names or "it is empty"
 
 
 def left_out(folder: Path, paths: Sequence[Path], why: str) -> None:
-    """Warn that `paths` were not read."""
-    if paths:
-        text = f"{folder}: left out {len(paths)} that {why}: {some(paths)}"
-        warnings.warn(text, stacklevel=3)
+    """Warn that `paths` were not read: because they `why`, or are not those of people."""
+    told = dict.fromkeys(of_people(paths))
+    kinds = {why: [*told], "are hidden or a system's": [p for p in paths if p not in told]}
+    said = [f"{len(out)} that {why}: {some(out)}" for why, out in kinds.items() if out]
+    if said:
+        warnings.warn(f"{folder}: left out {'; and '.join(said)}", stacklevel=3)
 
 
 def need_two(names: Sequence[str], where: object) -> None:

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import InitVar, asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -80,7 +80,7 @@ class Recordings:
         fields = {
             "signals": signals,
             "origins": _strings(origins, len(signals), "origins"),
-            "groups": tidied(_strings(self.groups, len(signals), "groups")),
+            "groups": _strings(self.groups, len(signals), "groups", tidied),
             "sample_rate": positive(self.sample_rate, "sample_rate"),
             "class_names": names,
             "normal_classes": normal,
@@ -373,11 +373,15 @@ def _classes(
     return names, normal
 
 
-def _strings(values: Sequence[str], count: int, name: str) -> np.ndarray:
+def _strings(
+    values: Sequence[str], count: int, name: str, change: Callable | None = None
+) -> np.ndarray:
     array = np.asarray(values)
     objects = array.dtype.kind == "O" and all(isinstance(value, str) for value in array.flat)
     if objects or array.dtype.kind in "iuT" or array.size == 0:
         array = array.astype(str)
+    if change and array.dtype.kind == "U" and array.ndim == 1:
+        array = change(array)
     if array.dtype.kind != "U" or array.shape != (count,) or (array == "").any():
         raise DataError(
             "recordings",

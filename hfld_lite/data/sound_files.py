@@ -23,9 +23,9 @@ _MOST_CHUNKS = 1000
 _BLOCK = 1 << 16  # samples
 _WANTED = "a WAV or FLAC file"
 
-# What programs write that cannot return to the header: 0, the largest number, or one in the last
-# 4 KiB below 2 or 4 GiB (SoX, arecord, espeak; others subtract the header from the largest).
-_UNKNOWN = (range(2**31 - 4096, 2**31), range(2**32 - 4096, 2**32), range(2**64 - 1, 2**64))
+# What programs write that cannot return to the header: 0, the largest number, or one close below 2
+# or 4 GiB (SoX and espeak 4 KiB less, arecord 256 bytes; others subtract the header's length).
+_UNKNOWN = (range(2**31 - 5000, 2**31), range(2**32 - 5000, 2**32), range(2**64 - 1, 2**64))
 _STREAMED = "without a length in the header, so read to the end"
 
 # The codes of WAV's 'fmt ' chunk that libsndfile decodes: PCM, ADPCM, float, laws, GSM, G.721.
@@ -235,7 +235,7 @@ def read_sound(path: Path) -> tuple[np.ndarray, int]:
             if streamed:
                 data = np.concatenate([*_blocks(sound, frames * channels)])
             else:
-                data = sound.read(dtype="float32", always_2d=True)
+                data = sound.read(frames, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError, ValueError, MemoryError) as error:
         raise DataError(path, f"is damaged ({_said(error)})", mend="copy it again") from error
     if len(data) != frames:

@@ -129,13 +129,17 @@ def read_text(path: Path, most: int) -> str:
     if what := stand_in(data):
         raise ValueError(f"it {what[0]}: {what[1]}")
     wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    name, encoding = ("UTF-16", "utf-16") if wide else ("UTF-8", "utf-8-sig")
     try:
-        return data.decode("utf-16" if wide else "utf-8-sig")
+        text = data.decode(encoding)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise ValueError(
-            f"it is not in UTF-8: byte {data[error.start]:#04x} in line {line}; save it as UTF-8"
+            f"it is not in {name}: byte {data[error.start]:#04x} in line {line}; save it as UTF-8"
         ) from error
+    if "\0" in text:
+        raise ValueError("it holds NUL characters, so it is not in UTF-8; save it as UTF-8")
+    return text
 
 
 _STAND_INS = (
@@ -143,6 +147,7 @@ _STAND_INS = (
     (rb"[./]*[\w./-]*/annex/objects/", "is a pointer of git-annex", "run `git annex get`"),
     (rb"<!doctype html|<html|<head|<body", "is a web page", "download the file itself"),
     (rb"<\?xml|<error", "is a server's answer in XML", "download the file itself"),
+    (rb"\x00\x05\x16\x07", "is the companion of a file of a Mac (AppleDouble)", "remove it"),
     (rb"pk\x03\x04", "is a ZIP archive or a spreadsheet (.xlsx)", "unpack or export it"),
     (rb"\x1f\x8b", "is a gzip archive", "unpack it"),
 )
