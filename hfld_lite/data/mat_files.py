@@ -349,7 +349,7 @@ def variable_name(file: Path, wanted: str) -> str:
                 f"{' and '.join(found)} fit {pattern!r}",
                 expected="one variable",
                 mend=f"name the one you want before the pattern (--variable '{found[-1]},"
-                f"{pattern}', variable=), or write its number into the file's name",
+                f"{pattern}', variable=)",
             )
         if found:
             return found[0]
