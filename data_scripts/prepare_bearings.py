@@ -1,10 +1,11 @@
-"""Prepare long bearing recordings, CLASS_loadL.mat, cut into windows within blocks of time."""
+"""Prepare long bearing recordings, CLASS_LOAD.mat, cut into windows within blocks of time."""
 
 from typing import Annotated
 
 from _frame import Folder, Out, Overwrite, prepare, program
 from typer import Option
 
+from hfld_lite.data.mat_files import LONG_NAME, LONG_VARIABLE
 from hfld_lite.data.readers import read_long_mat
 
 
@@ -17,19 +18,32 @@ from hfld_lite.data.readers import read_long_mat
 def app(
     folder: Folder,
     out: Out,
-    variable: Annotated[str, Option(help="Name of the variable in each file.")] = "DE_time",
+    variable: Annotated[
+        str,
+        Option(
+            help="Name of the variable in each file, or a pattern; several with commas between, "
+            "the first that fits counts."
+        ),
+    ] = LONG_VARIABLE,
+    label_pattern: Annotated[
+        str, Option(help="Regular expression; its one group finds the class in a file's name.")
+    ] = LONG_NAME,
     sample_rate: Annotated[int, Option(help="In Hz; the files do not tell it.")] = 12_000,
     window: Annotated[int, Option(help="Samples of a window.")] = 2048,
     hop: Annotated[int, Option(help="Samples from window to window.")] = 1024,
     blocks: Annotated[int, Option(help="Blocks of time to a recording, the groups.")] = 20,
     leave_out: Annotated[
-        list[str], Option(help="A class to leave out, again for more; '' for none.")
-    ] = ("N",),
+        list[str] | None,
+        Option(help="A class to leave out, again for more; '' for none; by default N if there."),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Read the long recordings, cut them and write a prepared folder."""
+    if leave_out is None:  # the stored study: N is one recording of one load
+        leave_out = ["N"] if any(folder.glob("N_*.mat")) else []
     options = {
         "variable": variable,
+        "label_pattern": label_pattern,
         "sample_rate": sample_rate,
         "window": window,
         "hop": hop,

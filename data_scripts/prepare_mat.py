@@ -12,7 +12,9 @@ from hfld_lite.data.readers import read_mat
 def app(
     folder: Folder,
     out: Out,
-    variable: Annotated[str, Option(help="Name of the variable in each file.")] = "data",
+    variable: Annotated[
+        str, Option(help="Name of the variable in each file, or a pattern.")
+    ] = "data",
     samples: Annotated[int, Option(help="How many samples of each row to use.")] = 7000,
     sample_rate: Annotated[int, Option(help="In Hz; the files do not tell it.")] = 40_000,
     two_classes: Annotated[

@@ -42,6 +42,10 @@ def app(
     normal: Annotated[
         list[str] | None, Option(help="Name of a normal class; may be given several times.")
     ] = None,
+    merge_names: Annotated[
+        bool,
+        Option("--merge-names", help="Give names that look alike (Good and good) one spelling."),
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Read the sound files and write a prepared folder."""
@@ -55,6 +59,7 @@ def app(
         "label_pattern": label_pattern,
         "group_pattern": group_pattern,
         "normal": normal or None,
+        "merge_names": merge_names,
     }
     prepare(lambda: read_wav_folder(folder, **options, progress=True), out, overwrite)
 

@@ -163,18 +163,24 @@ def kinds(root: Path) -> dict[str, Kind]:
     wavs = [sound("WAV", s) for s in ("PCM_16", "PCM_24", "PCM_U8", "FLOAT", "DOUBLE", "ULAW")]
     wavs += [sound("WAV", s) for s in ("IMA_ADPCM", "MS_ADPCM", "GSM610")]
     wavs += [sound(form, "PCM_16", 2) for form in ("WAVEX", "RF64", "W64")]
+    streamed = sound("WAV", "PCM_16")
+    at = streamed.index(b"data") + 4
+    wavs += [streamed[:at] + size + streamed[at + 4 :] for size in (bytes(4), b"\xff" * 4)]
+    wavs += [b"BW64" + sound("RF64", "PCM_16")[4:]]
+    flac = sound("FLAC", "PCM_16")
+    unknown = flac[:21] + bytes([flac[21] & 0xF0]) + bytes(4) + flac[26:]  # 0 samples in STREAMINFO
     listing = b'file,label,group\n0.wav,ok,a\n"1.wav",bad,"b, left"\n2.wav,ok,c\n3.wav,bad,d\n'
     result = {
         ".mat": Kind([mat(), mat(format="4")], "mat/AN.mat", read_mats),
         ".mat compressed": Kind([mat(do_compression=True)], "mat/AN.mat", read_mats, inner=zipped),
         "WAV": Kind(wavs, "wav/good/a.wav", lambda f, rng: read_sounds(f / "wav", rng)),
         "FLAC": Kind(
-            [sound("FLAC", "PCM_16"), sound("FLAC", "PCM_24", 2)],
+            [flac, sound("FLAC", "PCM_24", 2), unknown],
             "flac/good/a.flac",
             lambda f, rng: read_sounds(f / "flac", rng),
         ),
         "manifest": Kind(
-            [listing],
+            [listing, listing.decode().replace(",", ";").encode("utf-16")],
             "list/manifest.csv",
             lambda f, _: read_wav_folder(f / "list"),
             examples=manifests(),

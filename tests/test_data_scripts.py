@@ -133,6 +133,15 @@ def test_output_folder_that_cannot_be_written(call, tiles, tmp_path):
     assert f"{out}: cannot be written" in errors
 
 
+def test_bearings_without_a_normal_one(call, bearings, tmp_path):
+    (bearings / "N_load0.mat").unlink()
+    name = ("--label-pattern", "^([A-Z]+)", "--variable", "D*")
+    args = ["prepare_bearings", bearings, "--window", 20, "--out", tmp_path / "out", *name]
+    status, text, errors = call(*args)
+    assert status == 0, errors
+    assert "classes: B 20, IR 40" in text
+
+
 def test_resampling_and_manifest(call, sounds, tmp_path):
     path = tmp_path / "list.csv"
     path.write_text("file,label\nok/tile0.wav,x\nbad/tile0.wav,y\n")

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import struct
 import warnings
 import zlib
@@ -11,7 +12,9 @@ import numpy as np
 import pytest
 import scipy.io
 
-from hfld_lite.data.mat_files import read_long_mat, read_mat
+from hfld_lite.data.mat_files import read_long_mat, read_mat, variable_name
+from hfld_lite.data.parts import Part
+from hfld_lite.data.readers import read_cuts, read_folder
 from hfld_lite.data.splits import published_split, split
 from hfld_lite.errors import ArgumentError, DataError
 
@@ -253,13 +256,19 @@ class TestLong:
         long(tmp_path, ["B1_load0", "IR"])
         with pytest.raises(DataError, match=r"IR.mat: the name does not contain the class"):
             read_long_mat(tmp_path)
-        label = r"(?P<label>[A-Z]+).*"
-        assert read_long_mat(tmp_path, label=label, window=50).class_names == ("B", "IR")
+        read = read_long_mat(tmp_path, label_pattern="([A-Z]+)", window=50)
+        assert read.class_names == ("B", "IR")
+        with pytest.raises(
+            DataError,
+            match=r"IR.mat: .*a name in which '\(\[0-9\]\)' is found; .*"
+            r"label-pattern",
+        ):
+            read_long_mat(tmp_path, label_pattern="([0-9])")
 
-    @pytest.mark.parametrize("label", ["(", "(.*)", "x", "(?P<label>.)(.)"])
+    @pytest.mark.parametrize("label", ["(", "x", "(?P<label>.)(.)"])
     def test_label_expression(self, tmp_path, label):
-        with pytest.raises(ArgumentError, match="label"):
-            read_long_mat(long(tmp_path), label=label)
+        with pytest.raises(ArgumentError, match="label_pattern"):
+            read_long_mat(long(tmp_path), label_pattern=label)
 
     def test_too_short(self, tmp_path):
         words = r"B1_load0.mat: has 1030 samples, 51 in each of 20 blocks; expected blocks of 52"
@@ -275,6 +284,119 @@ class TestLong:
         bad[0, 130] = np.nan
         with pytest.raises(DataError, match=r"IR_load0.mat, row 2 .*sample 30 is nan"):
             read_long_mat(long(tmp_path, IR_load0=bad), window=50, blocks=4)
+
+
+def as_published(folder: Path, **more) -> Path:
+    """Files of Case Western Reserve University: variables named anew in each; `more` by file."""
+    folder.mkdir(exist_ok=True)
+    for number, name in ((105, "IR007_0"), (118, "B007_0"), (119, "B007_1"), (99, "Normal_2")):
+        sets = {f"X{number:03d}_{end}_time": rows(1, 1030, number + len(end)).T
+                for end in ("DE", "FE")}  # fmt: skip
+        sets |= {f"X{number:03d}RPM": [[1797.0]]} | more.get(name, {})
+        scipy.io.savemat(folder / f"{name}.mat", sets)
+    return folder
+
+
+class TestAsPublished:
+    def test_the_drive_end_is_chosen_and_said(self, tmp_path):
+        words = r"variables that fit .* are X118_DE_time of B007_0.mat, X119_DE_time of B007_1.mat"
+        with pytest.warns(UserWarning, match=words):
+            read = read_folder(as_published(tmp_path), window=50)
+        assert read.class_names == ("B007", "IR007", "Normal")
+        assert read.normal_classes == ("Normal",)
+        assert "4 recordings ('X118_DE_time', …)" in read.source
+        signal = rows(1, 1030, 118 + 2).ravel().astype(np.float32)
+        assert np.array_equal(read.signals[0], signal[:50])
+
+    @pytest.mark.parametrize("pattern", ["X*_FE_time", "X???_FE*", "X*FE_time, DE_time"])
+    def test_a_pattern(self, tmp_path, pattern):
+        as_published(tmp_path)
+        with pytest.warns(UserWarning, match="X118_FE_time of B007_0.mat"):
+            read = read_folder(tmp_path, window=50, variable=pattern, label_pattern="^([A-Za-z]+)")
+        assert read.class_names == ("B", "IR", "Normal")
+        with pytest.raises(
+            DataError,
+            match=r"B007_0.mat: there is no variable 'X\*_BA_time'; expec"
+            r"ted one of those in the file: X118_DE_time, X118_FE_time, X118RPM; ",
+        ):
+            read_folder(tmp_path, window=50, variable="X*_BA_time")
+
+    def test_two_sets_in_a_file_are_named(self, tmp_path):
+        other = {"X098_DE_time": rows(1, 1030, 0).T}
+        as_published(tmp_path, Normal_2=other)
+        words = (
+            r"Normal_2.mat: X099_DE_time and X098_DE_time fit '\*_DE_time'; expected one variable; "
+            r"name the one you want before the pattern \(--variable 'X098_DE_time,\*_DE_time', "
+        )
+        with pytest.raises(DataError, match=words):
+            read_folder(tmp_path, window=50)
+        with pytest.warns(UserWarning, match="fit"):
+            read = read_folder(tmp_path, window=50, variable="X098_DE_time,*_DE_time")
+        normal = read.signals[read.labels == 2]
+        assert np.array_equal(normal[0], np.float32(rows(1, 1030, 0).ravel()[:50]))
+
+    def test_the_number_in_the_name_of_the_file_says_which(self, tmp_path):
+        other = {"X098_DE_time": rows(1, 1030, 0).T}
+        as_published(tmp_path, Normal_2=other)
+        (tmp_path / "Normal_2.mat").rename(tmp_path / "099_Normal_2.mat")
+        assert variable_name(tmp_path / "099_Normal_2.mat", "*_DE_time") == "X099_DE_time"
+
+    def test_files_named_by_numbers_only(self, tmp_path):
+        (as_published(tmp_path) / "B007_0.mat").rename(tmp_path / "118.mat")
+        words = r"118.mat: the name does not contain the class; expected CLASS_loadNUMBER.mat or CL"
+        with pytest.raises(DataError, match=words):
+            read_long_mat(tmp_path, window=50)
+
+    def test_predict_finds_it_too(self, tmp_path):
+        file = as_published(tmp_path) / "B007_0.mat"
+        for variable in (None, "X*_DE_time"):
+            cuts = read_cuts(
+                file, sample_rate=12_000, part=Part("first", 50), hop=50, variable=variable
+            )
+            assert np.array_equal(cuts[0].signals[0], np.float32(rows(1, 1030, 120).ravel()[:50]))
+
+    def test_a_struct_is_named_with_the_way_out(self, tmp_path):
+        for name in ("baseline_1", "fault_1"):
+            bearing = {"gs": rows(1, 1030).T, "sr": 97656, "load": 270, "rate": 25}
+            scipy.io.savemat(tmp_path / f"{name}.mat", {"bearing": bearing})
+        said = {"DE_time": "one of those in the file: bearing", "bearing": "but a struct"}
+        for variable, found in said.items():
+            with pytest.raises(DataError) as caught:
+                read_long_mat(tmp_path, window=50, variable=variable)
+            assert found in str(caught.value)
+        code = re.search(r"in Python: (.*); then give --variable x", str(caught.value))[1]
+        (tmp_path / "new").mkdir()
+        for name in ("baseline_1", "fault_1"):
+            with contextlib.chdir(tmp_path):
+                exec(code.replace("baseline_1", name))
+        read = read_long_mat(tmp_path / "new", variable="x", window=50, sample_rate=97656)
+        assert np.array_equal(read.signals[0], np.float32(rows(1, 1030).ravel()[:50]))
+
+
+class TestColumns:
+    def test_they_are_read_and_said(self, tmp_path):
+        folder = tiles(tmp_path, **{n: rows(seed=i).T for i, n in enumerate(("AN", "AD", "BN"))})
+        words = (
+            r"in 3 of 4 files the recordings are the columns, .* fewer than 40 samples: AN.mat, sh"
+        )
+        with pytest.warns(UserWarning, match=words):
+            read = read_mat(folder, samples=40)
+        assert read.fingerprint() == read_mat(tiles(tmp_path / "rows"), samples=40).fingerprint()
+
+    def test_a_length_that_fits_neither_names_both(self, tmp_path):
+        with pytest.raises(DataError, match=r"--samples 10, or, if .* columns, --samples 50"):
+            read_mat(tiles(tmp_path, AN=rows().T), samples=7000)
+
+    def test_predict(self, tmp_path):
+        file = tiles(tmp_path, AN=rows().T) / "AN.mat"
+        with pytest.warns(UserWarning, match="recordings are the columns"):
+            cuts = read_cuts(file, sample_rate=40_000, part=Part("first", 40))
+        assert np.array_equal(cuts[3].signals[0], np.float32(rows()[3, :40]))
+
+    def test_most_of_the_rows_is_not_used(self, tmp_path):
+        assert read_mat(tiles(tmp_path), samples=5).notes == ()
+        (text,) = read_mat(tmp_path, samples=4).notes
+        assert text.startswith("Only 8 % of the samples are used, 4 of 50")
 
 
 @pytest.mark.skipif(not REAL, reason="HFLD_REAL_DATA names no folder with real recordings")

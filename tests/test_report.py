@@ -1,5 +1,6 @@
 import base64
 import re
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -33,7 +34,8 @@ def page(tmp_path_factory, tiny_chain, tiny_recordings):
     signal = tiny_recordings.signals[0]
     result = with_costs(tiny_chain.test(tiny_recordings), tiny_chain.detector, signal)
     command = "hfld train --out '<x>'"
-    write_report(folder, tiny_chain, result, tiny_recordings, command, BESIDE)
+    noted = replace(tiny_recordings, notes=("3 of <80> files are odd.",))
+    write_report(folder, tiny_chain, result, noted, command, BESIDE)
     return folder, (folder / "report.html").read_text(), result
 
 
@@ -43,6 +45,13 @@ def test_page_is_self_contained_and_says_simulated(page):
     assert "<script" not in text
     assert "Simulated data." in text
     assert "&lt;x&gt;" in text, "what users give is escaped"
+
+
+def test_page_shows_what_looks_wrong_in_the_data(page):
+    _, text, _ = page
+    assert re.findall(r"<h2>What looks wrong in the data</h2>\n<ul><li>(.*)</li></ul>", text) == [
+        "3 of &lt;80&gt; files are odd."
+    ]
 
 
 def test_page_holds_every_cell_of_the_table(page):

@@ -1,14 +1,17 @@
-"""WAV and FLAC folders: classes, manifests, rates, lengths, tiles; and what is wrong with them."""
+"""WAV and FLAC folders: classes, rates, lengths, tiles; and what is wrong with them."""
 
+import struct
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.io
 import soundfile
 
 from hfld_lite.data.class_folders import read_wav_folder
 from hfld_lite.data.parts import Part
+from hfld_lite.data.readers import read_folder, read_signals
 from hfld_lite.errors import ArgumentError, DataError
 
 
@@ -68,7 +71,7 @@ class TestFolder:
         (folder / "stray.wav").write_text("x")
         (folder / "cracked" / "deeper").mkdir()
         (folder / ".cache").mkdir()
-        words = "left out 4 that .*: .cache, deeper, notes.txt, stray.wav"
+        words = "left out 3 that .*: deeper, notes.txt, stray.wav; and 1 that are hidden .*: .cache"
         with pytest.warns(UserWarning, match=words) as caught:
             read_wav_folder(folder)
         assert len(caught) == 1
@@ -116,9 +119,52 @@ class TestFiles:
         with pytest.raises(DataError, match=r"x.wav: is empty: it has a header but no samples"):
             read_wav_folder(folder)
 
+    @pytest.mark.parametrize(
+        ("head", "words"),
+        [
+            (
+                b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+                "is a pointer of Git LFS; .*; run `git lfs pull`",
+            ),
+            (b"../.git/annex/objects/Mx/j8/SHA256E-s9--0.wav\n", "git-annex.* `git annex get`"),
+            (b"\n<!DOCTYPE html>\n<html><title>404", "is a web page; .*; download the file"),
+            (b"\xef\xbb\xbf<html lang=de>", "is a web page"),
+            (b'<?xml version="1.0"?><Error><Code>AccessDenied', "is a server's answer"),
+            (b"\0\x05\x16\x07\0\x02\0\0", "is the companion of a file of a Mac .*; remove it"),
+            (b"PK\x03\x04\x14\0\0\0", "is a ZIP archive .*; unpack or export it"),
+            (b"ID3\x04\0\0", "is an MP3 file under another name; .*; convert it to WAV or FLAC"),
+            (b"\0\0\0\x20ftypM4A ", "is an MP4 or M4A file"),
+            (b"FORM\0\0\0\x20AIFFCOMM", "is an AIFF file"),
+            (b"some text", "is a text, 'some text'; .*; take it out or download"),
+            (b'{"message": "Not Found"}', "is a text"),
+        ],
+    )
+    def test_what_stands_in_a_sounds_place_is_named(self, folder, head, words):
+        (folder / "normal" / "x.wav").write_bytes(head)
+        with pytest.raises(DataError, match=rf"x.wav: .*{words}") as caught:
+            read_wav_folder(folder)
+        assert "copy" not in str(caught.value)
+
     def test_no_sound_file(self, folder):
-        (folder / "normal" / "x.wav").write_text("some text")
-        with pytest.raises(DataError, match=r"x.wav: is damaged or not a sound file"):
+        (folder / "normal" / "x.wav").write_bytes(bytes(200))
+        with pytest.raises(DataError, match=r"x.wav: is damaged or not a sound file .*copy it"):
+            read_wav_folder(folder)
+
+    def test_a_coding_that_is_unknown(self, folder):
+        path = put(folder / "normal" / "x.wav", noise())
+        data = path.read_bytes()
+        at = data.index(b"fmt ") + 8
+        path.write_bytes(data[:at] + b"\x22\0" + data[at + 2 :])  # TrueSpeech
+        with pytest.raises(DataError, match=r"x.wav: codes its sound .*0x0022 .*; convert it to"):
+            read_wav_folder(folder)
+
+    def test_a_file_that_may_not_be_read(self, folder, monkeypatch):
+        def denied(path):
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr("hfld_lite.data.sound_files.regular_size", denied)
+        words = r"cannot be read \(Permission denied\); expected a WAV or FLAC file\.$"
+        with pytest.raises(DataError, match=words):
             read_wav_folder(folder)
 
     @pytest.mark.parametrize("keep", [30, 60, 500])
@@ -220,71 +266,135 @@ class TestLengths:
         assert "1 padded with zeros" in read.source
 
 
-class TestManifest:
-    @staticmethod
-    def write(folder: Path, text: str, name: str = "manifest.csv") -> Path:
-        (folder / name).write_text(text, encoding="utf-8-sig")
-        return folder / name
+def streamed(data: bytes, claimed: int, chunk: bytes = b"data") -> bytes:
+    at = data.index(chunk) + 4
+    return data[:at] + struct.pack("<I", claimed) + data[at + 4 :]
 
-    @pytest.fixture
-    def flat(self, tmp_path):
-        for i in range(4):
-            put(tmp_path / "flat" / f"{i}.wav", noise(seed=i))
-        return tmp_path / "flat"
 
-    def test_labels_and_groups(self, flat):
-        self.write(
-            flat, 'file,label,group\n0.wav,ok,a\n"1.wav",bad,"b, left"\n2.wav,ok,a\n3.wav,bad,c\n'
-        )
-        read = read_wav_folder(flat)
-        assert (read.class_names, read.normal_classes) == (("ok", "bad"), ("ok",))
-        assert read.labels.tolist() == [0, 1, 0, 1]
-        assert read.groups.tolist() == ["a", "b, left", "a", "c"]
-        with pytest.raises(ArgumentError, match="leave out group_pattern"):
-            read_wav_folder(flat, group_pattern="(.)")
-
-    def test_elsewhere_and_without_groups(self, flat, tmp_path):
-        path = self.write(tmp_path, "label,file\nok,0.wav\nbad,1.wav\n", "list.csv")
-        with pytest.warns(UserWarning, match=r"left out 2 that the manifest lacks: 2.wav, 3.wav"):
-            read = read_wav_folder(flat, manifest=path)
-        assert read.groups.tolist() == ["0.wav", "1.wav"]
+class TestStreamed:
+    """A recorder that was cut off, or a pipe, leaves a header without a length."""
 
     @pytest.mark.parametrize(
-        ("text", "words"),
-        [
-            ("", "line 1: the columns are none; expected file,label"),
-            ("file;label\n0.wav;ok\n", "line 1: the columns are file;label; expected"),
-            ("file,label,tile\n0.wav,ok,a\n", "line 1: the columns are file, label, tile"),
-            ("file\n0.wav\n", "line 1: the columns are file; expected"),
-            ("file,label\n0.wav,ok\n9.wav,bad\n", "line 3: the file '9.wav' is not there"),
-            ("file,label\n0.wav,ok\n0.wav,bad\n", "line 3: the file '0.wav' is listed twice"),
-            ("file,label\n../outside.wav,ok\n", "line 2: the file '../outside.wav' lies outside"),
-            ("file,label\n/etc/passwd,ok\n", "line 2: the file '/etc/passwd' lies outside"),
-            (
-                "file,label\nmanifest.csv,ok\n",
-                "line 2: the file 'manifest.csv' does not end in .wav",
-            ),
-            ("file,label\n0.wav,ok\n1.wav\n", "line 3: a field is empty, missing or superfluous"),
-            ("file,label\n0.wav,ok,x\n", "line 2: a field is empty, missing or superfluous"),
-            ("file,label\n0.wav,\n", "line 2: a field is empty"),
-            ('file,label\n0.wav,ok\n"1.wav', "cannot be read"),
-            ("file,label\n0\0.wav,ok\n", "line [12]: cannot be read"),
-            ("file,label\n", "there is no class"),
-            ("file,label\n0.wav,ok\n", "only the class 'ok'"),
-        ],
+        "claimed", [0, 2**32 - 1, 2**32 - 37, 0x7FFFF000, 0x7FFFF000 // 3 * 3, 0x7FFFFF00]
     )
-    def test_what_is_wrong_is_named_with_its_line(self, flat, text, words):
-        put(flat.parent / "outside.wav", noise())
-        self.write(flat, text)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with pytest.raises(DataError, match=words) as caught:
-                read_wav_folder(flat)
-        assert "class" in words or "manifest.csv, line" in str(caught.value)
+    @pytest.mark.parametrize("riff", [36, 2**32 - 1])
+    def test_wav_is_read_to_its_end(self, folder, claimed, riff):
+        path = folder / "normal" / "n_tile0_drop0.wav"
+        path.write_bytes(streamed(streamed(path.read_bytes(), claimed), riff, b"RIFF"))
+        with pytest.warns(UserWarning, match="of 8 files, 1 without a length in the") as said:
+            read = read_wav_folder(folder)
+        assert len(said) == 1
+        assert np.array_equal(read.signals[4], noise())
+        assert "1 without a length" in read.source
 
-    def test_not_there_or_not_text(self, flat):
-        with pytest.raises(DataError, match=r"no.csv, line 1: cannot be read .*No such file"):
-            read_wav_folder(flat, manifest=flat / "no.csv")
-        (flat / "manifest.csv").write_bytes(b"file,label\n\xff\xfe,a\n")
-        with pytest.raises(DataError, match=r"manifest.csv, line 1: cannot be read"):
-            read_wav_folder(flat)
+    def test_half_a_sample_at_the_end(self, folder):
+        path = folder / "normal" / "n_tile0_drop0.wav"
+        path.write_bytes(streamed(path.read_bytes(), 0) + b"\1\2\3")
+        with pytest.warns(UserWarning, match="1 without a length"):
+            assert read_wav_folder(folder).samples == 400
+
+    def test_flac_of_unknown_length(self, folder):
+        path = put(folder / "normal" / "x.flac", np.tile(noise(), 400))
+        data = bytearray(path.read_bytes())
+        data[21] &= 0xF0  # the count of samples in STREAMINFO
+        data[22:26] = bytes(4)
+        path.write_bytes(data)
+        with pytest.warns(UserWarning, match="1 without a length in the header"):
+            read = read_wav_folder(folder, samples=400)
+        assert np.allclose(read.signals[-1], noise(), atol=1e-6)
+        with pytest.warns(UserWarning, match="x.flac is without a length"):
+            read = read_signals(path, sample_rate=8000, samples=160_000)
+        assert np.allclose(read[0], np.tile(noise(), 400), atol=1e-6)
+
+    @pytest.mark.parametrize("head", [b"RF64", b"BW64"])
+    def test_64_bit_sizes(self, folder, head):
+        path = folder / "normal" / "n_tile0_drop0.wav"
+        soundfile.write(path, noise(), 8000, subtype="FLOAT", format="RF64")
+        data = bytearray(path.read_bytes())
+        data[:4] = head
+        path.write_bytes(data)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert np.array_equal(read_wav_folder(folder).signals[4], noise())
+        data[28:36] = bytes(8)  # the bytes of sound in ds64
+        path.write_bytes(data)
+        with pytest.warns(UserWarning, match="1 without a length in the header"):
+            assert np.array_equal(read_wav_folder(folder).signals[4], noise())
+
+    def test_no_sound_is_still_none(self, folder):
+        """A length of 0 is true if nothing or another chunk follows."""
+        path = put(folder / "normal" / "x.wav", noise(0))
+        for tail in (b"", b"LIST\4\0\0\0INFO"):
+            path.write_bytes(path.read_bytes() + tail)
+            with pytest.raises(DataError, match=r"x.wav: is empty: it has a header but no samples"):
+                read_wav_folder(folder)
+
+    def test_cut_off_by_a_usual_size_is_still_refused(self, folder):
+        path = folder / "normal" / "n_tile0_drop0.wav"
+        for claimed in (1601, 10_000, 3_000_000_000):
+            path.write_bytes(streamed(path.read_bytes(), claimed))
+            with pytest.raises(DataError, match=f"claims {claimed} bytes .*; copy it again"):
+                read_wav_folder(folder)
+
+
+SYSTEM = [".DS_Store", "Thumbs.db", "desktop.ini", "._n_tile0_drop0.wav", ".~lock.manifest.csv#"]
+FOLDERS = ["__MACOSX", "System Volume Information", "$RECYCLE.BIN", "lost+found", "@eaDir"]
+FOLDERS += [".Trashes"]
+
+
+class TestSystemFiles:
+    """What operating systems and servers add to a folder is left out, with its number."""
+
+    def test_in_class_folders(self, folder):
+        for name in SYSTEM:
+            (folder / "normal" / name).write_bytes(b"\0\5\x16\7")
+            (folder / name).write_bytes(b"\0\5\x16\7")
+        for name in FOLDERS:
+            for place in (folder, folder / "normal"):
+                put(place / name / "normal" / "x.wav", noise())
+                (place / name / "y.wav").write_bytes(b"\0\5\x16\7")
+        with pytest.warns(UserWarning, match="left out 22 that are hidden or a system's") as said:
+            read = read_folder(folder)
+        assert len(said) == 1
+        assert (len(read), read.class_names) == (8, ("normal", "cracked"))
+
+    def test_beside_each_other_and_in_a_manifest(self, tmp_path):
+        for i in range(4):
+            put(tmp_path / f"{'ab'[i % 2]}{i}.wav", noise(seed=i))
+        (tmp_path / "._a0.wav").write_bytes(b"\0\5\x16\7")
+        with pytest.warns(UserWarning, match=r"left out 1 that are hidden or a system's: ._a0.wav"):
+            assert len(read_folder(tmp_path, label_pattern="^([ab])")) == 4
+        (tmp_path / "manifest.csv").write_text("file,label\na0.wav,a\nb1.wav,b\n")
+        (tmp_path / "._manifest.csv").write_bytes(b"\0\5\x16\7")
+        with pytest.warns(
+            UserWarning,
+            match=r"left out 2 that the manifest lacks: a2.wav, b3.wav; and 2 that are hidden",
+        ):
+            assert len(read_folder(tmp_path)) == 2
+
+    def test_beside_mat_files(self, tmp_path):
+        for name in ("AN", "AD"):
+            scipy.io.savemat(tmp_path / f"{name}.mat", {"data": noise(60).reshape(3, 20)})
+            (tmp_path / f"._{name}.mat").write_bytes(b"\0\5\x16\7")
+        with pytest.warns(UserWarning, match=r"left out 2 that .*: ._AD.mat, ._AN.mat"):
+            assert len(read_folder(tmp_path, samples=20)) == 6
+        (tmp_path / "AN.mat").write_text("version https://git-lfs.github.com/spec/v1\n" + "x" * 99)
+        with (
+            pytest.warns(UserWarning, match="left out 2"),
+            pytest.raises(DataError, match=r"AN.mat: is a pointer of Git LFS; .*`git lfs pull`"),
+        ):
+            read_folder(tmp_path, samples=20)
+
+    def test_a_systems_folder_is_never_listed(self, folder, monkeypatch):
+        """It may not be readable, and nobody can take it off a disk."""
+        (folder / "System Volume Information").mkdir()
+        real = Path.iterdir
+
+        def iterdir(path):
+            if "System" in path.name:
+                raise PermissionError(13, "Permission denied")
+            return real(path)
+
+        monkeypatch.setattr(Path, "iterdir", iterdir)
+        with pytest.warns(UserWarning, match="left out 1 that .*: System Volume Information"):
+            assert len(read_folder(folder)) == 8

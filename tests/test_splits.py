@@ -1,12 +1,14 @@
 """Splits: no group on two sides, every class in every part, the same seed the same split."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from hfld_lite.data.examples import Examples
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split, check_split, published_split, split
 from hfld_lite.errors import ArgumentError, DataError
@@ -154,6 +156,60 @@ class TestCheck:
         recordings = make([0, 1, 2] * 3, range(9))
         with pytest.raises(DataError, match="missing from the validation part"):
             check_split(Split([0, 1, 2], [3], [6, 7, 8]), recordings)
+
+
+class TestEqual:
+    """Recordings that are equal, sample for sample."""
+
+    def recordings(self, copies: dict[int, int], groups=None, origins=None) -> Recordings:
+        """60 of noise in three classes, each its own group, some of them copies of others."""
+        signals = np.random.default_rng(0).standard_normal((60, 40)).astype(np.float32)
+        for copy, source in copies.items():
+            signals[copy] = signals[source]
+        origins = origins or [f"class{i % 3}/{i}.wav:0" for i in range(60)]
+        groups = range(60) if groups is None else groups
+        return replace(make(np.arange(60) % 3, groups, origins), signals=signals, checked=True)
+
+    def test_of_different_groups_are_refused_whatever_the_seed(self):
+        recordings = self.recordings({33: 3, 7: 4})
+        words = (
+            r"^split: class0/3.wav and class0/33.wav are equal, sample for sample, and of "
+            r"different groups, .* it was trained on \(2 such sets in all\); .*; delete all but "
+            r"one, or give them one group \(the column group of the manifest, --group-pattern, "
+            r"groups=\)"
+        )
+        for seed in range(5):
+            with pytest.raises(DataError, match=words):
+                split(recordings, seed=seed)
+
+    def test_of_one_group_stay_together(self):
+        groups = np.arange(60)
+        groups[33] = 3
+        recordings = self.recordings({33: 3}, groups)
+        for seed in range(5):
+            parts = split(recordings, seed=seed).parts().values()
+            assert any({3, 33} <= set(part) for part in parts)
+
+    def test_a_given_split_is_refused_only_where_it_separates_them(self):
+        recordings = self.recordings({33: 3})
+        with pytest.raises(DataError, match=r"class0/3.wav and class0/33.wav are equal"):
+            check_split(Split(range(30), [], range(30, 60)), recordings)
+        rest = [*range(30, 33), *range(34, 60)]
+        check_split(Split([*range(30), 33], [], rest), recordings)
+        check_split(Split(range(30), [], rest), recordings)
+
+    def test_the_published_rule_may_separate_them(self):
+        origins = [f"{name}.mat:{row}" for row in range(20) for name in ("AN", "AD", "BN")]
+        published_split(self.recordings({3: 0}, origins=origins))
+        with pytest.raises(DataError, match=r"AN.mat:0 and AN.mat:4 are equal"):
+            published_split(self.recordings({12: 0}, origins=origins))
+
+    def test_examples_made_of_recordings_too(self, tiny_recipe):
+        recordings = self.recordings({33: 3})
+        signals = np.tile(recordings.signals, 40)
+        recordings = replace(recordings, signals=signals, sample_rate=40_000)
+        with pytest.raises(DataError, match=r"class0/3.wav and class0/33.wav are equal"):
+            split(Examples.of(recordings, tiny_recipe))
 
 
 class TestDict:

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from hfld_lite.data.plausibility import longest_run
 from hfld_lite.data.simulator.simulate import simulate_tiles
 from hfld_lite.errors import ArgumentError
 from hfld_lite.evaluation.trust import (
@@ -13,7 +14,6 @@ from hfld_lite.evaluation.trust import (
     NOVEL,
     Trust,
     band_levels,
-    longest_run,
     make_trust,
     suspicion,
 )

@@ -165,8 +165,8 @@ def train(
     label_pattern: Annotated[
         str | None,
         Option(
-            help="For sound files beside each other: regular expression whose one group is the "
-            "class in a file's name."
+            help="For sound files beside each other, and long recordings in .mat files: regular "
+            "expression whose one group is the class in a file's name."
         ),
     ] = None,
     normal: Annotated[
@@ -176,6 +176,14 @@ def train(
         str | None,
         Option(help="Regular expression whose one group is the tile in a sound file's name."),
     ] = None,
+    merge_names: Annotated[
+        bool,
+        Option(
+            "--merge-names",
+            help="Give names of classes or groups that look alike (Good and good, 7 and 7.0) one "
+            "spelling.",
+        ),
+    ] = False,
     resample: Annotated[
         bool, Option("--resample", help="Resample files that have another sample rate.")
     ] = False,
@@ -206,6 +214,7 @@ def train(
         "label_pattern": label_pattern,
         "normal": normal or None,
         "group_pattern": group_pattern,
+        "merge_names": merge_names or None,
         "resample": resample or None,
         "pad": pad or None,
     }

@@ -18,7 +18,10 @@ RunFolder = Annotated[Path, Argument(help="A run folder that `hfld train` wrote.
 Role = Annotated[
     str, Option(help="A network of the run: teacher, secondary_teacher, student, student_alone.")
 ]
-Variable = Annotated[str | None, Option(help="Name of the variable in .mat files.")]
+Variable = Annotated[
+    str | None,
+    Option(help="Name of the variable in .mat files, or a pattern, such as 'X*_DE_time'."),
+]
 
 
 def print_table(shown: pd.DataFrame) -> None:

@@ -193,6 +193,7 @@ def write_report(
         lead=f"{recordings.source[:1].upper()}{recordings.source[1:]}. Classes: "
         f"{', '.join(detector.class_names)}.",
         simulated=recordings.simulated,
+        findings=recordings.findings,
         columns=list(cells.columns),
         rows=cells.to_numpy().tolist(),
         notes=[

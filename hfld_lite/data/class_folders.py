@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import re
+import unicodedata
 import warnings
 from collections import Counter
 from collections.abc import Sequence
-from io import StringIO
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from hfld_lite.data.manifests import manifest_in, read_manifest
+from hfld_lite.data.names import one_spelling, tidy
 from hfld_lite.data.parts import Cut, Part, choose_part
+from hfld_lite.data.plausibility import cancelled_finding, collecting, reading_findings
 from hfld_lite.data.prepared import MANIFEST
 from hfld_lite.data.readers import (
     READERS,
@@ -28,15 +30,16 @@ from hfld_lite.data.readers import (
     left_out,
     listing,
     need_two,
+    of_format,
+    of_people,
     pooled_order,
     read_file,
     some,
 )
 from hfld_lite.data.recordings import Recordings, positive
 from hfld_lite.errors import ArgumentError, DataError
-from hfld_lite.storage.files import RATIO, SLACK, read_text
+from hfld_lite.storage.files import RATIO, SLACK
 
-_MANIFEST_BYTES = 1 << 24
 _MOST_RATIO = 1 << 18
 _NORMAL = {"n", "normal", "ok", "good", "sound", "intact"}
 
@@ -57,6 +60,7 @@ class _File(NamedTuple):
     channels: int
     signal: np.ndarray | None
     """Read already, where the format has no header that tells the rate."""
+    note: str = ""
 
     def length(self, rate: int) -> int:
         """Samples at `rate` Hz."""
@@ -64,9 +68,9 @@ class _File(NamedTuple):
 
 
 def _is_here(inside: list[Path]) -> bool:
-    if any(path.name == "manifest.csv" for path in inside):
+    if manifest_in(inside):
         return True
-    below = [path for folder in inside if folder.is_dir() for path in listing(folder)]
+    below = [path for folder in inside if folder.is_dir() for path in of_people(listing(folder))]
     flat = not any(path.suffix.lower() == ".mat" or path.name == MANIFEST for path in inside)
     return any(path.suffix.lower() in class_endings() for path in below + inside * flat)
 
@@ -84,6 +88,7 @@ def read_wav_folder(
     label_pattern: str | None = None,
     group_pattern: str | None = None,
     normal: Sequence[str] | None = None,
+    merge_names: bool = False,
     progress: bool = False,
 ) -> Recordings:
     """Read a folder of WAV or FLAC files, or others that a `reader` is registered for.
@@ -91,7 +96,8 @@ def read_wav_folder(
     Each file holds one recording. The classes are the subfolders, or they are given by a manifest,
     a CSV file with the columns ``file`` (path below `folder`), ``label`` (class name) and, if
     wanted, ``group`` (physical tile), or by the files' names. Several channels of a sound are
-    averaged into one. The files may differ in length: a part of each is used.
+    averaged into one. The files may differ in length: a part of each is used. Blanks around names
+    and Unicode's forms make no difference.
 
     Args:
         folder: what to read.
@@ -111,10 +117,13 @@ def read_wav_folder(
             ``"(tile[0-9]+)"``. Without it and without the column, each file is its own group.
         normal: names of the normal classes; where not given: n, normal, ok, good, sound, intact
             in any case, or those that end in N where all are like AN, AD.
+        merge_names: give names of classes, and of groups, that look alike (Good and good, 7 and
+            7.0) the commonest spelling of them, instead of refusing them.
         progress: show a bar.
 
     Raises:
-        DataError: a file is not of this layout, or damaged, or too short for the part.
+        DataError: a file is not of this layout, or damaged, or too short for the part; or two
+            names look alike.
         ArgumentError: an argument is wrong.
     """
     folder = Path(folder)
@@ -122,31 +131,33 @@ def read_wav_folder(
         Part(part or "first", 1 if samples is None else samples, pad)  # raises what is wrong
     if sample_rate is not None:
         positive(sample_rate, "sample_rate")
-    if manifest is None and (folder / "manifest.csv").is_file():
-        manifest = folder / "manifest.csv"
+    if manifest is None and folder.is_dir():
+        manifest = manifest_in(listing(folder))
     if manifest and label_pattern is not None:
         raise ArgumentError("The manifest has the classes already, so leave out label_pattern.")
     if label_pattern is not None:
         listed = _from_names(folder, expression(label_pattern, "label_pattern"))
     else:
-        listed = _from_manifest(folder, Path(manifest)) if manifest else _from_subfolders(folder)
+        listed = read_manifest(folder, Path(manifest)) if manifest else _from_subfolders(folder)
     if group_pattern is not None:
         listed = _grouped(listed, expression(group_pattern, "group_pattern"))
+    listed = _spelled(listed, manifest or folder, merge_names)
     names = sorted({label for _, label, _ in listed.values()})
     normal, names = _wav_classes(names, normal)
     need_two(names, folder)
     files = [_File(path, *entry, *_opened(path)) for path, entry in listed.items()]
     rate = _common_rate(files, sample_rate, resample)
     bar = tqdm(files, "reading", disable=not progress)
+    cancelled: list[Path] = []
     if samples is None:
-        read = [_signal(file, rate) for file in bar]
+        read = [_signal(file, rate, cancelled) for file in bar]
         chosen = choose_part(read, rate, kind=part, pad=pad)
         _check_lengths(files, rate, chosen)
         signals = (read.pop(0) for _ in files)  # each is given back as soon as it is cut
     else:  # only the parts are kept in memory
         chosen = Part(part or "first", samples, pad)
         _check_lengths(files, rate, chosen)
-        signals = (_signal(file, rate) for file in bar)
+        signals = (_signal(file, rate, cancelled) for file in bar)
     cuts = [chosen.cut(x, rate, file.path) for x, file in zip(signals, files, strict=True)]
     said = _said(files, rate, chosen, cuts)
     told = said
@@ -157,6 +168,16 @@ def read_wav_folder(
     if told:
         warnings.warn(f"{folder}: of {len(files)} files, {told}", stacklevel=2)
     counts = [len(cut.signals) for cut in cuts]
+    notes = reading_findings(
+        [file.length(rate) for file in files],
+        [count * chosen.samples for count in counts],
+        [names.index(file.label) for file in files],
+        [file.group for file in files],
+        names,
+        chosen.kind,
+    )
+    named = [file.name for file in files if file.path in set(cancelled)]
+    notes += (cancelled_finding(named, len(files)),) * bool(named)
     windows = chosen.kind == "windows"
     return Recordings(
         signals=np.concatenate([cut.signals for cut in cuts]),
@@ -177,6 +198,7 @@ def read_wav_folder(
         units=_units(files),
         part=chosen,
         wholes=np.repeat([file.name for file in files], counts) if windows else None,
+        notes=notes,
     )
 
 
@@ -192,6 +214,7 @@ def _said(files: Sequence[_File], rate: int, part: Part, cuts: Sequence[Cut]) ->
         f"cut into {part.words} over the file": len(files) * (part.kind == "windows"),
         "steady without an onset, so that their loudest stretch is used": steady,
         f"padded with zeros to {part.samples} samples": sum(cut.padded for cut in cuts),
+        **Counter(file.note for file in files if file.note),
     }
     said = [f"{count} {what}" for what, count in notes.items() if count]
     if part.kind == "windows":
@@ -205,11 +228,11 @@ def _from_subfolders(folder: Path) -> dict[Path, tuple[str, str, str]]:
     """Find the files: name below the folder, class, group."""
     found, left, endings = {}, [], endings_text(class_endings())
     for inside in listing(folder):
-        if not inside.is_dir() or inside.name.startswith("."):
+        if not inside.is_dir() or not of_people([inside]):
             left.append(inside)
             continue
         files = listing(inside)
-        known = [p for p in files if p.suffix.lower() in class_endings() and p.is_file()]
+        known = of_format(files, class_endings())
         if not known:
             raise DataError(
                 inside,
@@ -217,13 +240,13 @@ def _from_subfolders(folder: Path) -> dict[Path, tuple[str, str, str]]:
                 expected=LAYOUT.format(endings=endings),
                 mend="move the folder elsewhere if it is not a class",
             )
-        left += [path for path in files if path not in known]
+        left += sorted({*files} - {*known})
         for path in known:
-            name = path.relative_to(folder).as_posix()
+            name = unicodedata.normalize("NFC", path.relative_to(folder).as_posix())
             found[path] = (name, inside.name, name)
     if not found:
         expected = LAYOUT.format(endings=endings)
-        flat = any(path.suffix.lower() in class_endings() for path in left)
+        flat = of_format(left, class_endings())
         raise DataError(
             folder,
             f"holds no class folder: {some(left)}",
@@ -237,24 +260,25 @@ def _from_subfolders(folder: Path) -> dict[Path, tuple[str, str, str]]:
 def _from_names(folder: Path, pattern: re.Pattern) -> dict[Path, tuple[str, str, str]]:
     """Find the files in the folder itself: name, class in the name, group."""
     inside, endings = listing(folder), endings_text(class_endings())
-    files = [p for p in inside if p.suffix.lower() in class_endings() and p.is_file()]
+    files = of_format(inside, class_endings())
     if not files:
         raise DataError(
             folder,
             f"holds no {endings} file: {some(inside)}",
             expected=f"{endings} files beside each other, since label_pattern is given",
         )
-    left_out(folder, [p for p in inside if p not in files], f"are not {endings} files")
+    left_out(folder, sorted({*inside} - {*files}), f"are not {endings} files")
+    names = {path: unicodedata.normalize("NFC", path.name) for path in files}
     return {
-        path: (path.name, _in_name(path, pattern, "class", "label_pattern"), path.name)
-        for path in files
+        path: (name, _in_name(path, pattern, "class", "label_pattern"), name)
+        for path, name in names.items()
     }
 
 
 def _in_name(path: Path, pattern: re.Pattern, what: str, option: str) -> str:
     """What the expression's one group finds in a file's name."""
-    match = pattern.search(path.name)
-    if not match or not match[1]:
+    match = pattern.search(unicodedata.normalize("NFC", path.name))
+    if not match or not tidy(match[1] or ""):
         raise DataError(
             path,
             f"the name does not contain the {what}",
@@ -262,55 +286,6 @@ def _in_name(path: Path, pattern: re.Pattern, what: str, option: str) -> str:
             mend=f"rename the file or give another {option}",
         )
     return match[1]
-
-
-def _from_manifest(folder: Path, manifest: Path) -> dict[Path, tuple[str, str, str]]:
-    """Read the files' names below the folder, classes and groups from a CSV file."""
-    root, found, line = folder.resolve(), {}, 1
-    if not folder.is_dir():
-        raise DataError(folder, "is not there", expected="a folder")
-    try:
-        text = read_text(manifest, _MANIFEST_BYTES, "utf-8-sig")
-        reader = csv.DictReader(StringIO(text, newline=""), strict=True)
-        if sorted(reader.fieldnames or []) not in (["file", "label"], ["file", "group", "label"]):
-            raise DataError(
-                f"{manifest}, line 1",
-                f"the columns are {', '.join(reader.fieldnames or []) or 'none'}",
-                expected="file,label or file,label,group, with commas between",
-            )
-        for row in reader:
-            line = reader.line_num
-            if None in row or not all(row.values()):
-                raise DataError(
-                    f"{manifest}, line {line}",
-                    "a field is empty, missing or superfluous",
-                    expected=f"{len(reader.fieldnames)} fields",
-                )
-            path = (root / row["file"]).resolve()
-            fault = ""
-            if not path.is_relative_to(root):
-                fault = "lies outside the folder"
-            elif not path.is_file():
-                fault = "is not there"
-            elif path.suffix.lower() not in class_endings():
-                fault = f"does not end in {endings_text(class_endings())}"
-            elif path in found:
-                fault = "is listed twice"
-            if fault:
-                raise DataError(
-                    f"{manifest}, line {line}",
-                    f"the file {row['file']!r} {fault}",
-                    expected=f"a file below {folder}, listed once",
-                )
-            name = path.relative_to(root).as_posix()
-            found[path] = (name, row["label"], row.get("group", name))
-    except (OSError, ValueError, RuntimeError, csv.Error) as error:  # Runtime: links in a circle
-        raise DataError(
-            f"{manifest}, line {line}", f"cannot be read ({error})", expected="a CSV file in UTF-8"
-        ) from error
-    left = [path for path in sorted(root.rglob("*")) if path.is_file() and path not in found]
-    left_out(folder, [path for path in left if path != manifest.resolve()], "the manifest lacks")
-    return found
 
 
 def _grouped(listed: dict[Path, tuple], pattern: re.Pattern) -> dict[Path, tuple]:
@@ -321,6 +296,28 @@ def _grouped(listed: dict[Path, tuple], pattern: re.Pattern) -> dict[Path, tuple
             raise ArgumentError("The manifest has groups already, so leave out group_pattern.")
         grouped[path] = (name, label, _in_name(path, pattern, "tile", "group_pattern"))
     return grouped
+
+
+def _spelled(
+    listed: dict[Path, tuple[str, str, str]], where: object, merge: bool
+) -> dict[Path, tuple[str, str, str]]:
+    """Give each class and each group one spelling; refuse files whose names are equal then."""
+    count = Counter(name for name, _, _ in listed.values())
+    for path, (name, _, _) in listed.items():
+        if count[name] > 1:
+            raise DataError(
+                path,
+                f"{count[name]} files have names that differ only in Unicode's form",
+                expected="one of them",
+                mend="compare them, and move the others elsewhere or rename them",
+            )
+    labels = one_spelling(where, [label for _, label, _ in listed.values()], "class", merge)
+    given = [group for name, _, group in listed.values() if group != name]
+    groups = one_spelling(where, given, "group", merge)  # names of files remain as they are
+    return {
+        path: (name, labels[label], name if group == name else groups[group])
+        for path, (name, label, group) in listed.items()
+    }
 
 
 def _wav_classes(names: Sequence[str], normal: Sequence[str] | None) -> tuple[list[str], list[str]]:
@@ -334,19 +331,24 @@ def _wav_classes(names: Sequence[str], normal: Sequence[str] | None) -> tuple[li
     return normal, sorted(set(names), key=key)
 
 
-def _opened(path: Path) -> tuple[int | None, int, int, np.ndarray | None]:
-    """Return a file's rate in Hz, samples, channels, and its signal if it had to be read."""
+def _opened(path: Path) -> tuple:
+    """Return what `_File` has after the group."""
     if header := READERS[path.suffix.lower()].header:
-        return *header(path), None
+        rate, samples, channels, *note = header(path)
+        return rate, samples, channels, None, *note
     signals, rate = read_file(path)
     if len(signals) != 1:
         raise DataError(path, f"holds {len(signals)} recordings", expected="one in each file")
     return rate, signals.shape[1], 1, signals[0]
 
 
-def _signal(file: _File, rate: int) -> np.ndarray:
-    """Return a file's signal as one channel at `rate` Hz: float32 ``(samples,)``."""
-    signal = read_file(file.path)[0][0] if file.signal is None else file.signal
+def _signal(file: _File, rate: int, cancelled: list[Path]) -> np.ndarray:
+    """Return a file's signal as one channel at `rate` Hz: float32 ``(samples,)``.
+
+    A file whose channels cancel in that is put into `cancelled`.
+    """
+    with collecting(cancelled):
+        signal = read_file(file.path)[0][0] if file.signal is None else file.signal
     if file.rate not in (rate, None):
         common = math.gcd(rate, file.rate)
         up, down = rate // common, file.rate // common

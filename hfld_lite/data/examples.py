@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from tqdm.auto import tqdm
 
 from hfld_lite.data.augmentation import augment, check_shift
+from hfld_lite.data.names import refuse_twins, tidy
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split, split
 from hfld_lite.data.views import network_inputs
@@ -315,7 +316,7 @@ class Examples:
             found.update(x.numpy().tobytes())
             found.update(f"{label} {group}\n".encode())
             labels.append(label)
-            groups.append(str(index) if group is None else str(group))
+            groups.append(str(index) if group is None else tidy(str(group)))
         for index in {0, count - 1}:
             again = _item(data, index, count)
             if labels[index] != again[1] or not torch.equal(_item(data, index, count)[0], again[0]):
@@ -325,6 +326,8 @@ class Examples:
                     expected="the same item at each reading, since a teacher's answers are kept",
                     mend="take random transforms out of the dataset",
                 )
+        named = [group for index, group in enumerate(groups) if group != str(index)]
+        refuse_twins(where, named, "group", "merge them with hfld_lite.data.names.merged")
         names = _class_names(data, labels, where)
         return cls(
             kept,

@@ -5,17 +5,22 @@ from __future__ import annotations
 import os
 import re
 import struct
+import unicodedata
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
+from hfld_lite.data.names import tidy
 from hfld_lite.data.parts import Part
+from hfld_lite.data.plausibility import reading_findings
 from hfld_lite.data.readers import (
     expression,
     float32,
@@ -24,16 +29,18 @@ from hfld_lite.data.readers import (
     left_out,
     listing,
     need_two,
+    of_format,
     pooled_order,
     reader,
     some,
 )
 from hfld_lite.data.recordings import Recordings, place, positive
 from hfld_lite.errors import DataError
-from hfld_lite.storage.files import regular_size, unfolded
+from hfld_lite.storage.files import regular_size, stand_in, unfolded
 
 TILE_LAYOUT = "one .mat file per type and class, *N.mat normal and *D.mat defective"
-LONG_NAME = r"(?P<label>.+)_load\d+"
+LONG_NAME = r"^(.+)_(?:load)?\d+\.(?i:mat)$"
+LONG_VARIABLE = "DE_time,*_DE_time"  # of Case Western Reserve University: X105_DE_time, …
 
 _NUMBERS = {"double", "single", "logical"} | {
     f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)
@@ -43,17 +50,14 @@ _CLASSES = range(6, 16)  # the codes of matrices of numbers: double, single, int
 _VERSION_4_BYTES = {0: 8, 1: 4, 2: 4, 3: 2, 4: 2, 5: 1}  # of one number, by its code
 
 
-def _stems(inside: list[Path]) -> list[str]:
-    return [path.stem for path in inside if path.suffix.lower() == ".mat"]
-
-
 def _are_long(inside: list[Path]) -> bool:
-    stems = _stems(inside)
-    return bool(stems) and all(re.fullmatch(LONG_NAME, stem) for stem in stems)
+    found = [path for path in inside if path.suffix.lower() == ".mat"]
+    named = all(re.search(LONG_NAME, path.name) for path in found)
+    return bool(found) and (named or not any(path.stem.endswith(("N", "D")) for path in found))
 
 
 def _are_tiles(inside: list[Path]) -> bool:
-    return bool(_stems(inside)) and not _are_long(inside)
+    return any(path.suffix.lower() == ".mat" for path in inside) and not _are_long(inside)
 
 
 @layout("tiles in .mat files", TILE_LAYOUT, _are_tiles)
@@ -73,9 +77,12 @@ def read_mat(
     one recording per row, of which a part is used, the first `samples` columns by default. The
     layout does not say which tile a row belongs to, so each recording is a group of its own.
 
+    Where the rows of a variable are too short and its columns are not, the recordings are its
+    columns, and a warning says so.
+
     Args:
         paths: a folder, a file, or several.
-        variable: name of the variable in each file.
+        variable: name of the variable in each file, or a pattern; see :func:`mat_variable`.
         sample_rate: in Hz; the files do not contain it.
         part: which part of each row: first, loudest, onset, whole or windows; see
             :class:`~hfld_lite.data.parts.Part`.
@@ -101,9 +108,12 @@ def read_mat(
     classes = [file.stem if pool else file.stem[-1] for file in files]
     names = sorted(set(classes), key=pooled_order)
     need_two(names, paths)
-    cuts, labels, rows = [], [], []
+    cuts, labels, rows, lengths, turned = [], [], [], [], []
     for file, label in zip(tqdm(files, "reading", disable=not progress), classes, strict=True):
         array = mat_variable(file, variable)
+        if _are_columns(array, samples) and part != "whole":
+            turned.append(f"{file.name}, shape {array.shape}")
+            array = array.T
         if part == "whole":
             chosen = Part(part, chosen.samples if cuts else array.shape[1])
         if array.shape[1] < chosen.samples or (part == "whole" and array.shape[1] > chosen.samples):
@@ -111,13 +121,21 @@ def read_mat(
                 f"{file}, rows 0 to {len(array) - 1}",
                 f"{variable!r} has {array.shape[1]} samples a row, shape {array.shape}",
                 expected=f"{chosen.samples}{' or more' * (part != 'whole')}",
-                mend="ask for fewer samples, or transpose the variable if recordings are columns",
+                mend=f"ask for fewer samples (--samples {array.shape[1]}, or, if the recordings "
+                f"are columns, --samples {len(array)})",
             )
         origins = [f"{file.name}:{row}" for row in range(len(array))]
         named = zip(float32(array), map(place, origins), strict=True)
         cuts += [chosen.cut(signal, sample_rate, where) for signal, where in named]
         labels += [names.index(label)] * len(array)
         rows += origins
+        lengths += [array.shape[1]] * len(array)
+    if turned:
+        warnings.warn(
+            f"{files[0].parent}: in {len(turned)} of {len(files)} files {_COLUMNS} {samples} "
+            f"samples: {', '.join(turned[:3])}{', …' * (len(turned) > 3)}",
+            stacklevel=2,
+        )
     counts = [len(cut.signals) for cut in cuts]
     groups = np.repeat(rows, counts)
     if steady := sum(cut.no_onset for cut in cuts):
@@ -140,6 +158,9 @@ def read_mat(
         "row; the tile of a row is unknown",
         part=chosen,
         wholes=groups if part == "windows" else None,
+        notes=reading_findings(
+            lengths, [len(cut.signals) * chosen.samples for cut in cuts], labels, rows, names, part
+        ),
     )
 
 
@@ -151,14 +172,14 @@ def read_mat(
 def read_long_mat(
     paths: str | Path | Iterable[str | Path],
     *,
-    variable: str = "DE_time",
+    variable: str = LONG_VARIABLE,
     sample_rate: int = 12_000,
     window: int = 2048,
     hop: int | None = None,
     blocks: int = 20,
     leave_out: Sequence[str] = (),
     normal: Sequence[str] | None = None,
-    label: str = LONG_NAME,
+    label_pattern: str = LONG_NAME,
     what: str = "known bearings",
     progress: bool = False,
 ) -> Recordings:
@@ -171,15 +192,16 @@ def read_long_mat(
 
     Args:
         paths: a folder, a file, or several.
-        variable: name of the variable in each file, a vector.
+        variable: name of the variable in each file, a vector, or a pattern such as
+            ``"X*_DE_time"``; see :func:`mat_variable`.
         sample_rate: in Hz; the files do not contain it.
         window: samples of a window.
         hop: samples from one window's start to the next's; `window` where not given.
         blocks: how many to a recording.
         leave_out: names of classes that are not read.
-        normal: names of the normal classes; where not given, N if there is one.
-        label: regular expression for a file's name without its ending; its group ``label`` is the
-            class.
+        normal: names of the normal classes; where not given, N or normal if there is one.
+        label_pattern: regular expression that finds the class in a file's name, by its one group;
+            by default what is before ``_load0``, or before ``_0``.
         what: the beginning of `source`.
         progress: show a bar.
 
@@ -190,27 +212,37 @@ def read_long_mat(
     hop = window if hop is None else hop
     for name, value in (("window", window), ("hop", hop), ("blocks", blocks)):
         positive(value, name)
-    pattern = expression(label, "label", named="label")
+    pattern = expression(label_pattern, "label_pattern")
     found = {}
     for file in _mat_files(paths):
-        match = pattern.fullmatch(file.stem)
-        if not match or not match["label"]:
+        match = pattern.search(unicodedata.normalize("NFC", file.name))
+        if not match or not tidy(match[1] or ""):
             raise DataError(
                 file,
                 "the name does not contain the class",
-                expected=f"a name that fits {label!r} before .mat",
-                mend="rename the file, take it out or give another label expression",
+                expected="CLASS_loadNUMBER.mat or CLASS_NUMBER.mat (tiles: *N.mat and *D.mat)"
+                if label_pattern == LONG_NAME
+                else f"a name in which {label_pattern!r} is found",
+                mend="rename the file, take it out or say where the class is in the name "
+                "(--label-pattern, label_pattern=)",
             )
-        found[file] = match["label"]
+        found[file] = tidy(match[1])
     leave_out = known_classes(leave_out, found.values(), "leave_out")
     files = [file for file in found if found[file] not in leave_out]
     names = sorted({found[file] for file in files})
     need_two(names, paths)
-    signals, labels, groups, origins, unused = [], [], [], [], []
+    signals, labels, groups, origins, unused, chosen = [], [], [], [], [], {}
     for file in tqdm(files, "reading", disable=not progress):
-        array = mat_variable(file, variable)
+        chosen[file.name] = name = variable_name(file, variable)
+        array = mat_variable(file, name)
         if min(array.shape) > 1:
-            raise DataError(file, f"{variable!r} has shape {array.shape}", expected="a vector")
+            raise DataError(
+                file,
+                f"{name!r} has shape {array.shape}",
+                expected="a vector",
+                mend="a recording in each row or column is read from files named *N.mat and *D.mat "
+                "(read_mat)",
+            )
         cut, block = _windows(float32(array.ravel()), window, hop, blocks, file)
         signals.append(cut)
         labels += [names.index(found[file])] * len(cut)
@@ -222,6 +254,16 @@ def read_long_mat(
     left = ", ".join(
         f"{name} ({count} file{'s' * (count > 1)})" for name, count in sorted(left.items())
     )
+    first, *others = dict.fromkeys(chosen.values())
+    shown = f"{first!r}"
+    if others:
+        shown = f"{first!r}, …"
+        some_names = [f"{name} of {file}" for file, name in chosen.items()][:3]
+        warnings.warn(
+            f"{files[0].parent}: the variables that fit {variable!r} are {', '.join(some_names)}"
+            f"{', …' * (len(chosen) > 3)}",
+            stacklevel=2,
+        )
     return Recordings(
         signals=np.concatenate(signals),
         labels=np.array(labels),
@@ -229,11 +271,11 @@ def read_long_mat(
         sample_rate=sample_rate,
         class_names=names,
         normal_classes=known_classes(
-            [n for n in names if n == "N"] if normal is None else normal, names
+            [n for n in names if n.lower() in ("n", "normal")] if normal is None else normal, names
         ),
         origins=np.array(origins),
         window=(window, hop),
-        source=f"{what}: {len(files)} recordings ({variable!r}), each cut into {blocks} blocks of "
+        source=f"{what}: {len(files)} recordings ({shown}), each cut into {blocks} blocks of "
         f"time and these into windows of {window} samples, hop {hop}; {np.mean(unused):.1%} of "
         f"the samples fill no window{left and '; left out by name: ' + left}",
     )
@@ -246,7 +288,7 @@ def _mat_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
             files.append(path)
             continue
         inside = listing(path)
-        found = [p for p in inside if p.suffix.lower() == ".mat" and p.is_file()]
+        found = of_format(inside, [".mat"])
         if not found:
             raise DataError(path, f"holds no .mat file: {some(inside)}", expected=TILE_LAYOUT)
         left_out(path, [p for p in inside if p not in found], "are not .mat files")
@@ -259,28 +301,143 @@ def _mat_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
 
 @reader(".mat", class_folders=False)
 def _read_rows(
-    path: Path, variable: str | None = None, long: bool = False
+    path: Path, variable: str | None = None, long: bool = False, samples: int | None = None
 ) -> tuple[np.ndarray, None]:
-    """Read a .mat file whose variable holds a recording a row, or one long one."""
-    return mat_variable(path, variable or ("DE_time" if long else "data")), None
+    """Read a .mat file whose variable holds a recording a row, or one long one.
+
+    Where `samples` are wanted that the rows do not have and the columns do, these are the
+    recordings.
+    """
+    array = mat_variable(path, variable or (LONG_VARIABLE if long else "data"))
+    if samples and not long and _are_columns(array, samples):
+        warnings.warn(f"{path}: {_COLUMNS} {samples} samples, shape {array.shape}", stacklevel=2)
+        array = array.T
+    return array, None
+
+
+_COLUMNS = "the recordings are the columns, since the rows have fewer than"
+
+
+def _are_columns(array: np.ndarray, samples: int) -> bool:
+    return array.shape[1] < samples <= array.shape[0]
+
+
+def variable_name(file: Path, wanted: str) -> str:
+    """Which variable of a .mat file is meant.
+
+    Args:
+        file: whose variables are listed.
+        wanted: a name, or a pattern such as ``"X*_DE_time"`` (`*`, `?` and `[…]` as in a shell), or
+            several with commas between: the first that fits counts.
+
+    Raises:
+        DataError: the file cannot be listed, or two variables fit and the file's name does not
+            contain the number of one of them.
+    """
+    patterns = [part.strip() for part in wanted.split(",")]
+    if patterns == [wanted] and not re.search(r"[*?[]", wanted):
+        return wanted  # said to be missing when it is read
+    there = _listed(file, "")[0]
+    for pattern in patterns:
+        found = [name for name in there if fnmatchcase(name, pattern)]
+        if len(found) > 1:
+            numbers = _numbers(file.stem)
+            found = [name for name in found if _numbers(name) & numbers] or found
+        if len(found) > 1:
+            raise DataError(
+                file,
+                f"{' and '.join(found)} fit {pattern!r}",
+                expected="one variable",
+                mend=f"name the one you want before the pattern (--variable '{found[-1]},"
+                f"{pattern}', variable=)",
+            )
+        if found:
+            return found[0]
+    return wanted
+
+
+def _numbers(text: str) -> set[int]:
+    return set(map(int, re.findall("[0-9]+", text)))
 
 
 def mat_variable(file: Path, name: str) -> np.ndarray:
-    """Read a matrix of real numbers from a .mat file."""
+    """Read a matrix of real numbers from a .mat file.
+
+    Args:
+        file: to be read.
+        name: of the variable, or a pattern; see :func:`variable_name`.
+
+    Raises:
+        DataError: the file is damaged, or has no such variable.
+    """
     import scipy.io  # here, since `import hfld_lite` should not wait for it
+
+    name = variable_name(file, name)
+    there, real = _listed(file, name)
+    if name not in there:
+        hint = "give the name, or a pattern such as 'X*_DE_time' (--variable, variable=)"
+        if structs := [other for other, kind in there.items() if kind == "struct"]:
+            hint = _from_struct(file, structs[0])
+        raise DataError(
+            file,
+            f"there is no variable {name!r}",
+            expected=f"one of those in the file: {', '.join(there) or 'none'}",
+            mend=hint,
+        )
+    if there[name] == "struct":
+        found = f"{name!r} is not a matrix of real numbers but a struct"
+        raise DataError(file, found, mend=_from_struct(file, name))
+    sound = real and there[name] in _NUMBERS
+    content = (
+        _asked(file, name, lambda: scipy.io.loadmat(file, variable_names=[name], appendmat=False))
+        if sound
+        else {}
+    )
+    array = content.get(name)
+    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiu":
+        raise DataError(file, f"{name!r} is not a matrix of real numbers", expected=TILE_LAYOUT)
+    if array.size == 0:
+        raise DataError(file, f"{name!r} is empty, shape {array.shape}", expected="recordings")
+    return array
+
+
+def _from_struct(file: Path, name: str) -> str:
+    """How to take a vector out of a struct, as MFPT's files have it (bearing.gs, bearing.sr)."""
+    return (
+        "copy the signal out of the struct in Python: from scipy.io import loadmat, savemat; "
+        f"d = loadmat('{file.name}')['{name}'][0, 0]; "
+        f"savemat('new/{file.name}', {{'x': d['gs']}}); then give --variable x (d.dtype.names "
+        "lists the fields; in MFPT's files gs is the signal "
+        "and sr the rate, for --sample-rate)"
+    )
+
+
+def _listed(file: Path, name: str) -> tuple[dict[str, str], bool]:
+    """The variables of a .mat file with their kinds, and whether `name` holds real numbers.
+
+    The file is checked before scipy lists it.
+    """
+    import scipy.io
     import scipy.io.matlab
 
-    if file.stat().st_size == 0 and file.is_file():
-        raise DataError(file, "the file is empty", mend="copy it again")
-    try:
+    def listed() -> tuple[dict[str, str], bool]:
         regular_size(file)
         version, _ = scipy.io.matlab.matfile_version(file, appendmat=False)
         real = {0: _check_version_4, 1: _check_version_5}.get(version, lambda *_: False)(file, name)
         there: dict[str, str] = {}
         for entry in scipy.io.whosmat(file, appendmat=False):
             there.setdefault(entry[0], entry[2])  # loadmat returns the first of a name
-        sound = real and there.get(name) in _NUMBERS
-        content = scipy.io.loadmat(file, variable_names=[name], appendmat=False) if sound else {}
+        return there, real
+
+    if file.stat().st_size == 0 and file.is_file():
+        raise DataError(file, "the file is empty", mend="copy it again")
+    return _asked(file, name, listed)
+
+
+def _asked(file: Path, name: str, ask: Callable[[], Any]) -> Any:
+    """What scipy answers; its errors in words."""
+    try:
+        return ask()
     except NotImplementedError as error:
         raise DataError(
             file,
@@ -288,25 +445,19 @@ def mat_variable(file: Path, name: str) -> np.ndarray:
             mend=f"save it in MATLAB with save('{file.name}', '{name}', '-v7')",
         ) from error
     except Exception as error:  # scipy raises many kinds on damaged input
+        damaged = f"the file is truncated or not a MATLAB file ({error})", "copy it again"
+        what, mend = (stand_in(_beginning(file)) if file.is_file() else None) or damaged
         raise DataError(
-            file,
-            f"the file is truncated or not a MATLAB file ({error})",
-            expected="a .mat file, version 7 or older",
-            mend="copy it again",
+            file, what, expected="a .mat file, version 7 or older", mend=mend
         ) from error
-    if name not in there:
-        raise DataError(
-            file,
-            f"there is no variable {name!r}",
-            expected=f"one of those in the file: {', '.join(there) or 'none'}",
-            mend="give the name by the argument `variable`",
-        )
-    array = content.get(name)
-    if not isinstance(array, np.ndarray) or array.ndim != 2 or array.dtype.kind not in "fiu":
-        raise DataError(file, f"{name!r} is not a matrix of real numbers", expected=TILE_LAYOUT)
-    if array.size == 0:
-        raise DataError(file, f"{name!r} is empty, shape {array.shape}", expected="recordings")
-    return array
+
+
+def _beginning(file: Path) -> bytes:
+    try:
+        with file.open("rb") as stream:
+            return stream.read(1024)
+    except OSError:
+        return b""
 
 
 def _check_version_4(file: Path, name: str) -> bool:

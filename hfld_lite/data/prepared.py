@@ -13,7 +13,7 @@ from typing import Annotated
 from uuid import uuid4
 
 import numpy as np
-from pydantic import BeforeValidator, Field, ValidationError, field_validator
+from pydantic import BeforeValidator, Field, Strict, ValidationError, field_validator
 
 from hfld_lite.data.parts import Part, part_of
 from hfld_lite.errors import DataError
@@ -30,6 +30,9 @@ _MOST_HEADER = 10_000  # bytes, as in numpy.load
 _AGAIN = "prepare the folder again"
 
 
+Note = Annotated[str, Field(max_length=4096)]
+
+
 class Manifest(Checked):
     """The facts in ``manifest.json``, and the files' checksums."""
 
@@ -43,6 +46,7 @@ class Manifest(Checked):
     classes: Annotated[list[str], Field(fail_fast=True)]
     normal_classes: Annotated[list[str], Field(fail_fast=True)]
     part: Annotated[Part | None, BeforeValidator(part_of)] = None
+    notes: Annotated[tuple[Note, ...], Strict(False), Field(max_length=100)] = ()
     sha256: Annotated[dict[str, str], Few]
 
     @field_validator("sha256")

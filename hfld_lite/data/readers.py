@@ -18,6 +18,7 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -25,6 +26,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hfld_lite.data.names import tidy
 from hfld_lite.data.parts import Cut, Part
 from hfld_lite.data.prepared import MANIFEST
 from hfld_lite.data.recordings import Recordings
@@ -38,7 +40,7 @@ class Reader(NamedTuple):
     """How a file with some ending is read; see `reader`."""
 
     read: Callable[..., tuple[np.ndarray, int | None]]
-    header: Callable[[Path], tuple[int, int, int]] | None
+    header: Callable[[Path], tuple] | None
     units: str
     class_folders: bool
 
@@ -55,23 +57,31 @@ class Layout(NamedTuple):
 READERS: dict[str, Reader] = {}
 LAYOUTS: dict[str, Layout] = {}
 
+_SYSTEM = set(
+    """__macosx|system volume information|$recycle.bin|recycler|recycled|lost+found|lost.dir
+    |found.000|config.msi|@eadir|@recycle|#recycle|#snapshot|network trash folder|temporary items
+    |thumbs.db|ehthumbs.db|desktop.ini|icon\r""".replace("\n    ", "").split("|")
+)
+
 
 def reader(
     *endings: str,
-    header: Callable[[Path], tuple[int, int, int]] | None = None,
+    header: Callable[[Path], tuple] | None = None,
     units: str = "",
     class_folders: bool = True,
 ) -> Callable:
     """Register the decorated function for the files that end so.
 
     The function gets a path and returns real numbers, ``(n, samples)`` or ``(samples,)`` for one
-    recording, and the sample rate in Hz or None. Arguments named ``variable`` and ``long``, if it
-    has them, get the name of the variable to read and whether the file holds one long recording.
+    recording, and the sample rate in Hz or None. Arguments named ``variable``, ``long`` and
+    ``samples``, if it has them, get the name of the variable to read, whether the file holds one
+    long recording, and how many samples of each are wanted.
 
     Args:
         endings: in lower case, with the dot.
         header: returns rate in Hz, samples and channels without reading the whole file, so that a
-            folder with one wrong file is refused at once.
+            folder with one wrong file is refused at once; and, if there is something to say of
+            such a file, a note, which is counted.
         units: of the signals.
         class_folders: whether such files may lie in a folder for each class, one recording a file.
     """
@@ -130,7 +140,7 @@ def read_folder(folder: str | Path, *, progress: bool = False, **options) -> Rec
     """
     folder = Path(folder)
     inside = listing(folder)
-    found = [known for known in LAYOUTS.values() if known.is_here(inside)]
+    found = [known for known in LAYOUTS.values() if known.is_here(of_people(inside))]
     if len(found) != 1:
         names = " and ".join(_with_endings(known.name) for known in found)
         descriptions = "; ".join(_with_endings(known.description) for known in LAYOUTS.values())
@@ -192,7 +202,8 @@ def read_cuts(
         part: what is used of each recording.
         hop: where the training data were windows of long recordings, each a recording of its own:
             the step between them.
-        variable: in a .mat file; by default ``data``, or ``DE_time`` for long recordings.
+        variable: in a .mat file, a name or a pattern; by default ``data``, or for long recordings
+            ``DE_time`` or what ends in ``_DE_time``.
 
     Returns:
         One for each recording, with signals in float32.
@@ -207,7 +218,10 @@ def read_cuts(
         raise DataError(file, "is not there", expected=expected)
     if file.suffix.lower() not in READERS:
         raise DataError(file, f"ends in {file.suffix.lower()!r}", expected=expected)
-    signals, rate = read_file(file, variable=variable, long=hop is not None)
+    least = None if part.kind == "whole" else part.samples
+    signals, rate = read_file(file, variable=variable, long=hop is not None, samples=least)
+    if (header := READERS[file.suffix.lower()].header) and (note := header(file)[3:]):
+        warnings.warn(f"{file} is {note[0]}", stacklevel=2)
     if rate not in (None, sample_rate):
         raise DataError(file, f"is at {rate} Hz", expected=f"{sample_rate} Hz", mend="resample it")
     if hop is not None:
@@ -240,7 +254,9 @@ def read_file(path: Path, **options: Any) -> tuple[np.ndarray, int | None]:
     except HfldError:
         raise
     except Exception as error:  # a reader need not foresee every fault of a file
-        raise DataError(path, f"cannot be read ({error})", mend="copy it again") from error
+        raise DataError(
+            path, f"cannot be read ({error})", mend="copy it again if it is damaged"
+        ) from error
     if signals.ndim != 2 or signals.dtype.kind not in "fiu" or signals.size == 0:
         raise DataError(
             path,
@@ -265,17 +281,29 @@ def listing(folder: Path) -> list[Path]:
         raise DataError(folder, f"cannot be listed ({error.strerror})") from error
 
 
+def of_people(paths: Iterable[Path]) -> list[Path]:
+    """Leave out hidden files and folders, and those that operating systems and servers make."""
+    return [p for p in paths if not p.name.startswith(".") and p.name.casefold() not in _SYSTEM]
+
+
+def of_format(paths: Iterable[Path], endings: Iterable[str]) -> list[Path]:
+    """Return the files that end so, but for those that :func:`of_people` leaves out."""
+    return [p for p in of_people(paths) if p.suffix.lower() in endings and p.is_file()]
+
+
 def some(paths: Sequence[Path]) -> str:
     """Name the first few of `paths`."""
-    names = ", ".join(path.name for path in paths[:5])
+    names = ", ".join(tidy(path.name) for path in paths[:5])
     return f"{names}, … ({len(paths)} in all)" if len(paths) > 5 else names or "it is empty"
 
 
 def left_out(folder: Path, paths: Sequence[Path], why: str) -> None:
-    """Warn that `paths` were not read."""
-    if paths:
-        text = f"{folder}: left out {len(paths)} that {why}: {some(paths)}"
-        warnings.warn(text, stacklevel=3)
+    """Warn that `paths` were not read: because they `why`, or are not those of people."""
+    told = dict.fromkeys(of_people(paths))
+    kinds = {why: [*told], "are hidden or a system's": [p for p in paths if p not in told]}
+    said = [f"{len(out)} that {why}: {some(out)}" for why, out in kinds.items() if out]
+    if said:
+        warnings.warn(f"{folder}: left out {'; and '.join(said)}", stacklevel=3)
 
 
 def need_two(names: Sequence[str], where: object) -> None:
@@ -293,7 +321,8 @@ def known_classes(
     names: str | Sequence[str], classes: Iterable[str], what: str = "normal"
 ) -> list[str]:
     """Return `names`, all of them among `classes`, else raise an ArgumentError."""
-    names, classes = [names] if isinstance(names, str) else list(names), sorted(set(classes))
+    names = [tidy(str(name)) for name in ([names] if isinstance(names, str) else names)]
+    classes = sorted(set(classes))
     for name in names:
         if name not in classes:
             raise ArgumentError(f"{what}: no class is named {name!r}; {nearest(name, classes)}.")
@@ -301,9 +330,12 @@ def known_classes(
 
 
 def expression(text: str, what: str, named: str = "") -> re.Pattern:
-    """Compile a regular expression that has exactly one group, `named` if so wanted."""
+    """Compile a regular expression that has exactly one group, `named` if so wanted.
+
+    It is in Unicode's form NFC, as the names must be that it is searched in.
+    """
     try:
-        pattern = re.compile(text)
+        pattern = re.compile(unicodedata.normalize("NFC", text))
     except re.error as error:
         raise ArgumentError(f"{what} {text!r} is not a regular expression: {error}.") from error
     if pattern.groups != 1 or (named and named not in pattern.groupindex):

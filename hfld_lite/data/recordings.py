@@ -6,13 +6,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import InitVar, asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from hfld_lite.data import prepared
+from hfld_lite.data import plausibility, prepared
+from hfld_lite.data.names import refuse_twins, tidied, tidy
 from hfld_lite.data.parts import Part
 from hfld_lite.errors import ArgumentError, DataError, HfldError, nearest
 from hfld_lite.storage.files import bytes_digest
@@ -40,6 +42,7 @@ class Recordings:
         part: which part of each file these are, where that is known; others are cut alike.
         wholes: str ``(n,)``, where each row is a window whose answers are averaged: the name of
             the recording that it is cut from, which has one class and one group.
+        notes: what looked wrong while they were read, a sentence each; see `findings`.
         checked: the signals were checked before; skip the check.
 
     Raises:
@@ -59,6 +62,7 @@ class Recordings:
     window: tuple[int, int] | None = None
     part: Part | None = None
     wholes: np.ndarray | None = None
+    notes: tuple[str, ...] = ()
     checked: InitVar[bool] = False
 
     def __post_init__(self, checked: bool) -> None:
@@ -76,11 +80,12 @@ class Recordings:
         fields = {
             "signals": signals,
             "origins": _strings(origins, len(signals), "origins"),
-            "groups": _strings(self.groups, len(signals), "groups"),
+            "groups": _strings(self.groups, len(signals), "groups", tidied),
             "sample_rate": positive(self.sample_rate, "sample_rate"),
             "class_names": names,
             "normal_classes": normal,
             "window": window,
+            "notes": tuple(self.notes),
         }
         if self.part is not None and self.part.samples != signals.shape[1]:
             fields["part"] = None  # the signals were changed since they were cut
@@ -90,7 +95,22 @@ class Recordings:
         if self.wholes is not None:
             object.__setattr__(self, "wholes", self._checked_wholes())
         if not checked:
+            self._check_names()
             self._check_signals()
+
+    def _check_names(self) -> None:
+        """Refuse classes that look alike, and groups that do and are not just the file's name."""
+        how = "merge them with hfld_lite.data.names.merged"
+        counts = np.bincount(self.labels, minlength=len(self.class_names))
+        refuse_twins("recordings", dict(zip(self.class_names, counts, strict=True)), "class", how)
+        names, first, counts = np.unique(self.groups, return_index=True, return_counts=True)
+        origins = self.origins[first].tolist()
+        given = {
+            name: count
+            for name, origin, count in zip(names.tolist(), origins, counts, strict=True)
+            if name not in (origin, origin.rpartition(":")[0])
+        }
+        refuse_twins("recordings", given, "group", how)
 
     def _checked_labels(self) -> np.ndarray:
         labels, classes = np.asarray(self.labels), len(self.class_names)
@@ -99,6 +119,9 @@ class Recordings:
                 "recordings",
                 f"labels have type {labels.dtype} and shape {labels.shape}",
                 expected=f"{len(self)} integers, each the index of a class in class_names",
+                mend="give signals.T, where the recordings are the columns"
+                if labels.shape == (self.samples,)
+                else "",
             )
         outside = np.flatnonzero((labels < 0) | (labels >= classes))
         if outside.size:
@@ -190,8 +213,13 @@ class Recordings:
         """The first 16 digits of each signal's SHA-256, to recognise it among others."""
         return [bytes_digest([np.ascontiguousarray(signal)])[:16] for signal in self.signals]
 
+    @cached_property
+    def findings(self) -> tuple[str, ...]:
+        """What looks wrong in them, a sentence each; see `hfld_lite.data.plausibility`."""
+        return (*self.notes, *(plausibility.findings(self) if len(self) else ()))
+
     def summary(self) -> str:
-        """Return four lines: the source; counts and seconds; classes; groups."""
+        """Return four lines, source, counts and seconds, classes, groups, and what looks wrong."""
         seconds = self.samples / self.sample_rate
         units = f", in {self.units}" if self.units else ""
         counts = np.bincount(self.labels, minlength=len(self.class_names))
@@ -217,6 +245,7 @@ class Recordings:
                 f"({seconds:.4g} s each, {seconds * len(self):.4g} s in all{units})",
                 f"classes: {', '.join(classes)}",
                 groups,
+                *(f"note: {finding}" for finding in self.findings),
             )
         )
 
@@ -256,6 +285,7 @@ class Recordings:
             "classes": self.class_names,
             "normal_classes": self.normal_classes,
             **({} if self.part is None else {"part": asdict(self.part)}),
+            **({"notes": self.notes} if self.notes else {}),
         }
         return prepared.write(folder, arrays, facts, overwrite=overwrite)
 
@@ -273,7 +303,7 @@ class Recordings:
         """
         arrays, facts = prepared.read(folder, verify=verify)
         try:
-            return cls(
+            read = cls(
                 signals=arrays["signals.npy"],
                 labels=np.array(arrays["labels.npy"]),
                 groups=np.array(arrays["groups.npy"]),
@@ -282,9 +312,11 @@ class Recordings:
                 part=facts["part"],
                 wholes=np.array(arrays[prepared.WHOLES]) if prepared.WHOLES in arrays else None,
                 **{key: facts[key] for key in ("sample_rate", "normal_classes", "window")},
-                **{key: facts[key] for key in ("source", "units", "simulated")},
+                **{key: facts[key] for key in ("source", "units", "simulated", "notes")},
                 checked=True,
             )
+            read._check_names()
+            return read
         except HfldError as error:  # the folder is at fault, so it comes first in the message
             raise DataError(folder, str(error).rstrip("."), mend="prepare it again") from error
 
@@ -318,6 +350,8 @@ def _classes(
     if isinstance(names, str) or isinstance(normal, str):
         raise DataError("recordings", "class names are one string", expected="a tuple of strings")
     names, normal = tuple(names), tuple(normal)
+    if all(isinstance(name, str) for name in names + normal):
+        names, normal = tuple(map(tidy, names)), tuple(map(tidy, normal))
     if not all(isinstance(name, str) and name for name in names):
         raise DataError(
             "recordings", f"class names are {names}", expected="strings that are not empty"
@@ -339,11 +373,15 @@ def _classes(
     return names, normal
 
 
-def _strings(values: Sequence[str], count: int, name: str) -> np.ndarray:
+def _strings(
+    values: Sequence[str], count: int, name: str, change: Callable | None = None
+) -> np.ndarray:
     array = np.asarray(values)
     objects = array.dtype.kind == "O" and all(isinstance(value, str) for value in array.flat)
     if objects or array.dtype.kind in "iuT" or array.size == 0:
         array = array.astype(str)
+    if change and array.dtype.kind == "U" and array.ndim == 1:
+        array = change(array)
     if array.dtype.kind != "U" or array.shape != (count,) or (array == "").any():
         raise DataError(
             "recordings",

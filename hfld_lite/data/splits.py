@@ -14,6 +14,7 @@ from typing import Annotated
 import numpy as np
 from pydantic import Field, ValidationError
 
+from hfld_lite.data.plausibility import equal_rows, names_of
 from hfld_lite.data.recordings import Recordings, indices_of, place
 from hfld_lite.errors import ArgumentError, DataError
 from hfld_lite.storage.models import Checked, Index, explain
@@ -70,9 +71,11 @@ def split(
         seed: the same seed gives the same split.
 
     Raises:
-        DataError: a class has too few groups.
+        DataError: a class has too few groups, or equal recordings are of different groups, so
+            that one seed or another would separate them.
         ArgumentError: a fraction or the seed is out of range.
     """
+    _check_equal(recordings, recordings.groups)
     fractions = (test, validation) if validation else (test,)
     drawn, rest = _draw(recordings, np.arange(len(recordings)), fractions, seed)
     return check_split(Split(rest, drawn[1] if validation else [], drawn[0]), recordings)
@@ -110,10 +113,13 @@ def published_split(recordings: Recordings, *, validation: float = 0.0, seed: in
 
 
 def check_split(split: Split, recordings: Recordings) -> Split:
-    """Return `split` if it is valid: no index twice, no group in two parts, no class missing.
+    """Return `split` if it is valid.
+
+    No index may be there twice, no group and no two equal recordings in two parts, no class missing
+    from one.
 
     Raises:
-        DataError: otherwise; it names the recording, the group or the class.
+        DataError: otherwise; it names the recordings, the group or the class.
     """
     where, count = "split", len(recordings)
     side = np.full(count, -1)
@@ -140,6 +146,7 @@ def check_split(split: Split, recordings: Recordings) -> Split:
             expected="every group in one part only",
             mend="use `split`, which keeps groups whole",
         )
+    _check_equal(recordings, side)
     for part, indices in split.parts().items():
         there = np.bincount(recordings.labels[indices], minlength=len(recordings.class_names))
         for name, found in zip(recordings.class_names, there, strict=True):
@@ -151,6 +158,32 @@ def check_split(split: Split, recordings: Recordings) -> Split:
                     "add recordings of it",
                 )
     return split
+
+
+def _check_equal(recordings: Recordings, places: np.ndarray) -> None:
+    """Refuse recordings that are equal, sample for sample, and of different places, (n,).
+
+    A network would be tested on what it was trained on. Places of −1 do not count.
+    """
+    whole = getattr(recordings, "recordings", recordings)  # what examples were made of
+    if not isinstance(whole, Recordings):
+        return  # a dataset of any kind: its items need not be signals
+    sets = [rows[places[rows] != -1] for rows in equal_rows(whole.signals)]
+    apart = [rows for rows in sets if len(np.unique(places[rows])) > 1]
+    if not apart:
+        return
+    first = apart[0]
+    other = first[places[first] != places[first[0]]][0]
+    one, another = names_of(whole, (first[0], other))
+    more = f" ({len(apart)} such sets in all)" if len(apart) > 1 else ""
+    raise DataError(
+        "split",
+        f"{one} and {another} are equal, sample for sample, and of different groups, so that a "
+        f"network could be tested on what it was trained on{more}",
+        expected="equal recordings in one group",
+        mend="delete all but one, or give them one group (the column group of the manifest, "
+        "--group-pattern, groups=)",
+    )
 
 
 def _draw(

@@ -24,6 +24,7 @@ import numpy as np
 from pydantic import Field, Strict, ValidationError, model_validator
 
 from hfld_lite.data.parts import average
+from hfld_lite.data.plausibility import CLIPPED_RUN, longest_run
 from hfld_lite.errors import ArgumentError
 from hfld_lite.storage.models import Checked, Index, explain
 
@@ -200,7 +201,7 @@ def make_trust(
         means=_rows(means),
         deviations=_rows(deviations),
         novelty=-float(_smallest(-usual, false_warnings)),
-        run=max(3, int(longest_run(train[0]).max()) + 1),
+        run=max(CLIPPED_RUN, int(longest_run(train[0]).max()) + 1),
         harmful=count,
         usual=len(usual),
         doubted=0.0,
@@ -235,19 +236,6 @@ def band_levels(signals: np.ndarray) -> np.ndarray:
     edges = np.linspace(0, power.shape[1], BANDS + 1).astype(int)[:-1]
     bands = np.add.reduceat(power, edges, axis=1)
     return 10 * np.log10(bands / np.maximum(bands.sum(1, keepdims=True), 1e-30) + 1e-9)
-
-
-def longest_run(signals: np.ndarray) -> np.ndarray:
-    """Longest run of samples at the recording's lowest or highest value, ``(n,)``."""
-    signals = np.asarray(signals)
-    low, high = signals.min(1, keepdims=True), signals.max(1, keepdims=True)
-    extreme = run = (signals == low) | (signals == high)
-    longest = np.zeros(len(signals), int)
-    while run.size and run.any():  # runs are short: one pass for each sample of the longest
-        length = longest.max() + 1
-        longest[run.any(1)] = length
-        run = run[:, :-1] & extreme[:, length:]
-    return longest
 
 
 def _scores(levels: np.ndarray, means: np.ndarray, deviations: np.ndarray) -> np.ndarray:

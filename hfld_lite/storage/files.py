@@ -6,6 +6,7 @@ The readers raise a ValueError or an OSError whose text completes the sentence "
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import math
@@ -112,13 +113,53 @@ def regular_size(path: Path) -> int:
     return status.st_size
 
 
-def read_text(path: Path, most: int, encoding: str = "utf-8") -> str:
-    """The text of a regular file of ``most`` bytes at most."""
+def read_text(path: Path, most: int) -> str:
+    """The text of a regular file of ``most`` bytes at most, in UTF-8, or in UTF-16 with its mark.
+
+    A mark at the beginning (BOM), as Windows writes it, is no part of the text.
+
+    Raises:
+        ValueError: it is too long, or in another encoding.
+    """
     size = regular_size(path)
     if size > most:
         raise ValueError(f"it has {size} bytes, and the limit is {most}")
-    with path.open(encoding=encoding, newline="") as file:
-        return file.read(most)
+    with path.open("rb") as file:
+        data = file.read(most)
+    if what := stand_in(data):
+        raise ValueError(f"it {what[0]}: {what[1]}")
+    wide = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    name, encoding = ("UTF-16", "utf-16") if wide else ("UTF-8", "utf-8-sig")
+    try:
+        text = data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"it is not in {name}: byte {data[error.start]:#04x} in line {line}; save it as UTF-8"
+        ) from error
+    if "\0" in text:
+        raise ValueError("it holds NUL characters, so it is not in UTF-8; save it as UTF-8")
+    return text
+
+
+_STAND_INS = (
+    (rb"version https?://[\w./-]*git-lfs", "is a pointer of Git LFS", "run `git lfs pull`"),
+    (rb"[./]*[\w./-]*/annex/objects/", "is a pointer of git-annex", "run `git annex get`"),
+    (rb"<!doctype html|<html|<head|<body", "is a web page", "download the file itself"),
+    (rb"<\?xml|<error", "is a server's answer in XML", "download the file itself"),
+    (rb"\x00\x05\x16\x07", "is the companion of a file of a Mac (AppleDouble)", "remove it"),
+    (rb"pk\x03\x04", "is a ZIP archive or a spreadsheet (.xlsx)", "unpack or export it"),
+    (rb"\x1f\x8b", "is a gzip archive", "unpack it"),
+)
+
+
+def stand_in(data: bytes) -> tuple[str, str] | None:
+    """What stands in a file's place, by its first bytes, and the way out; None if that is unknown.
+
+    Servers and repositories deliver pointers, web pages and archives under other files' names.
+    """
+    head = data[:1024].removeprefix(codecs.BOM_UTF8).lstrip().lower()
+    return next((found for form, *found in _STAND_INS if re.match(form, head)), None)
 
 
 def read_json(path: Path) -> Any:
