@@ -158,9 +158,9 @@ class Recipe(Saved):
                 f"The recipe's level is 'kept', but its view {self.view!r} scales each recording; "
                 "choose the view log-spectrum or log-mel."
             )
-        if self.bins is not None and self.view == "log-mel":
-            said = f"The recipe's bins is {self.bins}, but its view log-mel has bands of its own"
-            raise RecipeError(f"{said}; leave bins out, or choose the view log-spectrum.")
+        if self.bins_by == "cutting" and self.view.startswith("log-"):
+            said = f"The recipe's bins_by is 'cutting', but its view {self.view!r} averages"
+            raise RecipeError(f"{said}; leave bins_by out, or choose the view spectrum.")
         for role, network in self.chain.items():
             least = network.epochs or LEAST_EPOCHS
             if self.schedule == "drops" and any(drop >= least for drop in self.drops):

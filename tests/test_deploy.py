@@ -359,7 +359,7 @@ VIEWS = {
     "cut": Recipe(view="spectrum", bins_by="cutting", bins=400),
     "dB": Recipe(view="log-spectrum", level="removed"),
     "dB with level": Recipe(view="log-spectrum", level="kept", samples=500),
-    "mel": Recipe(view="log-mel", level="removed"),
+    "mel": Recipe(view="log-mel", level="removed", bins=300),
     "mel with level": Recipe(view="log-mel", level="kept", samples=4000),
     "time": Recipe(view="time", samples=700),
 }

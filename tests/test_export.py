@@ -123,7 +123,7 @@ VIEWS = {
     "cut": Recipe(view="spectrum", bins_by="cutting"),
     "dB": Recipe(view="log-spectrum", level="removed"),
     "dB with level": Recipe(view="log-spectrum", level="kept"),
-    "mel": Recipe(view="log-mel", level="removed"),
+    "mel": Recipe(view="log-mel", level="removed", bins=300),
     "mel with level": Recipe(view="log-mel", level="kept"),
     "time": Recipe(view="time"),
 }

@@ -120,7 +120,12 @@ def log_spectrum(
     )
 
 
-def log_mel(signals: np.ndarray | Tensor, sample_rate: int, level: str = "removed") -> Tensor:
+def log_mel(
+    signals: np.ndarray | Tensor,
+    sample_rate: int,
+    bins: int | None = None,
+    level: str = "removed",
+) -> Tensor:
     """Power in dB: the spectrum averaged over time, then BANDS mel bands in FRAMES frames at most.
 
     Hann windows of FRAME seconds (a quarter of the recording at most) overlap by half; the mean of
@@ -135,6 +140,7 @@ def log_mel(signals: np.ndarray | Tensor, sample_rate: int, level: str = "remove
     Args:
         signals: ``(n, samples)``, any unit.
         sample_rate: Hz.
+        bins: most values of the mean spectrum.
         level: ``"kept"`` or ``"removed"``.
 
     Returns:
@@ -155,7 +161,7 @@ def log_mel(signals: np.ndarray | Tensor, sample_rate: int, level: str = "remove
         frames = (x - x.mean(1, keepdim=True)).unfold(1, size, size // 2) * window.to(x.device)
         found = torch.fft.rfft(frames, points)
         power = (found.real.square() + found.imag.square()) * (2 / size) ** 2
-        mean = _averaged(power.mean(1)[:, : points // 2], None)
+        mean = _averaged(power.mean(1)[:, : points // 2], bins)
         bands = power @ weights.to(x.device)
         by = -(-bands.shape[1] // FRAMES)
         bands = _mean_of(bands.transpose(1, 2), by).transpose(1, 2)
@@ -294,7 +300,7 @@ def _read_spectrum(signals: np.ndarray | Tensor, recipe: Any, _rate: int) -> Ten
 VIEWS: dict[str, Callable[[np.ndarray | Tensor, Any, int], Tensor]] = {
     "spectrum": _read_spectrum,
     "log-spectrum": lambda x, recipe, rate: log_spectrum(x, recipe.bins, level_of(recipe)),
-    "log-mel": lambda x, recipe, rate: log_mel(x, rate, level_of(recipe)),
+    "log-mel": lambda x, recipe, rate: log_mel(x, rate, recipe.bins, level_of(recipe)),
     "time": lambda x, recipe, rate: time_view(x, recipe.bins),
 }
 """The views that networks read, by the name that a recipe gives: of signals, recipe and rate."""

@@ -263,7 +263,7 @@ def _front(detector: Detector) -> dict[str, Any]:
         size, points = mel_frames(samples, rate)
         count = (samples - size) // (size // 2) + 1
         front |= {"size": size, "points": points, "edges": mel_edges(rate).tolist()}
-        front |= {"frames": -(-count // FRAMES), "averaged": neighbours(points // 2, None)}
+        front |= {"frames": -(-count // FRAMES), "averaged": neighbours(points // 2, recipe.bins)}
         front |= {"kept": points // 2, "depth": FLOOR / 10, "unit": (2 / size) ** 2}
     elif cut(recipe):
         front |= {"points": samples, "kept": samples}

@@ -88,7 +88,7 @@ class _View(nn.Module):
             self.register_buffer("bands", torch.from_numpy(mel_weights(points, sample_rate)))
             self.register_buffer("window", torch.hann_window(self.size))
             count = (self.samples - self.size) // (self.size // 2) + 1
-            self.means = _Means(points // 2, neighbours(points // 2, None))
+            self.means = _Means(points // 2, neighbours(points // 2, recipe.bins))
             self.over_time = _Means(count, -(-count // FRAMES))
         elif self.whole:
             self.spectrum = _Spectrum(self.samples, length)

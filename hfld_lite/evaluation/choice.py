@@ -351,8 +351,8 @@ def _reading(recipe: Recipe, view: str, level: str) -> Recipe:
     """The recipe with another view and level; unchanged if it has them."""
     if (view, level) == (recipe.view, level_of(recipe)):
         return recipe
-    # Mel bands have no bins, and where the recipe reads samples, bins are a number of samples.
-    bins = None if view == "log-mel" or recipe.view == "time" else recipe.bins
+    # Where the recipe reads samples, bins are a number of samples.
+    bins = None if recipe.view == "time" else recipe.bins
     return recipe.replace(view=view, level=level, bins=bins)
 
 
