@@ -2,6 +2,7 @@
 
 import ast
 import json
+import os
 import subprocess
 import sys
 import wave
@@ -31,6 +32,8 @@ from hfld_lite.data.readers import read_signals
 from hfld_lite.edge.deploy import FORMATS, TOLERANCE, _facts, export_network
 from hfld_lite.edge.export import FACTS, INPUT, session
 from hfld_lite.evaluation.trust import CLIPPED, NOVEL, Trust
+
+OLD_RUNTIME = os.environ.get("HFLD_OLD_RUNTIME")
 
 
 @pytest.fixture(scope="module")
@@ -263,6 +266,35 @@ def test_the_program_answers_as_the_library_without_torch(
     kinds = np.array(run.detector.answers)[labels]
     assert [answer for answer, *_ in found] == np.where(unsure, "unsure", kinds).tolist()
     assert {answer for answer, *_ in found} == {"unsure", "sound", "defective"}
+
+
+@pytest.mark.skipif(not OLD_RUNTIME, reason="HFLD_OLD_RUNTIME names no environment; see .ci/run")
+def test_an_old_runtime_answers_as_the_new_one(run, recordings, tmp_path):
+    program = """
+import sys, numpy as np, onnxruntime
+for model in sys.argv[1:]:
+    run = onnxruntime.InferenceSession(model + "/student.onnx").run
+    rows = np.load(model + "/inputs.npy")
+    np.save(model + "/old.npy", np.concatenate([run(None, {"input": x[None]})[0] for x in rows]))
+print(onnxruntime.__version__)
+"""
+    signals, expected = recordings.signals[run.split.test], {}
+    for format, raw in (("onnx", True), ("onnx-int8", False)):
+        folder = tmp_path / format
+        model = onnx.load(export_run(run, folder, format, raw=raw).model)
+        rows = signals if raw else run.detector.inputs(signals).numpy()
+        np.save(folder / "inputs.npy", rows)
+        found = [session(model).run(None, {INPUT: row[None]})[0] for row in rows]
+        expected[folder] = np.concatenate(found)
+    done = subprocess.run(
+        [Path(OLD_RUNTIME) / "bin" / "python", "-c", program, *map(str, expected)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "1.15.0\n", done.stderr
+    for folder, values in expected.items():
+        np.testing.assert_allclose(np.load(folder / "old.npy"), values, atol=1e-4)
 
 
 @pytest.mark.parametrize("width", [1, 2, 3, 4])

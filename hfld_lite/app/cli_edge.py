@@ -55,7 +55,7 @@ def export(
         str,
         Option(
             help="onnx (float32), onnx-int8 (calibrated on training recordings) or "
-            "onnx-int8-dynamic (for comparison; slower)."
+            "onnx-int8-dynamic (for comparison; slower, and not for runtimes of 2024 and before)."
         ),
     ] = "onnx",
     raw: Annotated[
@@ -66,7 +66,7 @@ def export(
         float | None,
         Option(help="Promised share of defective recordings called sound; by default the run's."),
     ] = None,
-    opset: Annotated[int, Option(help="Version of ONNX's operators, 18 to 23.")] = 20,
+    opset: Annotated[int, Option(help="Version of ONNX's operators, 18 to 23.")] = 18,
 ) -> None:
     """Write a network for a device, with predict.py, which needs only numpy and onnxruntime.
 
