@@ -247,7 +247,7 @@ def test_a_run_that_another_process_is_at_is_left_alone(tmp_path, tiny_recipe, o
         pass  # it ended with the block
 
 
-@pytest.mark.parametrize("kind", [(), ("ENOSYS",), ("ENOTSUP",)])
+@pytest.mark.parametrize("kind", [(), ("ENOSYS",), ("ENOLCK",)])
 def test_after_a_kill_a_new_run_can_begin(tmp_path, kind, monkeypatch):
     run = tmp_path / "run"
     with other_process(AT_WORK, str(run), *kind) as process:
@@ -271,7 +271,7 @@ def without_locks(number):
     return flock
 
 
-@pytest.mark.parametrize("name", ["ENOSYS", "ENOTSUP", "EOPNOTSUPP"])
+@pytest.mark.parametrize("name", ["ENOSYS", "ENOTSUP", "EOPNOTSUPP", "ENOLCK"])
 def test_a_file_system_without_locks_is_told_of_and_used(tmp_path, tiny_recipe, monkeypatch, name):
     monkeypatch.setattr(fcntl, "flock", without_locks(getattr(errno, name)))
     with pytest.warns(UserWarning, match=r"this file system has no locks, so .*lock stands for"):  # noqa: SIM117, PT031

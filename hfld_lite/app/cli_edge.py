@@ -55,7 +55,7 @@ def export(
         str,
         Option(
             help="onnx (float32), onnx-int8 (calibrated on training recordings) or "
-            "onnx-int8-dynamic (for comparison; slower, and not for runtimes of 2024 and before)."
+            "onnx-int8-dynamic (for comparison; slower, and needs a recent ONNX Runtime)."
         ),
     ] = "onnx",
     raw: Annotated[
@@ -69,6 +69,8 @@ def export(
     opset: Annotated[int, Option(help="Version of ONNX's operators, 18 to 23.")] = 18,
 ) -> None:
     """Write a network for a device, with predict.py, which needs only numpy and onnxruntime.
+
+    The program reads WAV files: PCM of 8 to 32 bits and float. It cuts them as in training.
 
     The file is compared with torch before it is written. In eight bits, the accuracy on the run's
     test part before and after quantisation is printed.
@@ -98,6 +100,7 @@ def export(
     else:
         console.print(written.trust.promise)
     console.print(f"Try it: python {written.program} FILE.wav")
+    console.print(written.reads)
 
 
 def edge(

@@ -10,7 +10,8 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from hfld_lite.errors import RecipeError
 
-_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+"""What a disk answers that has no locks: Lustre without its option, NFS without its daemon, …"""
 
 
 def lock_files(folder: Path) -> tuple[Path, Path]:
