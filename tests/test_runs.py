@@ -283,6 +283,15 @@ def test_a_file_system_without_locks_is_told_of_and_used(tmp_path, tiny_recipe, 
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
+@pytest.mark.parametrize("kind", ["ENOSYS", "ENOLCK"])
+def test_the_file_that_another_machine_left_is_named(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(fcntl, "flock", without_locks(getattr(errno, kind)))
+    for name in ("run.unfinished.lock", "run.unfinished.softlock"):
+        (tmp_path / name).write_text("1\nanother machine\n")
+    with pytest.raises(RecipeError, match=r"or delete .*run\.unfinished\.(soft)?lock if there is"):
+        new_run(tmp_path / "run").__enter__()
+
+
 @pytest.mark.parametrize("renames", [0, 1])
 def test_a_death_between_the_last_two_renames_is_mended_by_going_on(
     saved, tiny_recipe, monkeypatch, renames

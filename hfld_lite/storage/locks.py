@@ -31,7 +31,6 @@ def lock_beside(folder: Path) -> BaseFileLock:
     """
     file, soft = lock_files(folder)
     lock: BaseFileLock = FileLock(file, timeout=0.2)
-    hint = ""
     try:
         with warnings.catch_warnings():  # filelock's own, where it falls back by itself
             warnings.simplefilter("ignore")
@@ -41,10 +40,12 @@ def lock_beside(folder: Path) -> BaseFileLock:
                 if not isinstance(error, NotImplementedError) and error.errno not in _NO_LOCKS:
                     raise
                 lock = SoftFileLock(soft, timeout=0.2)
-                hint = f", or delete {lock.lock_file} if there is none"
                 file.unlink(missing_ok=True)  # it locks nothing here
                 lock.acquire()
     except Timeout as error:
+        # A file that stands for a lock stays where another machine's process was killed.
+        stands = isinstance(lock, SoftFileLock)
+        hint = f", or delete {lock.lock_file} if there is none" if stands else ""
         raise RecipeError(
             f"{folder}: another process is training there; let it finish{hint}."
         ) from error
