@@ -194,10 +194,16 @@ def test_the_limit_of_a_quantised_file_is_set_on_its_own_answers(run, tmp_path):
 def test_float32_needs_no_recordings_and_the_others_say_so(run, tmp_path):
     gone = replace(run, facts=run.facts | {"data": {"folder": "no/such", "options": {}}})
     assert export_run(gone, tmp_path).trust == run.trust["student"]
-    with pytest.raises(DataError, match="no/such"):
+    words = r"no.such: is not there; expected the recordings that .* was trained on; say where they"
+    with pytest.raises(DataError, match=words):
         export_run(gone, tmp_path, "onnx-int8")
-    with pytest.raises(DataError, match="no/such"):
+    with pytest.raises(DataError, match=words):
         export_run(gone, tmp_path, miss_rate=0.2)
+    place = run.facts["data"]["folder"]
+    assert export_run(gone, tmp_path, miss_rate=0.2, data=place).trust.rate == 0.2
+    simulated = replace(run, facts=run.facts | {"data": {"simulated": {"seed": 0}}})
+    with pytest.raises(ArgumentError, match="was trained on simulated recordings; leave --data"):
+        export_run(simulated, tmp_path, miss_rate=0.2, data=place)
 
 
 def test_a_network_is_exported_without_a_run(run, recordings, tmp_path):

@@ -66,6 +66,13 @@ def export(
         float | None,
         Option(help="Promised share of defective recordings called sound; by default the run's."),
     ] = None,
+    data: Annotated[
+        Path | None,
+        Option(
+            help="Where the run's recordings are now, if they were moved; eight bits and "
+            "--miss-rate need them."
+        ),
+    ] = None,
     opset: Annotated[int, Option(help="Version of ONNX's operators, 18 to 23.")] = 18,
 ) -> None:
     """Write a network for a device, with predict.py, which needs only numpy and onnxruntime.
@@ -78,7 +85,14 @@ def export(
     with _edge_packages():
         from hfld_lite.app.export import export_run
     written = export_run(
-        load_run(run), out, format, role=role, raw=raw, opset=opset, miss_rate=miss_rate
+        load_run(run),
+        out,
+        format,
+        role=role,
+        raw=raw,
+        opset=opset,
+        miss_rate=miss_rate,
+        data=data,
     )
     console.print(f"{written.model}: {written.bytes:,} bytes, {format}, opset {opset}")
     console.print(
