@@ -93,7 +93,7 @@ def cells(
                 return []
             torch.set_num_threads(1)  # the jobs share the cores already
             write_whole(path, json.dumps(run(*job)))
-        return json.loads(path.read_text())
+        return json.loads(path.read_text("utf-8"))
 
     found = joblib.Parallel(at_once, verbose=5)(joblib.delayed(one)(job) for job in jobs)
     return pd.DataFrame([row for rows in found for row in rows])
@@ -166,7 +166,7 @@ def write_table(path: Path, table: pd.DataFrame, *notes: str) -> None:
     above = "".join(f"# {line}\n" for line in notes)
     below = table.to_csv(index=False)
     if path.exists():
-        there = path.read_text()
+        there = path.read_text("utf-8")
         same = there.startswith(above) and there.endswith("\n" + below)
         if same and there[len(above) : -len(below)].count("\n") == 1:
             return

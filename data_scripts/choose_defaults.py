@@ -387,7 +387,7 @@ def _right(run: dict) -> np.ndarray:
 
 
 def _rows(path: Path) -> list[dict]:
-    return json.loads(path.read_text())
+    return json.loads(path.read_text("utf-8"))
 
 
 @app.command()

@@ -53,7 +53,7 @@ def found(folder):
 def test_export_tells_what_it_wrote_and_how_equal_it_is(folder, hfld, tmp_path):
     said = hfld("export", folder, "--out", tmp_path / "x")
     size = (tmp_path / "x" / "student.onnx").stat().st_size
-    assert f"{size:,} bytes, onnx, opset 20" in said
+    assert f"{size:,} bytes, onnx, opset 18" in said
     assert re.search(r"from torch's: \d\.\de-0[5-9], on 500 recordings", said)
     assert '"unsure" keeps defective recordings called sound at' in said
     assert sorted(path.name for path in (tmp_path / "x").iterdir()) == [
@@ -70,6 +70,20 @@ def test_export_in_eight_bits_tells_the_accuracy_before_and_after(folder, hfld, 
     assert re.search(r"after quantisation: [\d.]+% \(95 % interval", said)
     assert re.search(r"Difference: [+-][\d.]+ points \(paired 95 % interval", said)
     assert "at 25.0% at most" in said
+
+
+def test_recordings_that_were_moved_are_read_where_they_are_now(folder, hfld, tmp_path):
+    copy = shutil.copytree(folder, tmp_path / "run")
+    facts = json.loads((copy / "run.json").read_text("utf-8"))
+    place = facts["data"]["folder"]
+    facts["data"]["folder"] = "gone"
+    (copy / "run.json").write_text(json.dumps(facts), "utf-8")
+    options = ("export", copy, "--out", tmp_path / "x", "--miss-rate", 0.25)
+    assert "gone: is not there; expected the recordings" in (said := hfld(*options, code=2))
+    assert "say where they are now with --data" in said
+    assert "It reads WAV files at 40000 Hz of 7000 samples or more" in (
+        " ".join(hfld(*options, "--data", place).split())
+    )
 
 
 def test_mistakes_end_in_one_sentence_and_status_2(folder, hfld, tmp_path):

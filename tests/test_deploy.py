@@ -2,6 +2,8 @@
 
 import ast
 import json
+import os
+import struct
 import subprocess
 import sys
 import wave
@@ -13,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import soundfile
 import torch
 
 from hfld_lite import (
@@ -31,6 +34,8 @@ from hfld_lite.data.readers import read_signals
 from hfld_lite.edge.deploy import FORMATS, TOLERANCE, _facts, export_network
 from hfld_lite.edge.export import FACTS, INPUT, session
 from hfld_lite.evaluation.trust import CLIPPED, NOVEL, Trust
+
+OLD_RUNTIME = os.environ.get("HFLD_OLD_RUNTIME")
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +95,21 @@ def write_wav(path, signal, rate=40_000, width=2, channels=1):
         file.setframerate(rate)
         file.writeframes(data.tobytes())
     return path
+
+
+def program_functions(*names):
+    """Functions and constants of the program for the device, which runs when it is imported."""
+    program = resources.files("hfld_lite.edge").joinpath("templates/predict.py").read_text("utf-8")
+    found = [
+        node
+        for node in ast.parse(program).body
+        if getattr(node, "name", "") in names
+        or (isinstance(node, ast.Assign) and node.targets[0].id in names)
+    ]
+    assert len(found) == len(names)
+    scope = {"np": np, "struct": struct}
+    exec(compile(ast.Module(found, []), "predict.py", "exec"), scope)
+    return scope
 
 
 def facts(path):
@@ -174,10 +194,16 @@ def test_the_limit_of_a_quantised_file_is_set_on_its_own_answers(run, tmp_path):
 def test_float32_needs_no_recordings_and_the_others_say_so(run, tmp_path):
     gone = replace(run, facts=run.facts | {"data": {"folder": "no/such", "options": {}}})
     assert export_run(gone, tmp_path).trust == run.trust["student"]
-    with pytest.raises(DataError, match="no/such"):
+    words = r"no.such: is not there; expected the recordings that .* was trained on; say where they"
+    with pytest.raises(DataError, match=words):
         export_run(gone, tmp_path, "onnx-int8")
-    with pytest.raises(DataError, match="no/such"):
+    with pytest.raises(DataError, match=words):
         export_run(gone, tmp_path, miss_rate=0.2)
+    place = run.facts["data"]["folder"]
+    assert export_run(gone, tmp_path, miss_rate=0.2, data=place).trust.rate == 0.2
+    simulated = replace(run, facts=run.facts | {"data": {"simulated": {"seed": 0}}})
+    with pytest.raises(ArgumentError, match="was trained on simulated recordings; leave --data"):
+        export_run(simulated, tmp_path, miss_rate=0.2, data=place)
 
 
 def test_a_network_is_exported_without_a_run(run, recordings, tmp_path):
@@ -232,7 +258,7 @@ def answers(text):
     """Of each line "FILE: ANSWER (CLASS, PROBABILITY)" the answer, the class, the probability."""
     found = []
     for line in text.splitlines():
-        if not line.startswith("  warning"):
+        if not line.startswith(("  warning", "  note")):
             answer, rest = line.rsplit(": ", 1)[1].split(" (")
             name, probability = rest.rstrip(")").split(", ")
             found.append((answer, name, float(probability)))
@@ -245,7 +271,7 @@ def test_the_program_answers_as_the_library_without_torch(
     run, recordings, tmp_path, bare, format, raw
 ):
     written = export_run(run, tmp_path / "out", format, raw=raw, miss_rate=0.15)
-    assert len(written.program.read_text().splitlines()) < 130
+    assert len(written.program.read_text().splitlines()) < 220
     part = recordings.select(run.split.test)
     files = [write_wav(tmp_path / f"{i}.wav", part.signals[i]) for i in range(len(part))]
     found = answers(bare(written.program, *files))
@@ -265,20 +291,138 @@ def test_the_program_answers_as_the_library_without_torch(
     assert {answer for answer, *_ in found} == {"unsure", "sound", "defective"}
 
 
-@pytest.mark.parametrize("width", [1, 2, 3, 4])
-@pytest.mark.parametrize("channels", [1, 2])
-def test_the_program_reads_wav_as_the_library_does(
-    run, recordings, tmp_path, bare, width, channels
+@pytest.mark.skipif(not OLD_RUNTIME, reason="HFLD_OLD_RUNTIME names no environment; see .ci/run")
+def test_an_old_runtime_answers_as_the_new_one(run, recordings, tmp_path):
+    program = """
+import sys, numpy as np, onnxruntime
+for model in sys.argv[1:]:
+    run = onnxruntime.InferenceSession(model + "/student.onnx").run
+    rows = np.load(model + "/inputs.npy")
+    np.save(model + "/old.npy", np.concatenate([run(None, {"input": x[None]})[0] for x in rows]))
+print(onnxruntime.__version__)
+"""
+    signals, expected = recordings.signals[run.split.test], {}
+    for format, raw in (("onnx", True), ("onnx-int8", False)):
+        folder = tmp_path / format
+        model = onnx.load(export_run(run, folder, format, raw=raw).model)
+        rows = signals if raw else run.detector.inputs(signals).numpy()
+        np.save(folder / "inputs.npy", rows)
+        found = [session(model).run(None, {INPUT: row[None]})[0] for row in rows]
+        expected[folder] = np.concatenate(found)
+    done = subprocess.run(
+        [Path(OLD_RUNTIME) / "bin" / "python", "-c", program, *map(str, expected)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "1.15.0\n", done.stderr
+    for folder, values in expected.items():
+        np.testing.assert_allclose(np.load(folder / "old.npy"), values, atol=1e-4)
+
+
+SUBTYPES = ("PCM_U8", "PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE")
+
+
+@pytest.mark.parametrize("channels", [1, 2, 5])
+@pytest.mark.parametrize("container", ["WAV", "WAVEX", "RF64"])
+@pytest.mark.parametrize("subtype", SUBTYPES)
+def test_the_program_reads_the_samples_that_soundfile_reads(tmp_path, subtype, container, channels):
+    file = tmp_path / "x.wav"
+    signal = np.random.default_rng(0).uniform(-1, 1, (101, channels))  # an odd number of bytes
+    soundfile.write(file, signal, 11_025, subtype, format=container)
+    expected = soundfile.read(file, dtype="float32", always_2d=True)[0]
+    found, rate, notes = program_functions("wav", "chunks", "KINDS")["wav"](file)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-7, rtol=0)
+    assert (rate, notes) == (11_025, [])
+
+
+def with_size(data, size):
+    """The bytes of a WAV file whose chunk of sound claims so many bytes."""
+    place = data.index(b"data") + 4
+    return data[:place] + struct.pack("<I", size) + data[place + 4 :]
+
+
+@pytest.mark.parametrize("size", [0, 0xFFFFFFFF, 0x7FFFF000, 0xFFFFFFFF - 36])
+def test_a_sound_from_a_pipe_is_read_to_the_end(tmp_path, size):
+    wav = program_functions("wav", "chunks", "KINDS")["wav"]
+    file = write_wav(tmp_path / "x.wav", np.random.default_rng(0).uniform(-1, 1, 500))
+    expected = wav(file)[0]
+    file.write_bytes(with_size(file.read_bytes(), size) + b"\1")  # and half a sample
+    found, _, notes = wav(file)
+    np.testing.assert_array_equal(found, expected)
+    assert notes == ["its header has no length"]
+
+
+def test_what_the_program_cannot_read_is_named(tmp_path):
+    wav = program_functions("wav", "chunks", "KINDS")["wav"]
+    noise = np.random.default_rng(0).uniform(-1, 1, 500)
+    good = write_wav(tmp_path / "good.wav", noise).read_bytes()
+    for name, subtype in (("a.flac", "PCM_16"), ("law.wav", "ALAW")):
+        soundfile.write(tmp_path / name, noise, 40_000, subtype)
+    for name, data in {
+        "half.wav": good[:600],
+        "head.wav": good[:30],
+        "no_data.wav": good[:36],
+        "none.wav": good[:44],
+        "empty.wav": b"",
+        "page.wav": b"<!DOCTYPE html>",
+        "no_sound.wav": with_size(good[:44], 0) + b"LIST\4\0\0\0INFO",
+        "no_format.wav": good[:12] + good[36:],
+        "no_channels.wav": good[:22] + b"\0\0" + good[24:],
+    }.items():
+        (tmp_path / name).write_bytes(data)
+    for name, words in {
+        "a.flac": "is FLAC; convert it, as by: ffmpeg -i a.flac a.wav",
+        "law.wav": "is coded in a way that is not read .format 0x6 of WAV, 8 bits.",
+        "half.wav": "claims 1000 bytes of sound and has 556, so it was cut off",
+        "head.wav": "holds no sound: it was cut off in its header",
+        "no_data.wav": "holds no sound: it was cut off in its header",
+        "none.wav": "claims 1000 bytes of sound and has 0",
+        "empty.wav": "is empty",
+        "page.wav": "is not a WAV file; convert it",
+        "no_sound.wav": "is empty: it has a header but no samples",
+        "no_format.wav": "says nothing about its format",
+        "no_channels.wav": "is coded in a way that is not read",
+        "nothing.wav": "is not there",
+        "": "is not a file",
+    }.items():
+        with pytest.raises(ValueError, match=words):
+            wav(tmp_path / name)
+
+
+def test_damaged_files_never_crash_the_program(tmp_path):
+    wav = program_functions("wav", "chunks", "KINDS")["wav"]
+    file, rng = tmp_path / "x.wav", np.random.default_rng(0)
+    soundfile.write(file, rng.uniform(-1, 1, (50, 2)), 8000, "PCM_24", format="WAVEX")
+    good, refused = np.frombuffer(file.read_bytes(), np.uint8), 0
+    for case in range(400):
+        bad = good[: rng.integers(1, len(good)) if case % 2 else None].copy()
+        bad[rng.integers(0, min(90, len(bad)), 2)] = rng.integers(0, 256, 2)
+        file.write_bytes(bad.tobytes())
+        try:
+            wav(file)
+        except ValueError:
+            refused += 1
+    assert 200 <= refused < 400
+
+
+@pytest.mark.parametrize(("subtype", "channels"), [("PCM_24", 2), ("FLOAT", 1)])
+def test_the_program_answers_other_files_as_the_library(
+    run, recordings, tmp_path, bare, subtype, channels
 ):
     program = export_run(run, tmp_path / "out").program
-    signal = np.concatenate([recordings.signals[4], np.full(50, 0.01)])  # longer than is read
-    file = write_wav(tmp_path / "x.wav", signal, width=width, channels=channels)
+    signal = np.concatenate([recordings.signals[4], np.full(7000, 0.01)])  # longer than is read
+    file = tmp_path / "x.wav"
+    soundfile.write(file, np.tile(signal[:, None], channels), 40_000, subtype)
     probabilities = run.detector.predict(
         read_signals(file, sample_rate=40_000, samples=7000), 40_000
     )[0]
-    ((_, name, probability),) = answers(bare(program, file))
+    said = bare(program, file)
+    ((_, name, probability),) = answers(said)
     assert name == run.detector.class_names[probabilities.argmax()]
     assert probability == pytest.approx(probabilities.max(), abs=2e-3)
+    assert "  note: only the first 7000 of 14000 samples (50 %) were used; cut" in said
 
 
 def test_the_program_warns_as_the_library_does(run, recordings, tmp_path, bare):
@@ -299,29 +443,32 @@ def test_the_program_warns_as_the_library_does(run, recordings, tmp_path, bare):
     assert NOVEL in said["muffled"]
 
 
-def test_the_programs_own_errors_are_one_sentence(run, tmp_path, bare):
-    program = export_run(run, tmp_path / "out").program
+def test_one_bad_file_of_many_gets_its_line_and_the_others_their_answers(
+    run, recordings, tmp_path, bare
+):
+    written = export_run(run, tmp_path / "out")
     noise = np.random.default_rng(0).standard_normal(7000)
+    silent = write_wav(tmp_path / "f.wav", np.append(np.zeros(6999), 1)).read_bytes()
+    (tmp_path / "f.wav").write_bytes(silent[:-2] + b"\0\0")
+    soundfile.write(tmp_path / "g.wav", np.append(noise, np.nan), 40_000, "FLOAT")
+    soundfile.write(tmp_path / "h.flac", noise / 10, 40_000)
     wrong = {
-        "is at 8000 Hz, not at 40000 Hz; resample it": write_wav(tmp_path / "a.wav", noise, 8000),
-        "is silent, or shorter than 7000 samples": write_wav(tmp_path / "b.wav", noise[:6999]),
-        "No such file": tmp_path / "c.wav",
+        write_wav(tmp_path / "a.wav", noise, 8000): "is at 8000 Hz, not at 40000 Hz; resample it",
+        write_wav(tmp_path / "b.wav", noise[:6999]): "has 6999 samples; expected 7000 or more",
+        tmp_path / "c.wav": "is not there",
+        tmp_path / "f.wav": "is constant (silent)",
+        tmp_path / "g.wav": "holds NaN or infinity",
+        tmp_path / "h.flac": "is FLAC; convert it",
     }
-    (tmp_path / "d.wav").write_bytes(b"RIFF, but not really")
-    wrong[""] = tmp_path / "d.wav"
-    (tmp_path / "e.wav").write_bytes(b"")
-    wrong["e.wav"] = tmp_path / "e.wav"
-    silent = np.zeros(7000)
-    silent[-1] = 1
-    short = write_wav(tmp_path / "f.wav", silent).read_bytes()
-    (tmp_path / "f.wav").write_bytes(short[:-2] + b"\0\0")
-    wrong["silent"] = tmp_path / "f.wav"
-    for words, file in wrong.items():
-        said = bare(program, file, code=1)
-        assert said.startswith(f"{file}: ") or "No such file" in said
-        assert words in said
-        assert said.count("\n") == 1
-    assert "python predict.py impact.wav" in bare(program, code=1)
+    good = [write_wav(tmp_path / f"good{i}.wav", recordings.signals[i]) for i in (0, 20)]
+    lines = bare(written.program, good[0], *wrong, good[1], code=2).splitlines()
+    assert [line.split(": ")[0] for line in lines[:2]] == [str(path) for path in good]
+    for line, (file, words) in zip(lines[2:], wrong.items(), strict=True):
+        assert line.startswith(f"{file}: {words}")
+    said = bare(written.program, code=1)
+    assert "python predict.py impact.wav" in said
+    assert "WAV files at 40000 Hz of 7000 samples or more: PCM of 8, 16, 24 or 32 bits" in said
+    assert written.reads in said
 
 
 def test_windows_of_a_long_recording_are_answered_one_by_one(run, tmp_path, bare, recordings):
@@ -388,10 +535,8 @@ def test_the_programs_view_is_the_librarys(tiles, name, samples, rate):
     known = untrained(recipe, samples, rate)
     expected = known.inputs(signals).numpy()
     facts = _facts(known, "student", "onnx", recipe.view, expected.shape[1])
-    program = resources.files("hfld_lite.edge").joinpath("templates/predict.py").read_text("utf-8")
-    (view,) = [n for n in ast.parse(program).body if getattr(n, "name", "") == "view"]
-    names = {"np": np, "FACTS": json.loads(json.dumps(facts))}
-    exec(compile(ast.Module([view], []), "predict.py", "exec"), names)
+    names = program_functions("view")
+    names["FACTS"] = json.loads(json.dumps(facts))
     found = np.stack([names["view"](signal) for signal in signals])
     assert expected.shape[1] >= 257
     # Where a spectrum is nearly 0, decibels show the rounding of the library's float32.

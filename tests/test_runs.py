@@ -248,7 +248,7 @@ def test_a_run_that_another_process_is_at_is_left_alone(tmp_path, tiny_recipe, o
         pass  # it ended with the block
 
 
-@pytest.mark.parametrize("kind", [(), ("ENOSYS",), ("ENOTSUP",)])
+@pytest.mark.parametrize("kind", [(), ("ENOSYS",), ("ENOLCK",)])
 def test_after_a_kill_a_new_run_can_begin(tmp_path, kind, monkeypatch):
     run = tmp_path / "run"
     with other_process(AT_WORK, str(run), *kind) as process:
@@ -272,7 +272,7 @@ def without_locks(number):
     return flock
 
 
-@pytest.mark.parametrize("name", ["ENOSYS", "ENOTSUP", "EOPNOTSUPP"])
+@pytest.mark.parametrize("name", ["ENOSYS", "ENOTSUP", "EOPNOTSUPP", "ENOLCK"])
 def test_a_file_system_without_locks_is_told_of_and_used(tmp_path, tiny_recipe, monkeypatch, name):
     monkeypatch.setattr(fcntl, "flock", without_locks(getattr(errno, name)))
     with pytest.warns(UserWarning, match=r"this file system has no locks, so .*lock stands for"):  # noqa: SIM117, PT031
@@ -282,6 +282,15 @@ def test_a_file_system_without_locks_is_told_of_and_used(tmp_path, tiny_recipe, 
                 new_run(tmp_path / "run", resume=True).__enter__()
             (part / "run.json").write_text("{}")
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("kind", ["ENOSYS", "ENOLCK"])
+def test_the_file_that_another_machine_left_is_named(tmp_path, monkeypatch, kind):
+    monkeypatch.setattr(fcntl, "flock", without_locks(getattr(errno, kind)))
+    for name in ("run.unfinished.lock", "run.unfinished.softlock"):
+        (tmp_path / name).write_text("1\nanother machine\n")
+    with pytest.raises(RecipeError, match=r"or delete .*run\.unfinished\.(soft)?lock if there is"):
+        new_run(tmp_path / "run").__enter__()
 
 
 @pytest.mark.parametrize("renames", [0, 1])

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from hfld_lite import ArgumentError, DataError, RecipeError, read_wav_folder, si
 from hfld_lite.app.runs import load_run
 from hfld_lite.course import monitor as monitor_module
 from hfld_lite.course.workshop import Workshop, check_folder, in_words, write_wav_folder
+from hfld_lite.storage.files import portable_name
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +49,17 @@ def test_what_was_written_is_read_with_its_groups(folder, sounds):
     assert read.groups.tolist() == sounds.groups.tolist()
     scale = 0.9 / np.abs(sounds.signals).max()
     assert np.abs(read.signals - scale * sounds.signals).max() < 1 / 2**15
+
+
+def test_classes_of_any_name_lie_in_folders_that_every_system_can_hold(sounds, tmp_path):
+    names = ("AUX", "../a: b", 'so, "so".', "ok")[: len(sounds.class_names)]
+    named = replace(sounds, class_names=names, normal_classes=names[:1])
+    folder = write_wav_folder(named, tmp_path / "x")
+    assert {path.name for path in tmp_path.iterdir()} == {"x"}
+    for path in folder.rglob("*"):
+        assert path.name == portable_name(path.name)
+    read = read_wav_folder(folder, normal=[names[0]])
+    assert [read.class_names[i] for i in read.labels] == [names[i] for i in named.labels]
 
 
 def test_a_folder_that_holds_something_is_left_alone(folder, sounds, tmp_path):

@@ -41,7 +41,7 @@ def export(
         str,
         Option(
             help="onnx (float32), onnx-int8 (calibrated on training recordings) or "
-            "onnx-int8-dynamic (for comparison; slower)."
+            "onnx-int8-dynamic (for comparison; slower, and needs a recent ONNX Runtime)."
         ),
     ] = "onnx",
     raw: Annotated[
@@ -52,9 +52,18 @@ def export(
         float | None,
         Option(help="Promised share of defective recordings called sound; by default the run's."),
     ] = None,
-    opset: Annotated[int, Option(help="Version of ONNX's operators, 18 to 23.")] = 20,
+    data: Annotated[
+        Path | None,
+        Option(
+            help="Where the run's recordings are now, if they were moved; eight bits and "
+            "--miss-rate need them."
+        ),
+    ] = None,
+    opset: Annotated[int, Option(help="Version of ONNX's operators, 18 to 23.")] = 18,
 ) -> None:
     """Write a network for a device, with predict.py, which needs only numpy and onnxruntime.
+
+    The program reads WAV files: PCM of 8 to 32 bits and float. It cuts them as in training.
 
     The file is compared with torch before it is written. In eight bits, the accuracy on the run's
     test part before and after quantisation is printed.
@@ -62,7 +71,14 @@ def export(
     with _edge_packages():
         from hfld_lite.app.export import export_run
     written = export_run(
-        load_run(run), out, format, role=role, raw=raw, opset=opset, miss_rate=miss_rate
+        load_run(run),
+        out,
+        format,
+        role=role,
+        raw=raw,
+        opset=opset,
+        miss_rate=miss_rate,
+        data=data,
     )
     console.print(f"{written.model}: {written.bytes:,} bytes, {format}, opset {opset}")
     console.print(
@@ -84,6 +100,7 @@ def export(
     else:
         console.print(written.trust.promise)
     console.print(f"Try it: python {written.program} FILE.wav")
+    console.print(written.reads)
 
 
 def edge(

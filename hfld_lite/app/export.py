@@ -16,6 +16,7 @@ def export_run(
     raw: bool = False,
     opset: int = OPSET,
     miss_rate: float | None = None,
+    data: str | Path | None = None,
     progress: bool = False,
 ) -> Export:
     """Write a run's network for a device; see :func:`hfld_lite.edge.deploy.export_network`.
@@ -27,9 +28,11 @@ def export_run(
         run: of `load_run`.
         folder, format, role, raw, opset: as there.
         miss_rate: promised share of defective recordings called sound; by default the run's.
+        data: where the run's recordings are now, if they were moved.
         progress: show the simulation's or the reading's progress.
 
     Raises:
+        DataError: if the run's recordings are needed and gone.
         RecipeError: if the run's recordings are needed and have changed.
         HfldError: as there.
     """
@@ -42,7 +45,7 @@ def export_run(
         opset=opset,
         trust=run.trust.get(role),
         miss_rate=miss_rate,
-        recordings=lambda: run.recordings(progress),
+        recordings=lambda: run.recordings(progress, data),
         split=run.split,
         hop=(run.facts["window"] or (None, None))[1],
     )

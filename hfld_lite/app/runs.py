@@ -23,7 +23,7 @@ from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.simulator.simulate import simulate_tiles
 from hfld_lite.data.splits import Split
 from hfld_lite.data.views import SCALINGS, level_of
-from hfld_lite.errors import DataError, HfldError, RecipeError, nearest
+from hfld_lite.errors import ArgumentError, DataError, HfldError, RecipeError, nearest
 from hfld_lite.evaluation.detector import Detector, TestResult, trust_of
 from hfld_lite.evaluation.trust import Trust
 from hfld_lite.hierarchy import Chain
@@ -122,14 +122,35 @@ class Run:
     trust: dict[str, Trust]
     """By role; empty if there was no validation part to set the limits on."""
 
-    def recordings(self, progress: bool = False) -> Recordings:
+    def recordings(self, progress: bool = False, folder: str | Path | None = None) -> Recordings:
         """Read or simulate again the recordings that the networks were trained and tested on.
+
+        Args:
+            progress: show a bar.
+            folder: where they are now, if they were moved.
 
         Raises:
             DataError: if the recordings are gone.
+            ArgumentError: if a folder is given for recordings that were simulated.
             RecipeError: if they have changed.
         """
-        recordings = read_origin(self.facts["data"], progress, self.detector.part)
+        data = self.facts["data"]
+        if data.get("simulated"):
+            if folder is not None:
+                raise ArgumentError(
+                    f"{self.folder} was trained on simulated recordings; leave --data out."
+                )
+        else:
+            folder = Path(data["folder"] if folder is None else folder)
+            if not folder.exists():
+                raise DataError(
+                    folder,
+                    "is not there",
+                    expected=f"the recordings that {self.folder} was trained on",
+                    mend="say where they are now with --data",
+                )
+            data = data | {"folder": str(folder)}
+        recordings = read_origin(data, progress, self.detector.part)
         if recordings.fingerprint() != self.facts["fingerprint"]:
             raise RecipeError(
                 f"The data of {self.folder} have changed since the training, so its training and "

@@ -4,6 +4,7 @@ Each step is a function that works without a notebook; the widget connects them 
 buttons, shows the results, and reports each error in one sentence.
 """
 
+import csv
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ from hfld_lite.evaluation.detector import TestResult
 from hfld_lite.hierarchy import Chain
 from hfld_lite.recipes import Recipe
 from hfld_lite.rivals.presets import preset
+from hfld_lite.storage.files import portable_name
 
 _LAYOUT = {"width": "44em"}
 _STYLE = {"description_width": "11em"}
@@ -87,17 +89,19 @@ def write_wav_folder(recordings: Recordings, folder: str | Path) -> Path:
     if folder.is_dir() and any(folder.iterdir()):
         raise DataError(folder, "the folder is not empty", expected="a new or empty folder")
     scale = 0.9 / np.abs(recordings.signals).max()
-    lines, digits = ["file,label,group"], len(str(len(recordings)))
+    rows, digits = [("file", "label", "group")], len(str(len(recordings)))
     try:
         for row, (signal, label, group) in enumerate(
             zip(recordings.signals, recordings.labels, recordings.groups, strict=True)
         ):
             name = recordings.class_names[label]
-            path = folder / name / f"{name}_{row:0{digits}}.wav"
+            stem = portable_name(name)
+            path = folder / stem / f"{stem}_{row:0{digits}}.wav"
             path.parent.mkdir(parents=True, exist_ok=True)
             soundfile.write(path, scale * signal, recordings.sample_rate, "PCM_16")
-            lines.append(f"{name}/{path.name},{name},{group}")
-        (folder / "manifest.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+            rows.append((f"{stem}/{path.name}", name, group))
+        with (folder / "manifest.csv").open("w", encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerows(rows)
     except (OSError, soundfile.SoundFileError) as error:
         raise DataError(folder, f"cannot be written ({error})") from error
     return folder

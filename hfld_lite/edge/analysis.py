@@ -331,7 +331,7 @@ def with_costs(result: TestResult, detector: Detector, signal: np.ndarray) -> Te
 def processor() -> str:
     """The processor's name, as far as the system reports it."""
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text("utf-8", "replace").splitlines()
         return next(
             line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")
         )

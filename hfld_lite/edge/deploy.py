@@ -1,6 +1,6 @@
 """A trained network on its way to a device: exported, compared with torch, with its own program.
 
-The folder that is written holds one ONNX file and ``predict.py``, a program of under 130 lines that
+The folder that is written holds one ONNX file and ``predict.py``, a program of under 220 lines that
 needs only numpy and onnxruntime. Its settings (classes, sample rate, preprocessing, the limits of
 `trust`) are in the ONNX file's metadata, as JSON under ``hfld_lite``.
 """
@@ -19,7 +19,7 @@ import numpy as np
 import onnx
 
 from hfld_lite.data import parts
-from hfld_lite.data.parts import Part, average
+from hfld_lite.data.parts import NO_ONSET, Part, average
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split
 from hfld_lite.data.views import (
@@ -64,6 +64,7 @@ class Export:
         bytes: of the model's file.
         difference: the largest difference of a probability from torch's.
         compared: number of recordings that were compared.
+        reads: a sentence about the files that the program reads.
         trust: the limits that the program uses; None if there are none.
         before, after: test figures of torch's network and of the file, where it is quantised.
         change: mean difference in test accuracy and its 95 % interval, where it is quantised.
@@ -74,6 +75,7 @@ class Export:
     bytes: int
     difference: float
     compared: int
+    reads: str
     trust: Trust | None
     before: Evaluation | None = None
     after: Evaluation | None = None
@@ -169,9 +171,10 @@ def export_network(
         if len(split.validation):
             trust = trust_of(detector, read, split, small, miss_rate)
     facts = _facts(detector, role, format, "raw" if raw else detector.recipe.view, length)
-    _put(model, facts | {"hop": hop} | _doubts(trust, detector))
+    facts |= {"hop": hop, "reads": _reads(detector, hop)}
+    _put(model, facts | _doubts(trust, detector))
     written = _write(model, Path(folder), role)
-    return Export(*written, difference, len(signals), trust, **figures)
+    return Export(*written, difference, len(signals), facts["reads"], trust, **figures)
 
 
 class _Answers:
@@ -240,10 +243,27 @@ def _facts(detector: Detector, role: str, format: str, view: str, length: int) -
         "samples": detector.samples,
         "view": view,
         "cut": detector.recipe.samples,
-        "part": asdict(detector.part or Part("first", detector.samples)),
+        "part": asdict(_part(detector)),
+        "no_onset": NO_ONSET,
         "length": detector.samples if view == "raw" else length,
         "front": None if view == "raw" else _front(detector),
     }
+
+
+def _part(detector: Detector) -> Part:
+    """What is used of each file."""
+    return detector.part or Part("first", detector.samples)
+
+
+def _reads(detector: Detector, hop: int | None) -> str:
+    """What the program reads, and what it uses of it."""
+    part = _part(detector)
+    length = "of any length" if part.pad else f"of {part.samples} samples or more"
+    used = f"windows of {part.samples} samples, each a recording" if hop else part.words
+    return (
+        f"It reads WAV files at {detector.sample_rate} Hz {length}: PCM of 8, 16, 24 or 32 bits, "
+        f"or float of 32 or 64 bits; channels are averaged. Of each file it uses {used}."
+    )
 
 
 def _front(detector: Detector) -> dict[str, Any]:

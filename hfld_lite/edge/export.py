@@ -9,7 +9,7 @@ import logging
 import math
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,8 @@ from hfld_lite.recipes import Recipe
 OPSETS = range(18, 24)
 """Versions of ONNX's operators that the exporter writes and ONNX Runtime runs."""
 
-OPSET = 20
+OPSET = 18
+"""The oldest: ONNX Runtime 1.15 (May 2023) runs it, and 20 needs 1.17."""
 FACTS = "hfld_lite"
 """The entry of a model's metadata that holds what the program on the device needs, as JSON."""
 
@@ -306,14 +307,35 @@ def to_onnx(
 
 
 def _plain(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Without the exporter's notes on nodes, which name source files and double the size."""
+    """Without what runtimes do not need, and older ones refuse.
+
+    The exporter's notes on nodes name source files and double the size. ONNX Runtime's tools import
+    domains that no node is from, and both write a newer IR version than the operators need, so that
+    a runtime of two years ago does not open the file.
+    """
     for thing in (model, model.graph, *model.graph.node, *model.graph.value_info):
         thing.ClearField("metadata_props")
         thing.ClearField("doc_string")
     for value in (*model.graph.input, *model.graph.output, *model.graph.initializer):
         value.ClearField("metadata_props")
         value.ClearField("doc_string")
+    used = {"", *_domains(model.graph.node)}
+    for function in model.functions:
+        used |= {function.domain, *_domains(function.node)}
+    imports = [entry for entry in model.opset_import if entry.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(imports)
+    model.ir_version = onnx.helper.find_min_ir_version_for(imports, ignore_unknown=True)
     return model
+
+
+def _domains(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
+    """The domains of the nodes' operators, those in the branches of an If or a Loop among them."""
+    for node in nodes:
+        yield node.domain
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _domains(graph.node)
 
 
 @contextmanager

@@ -247,7 +247,7 @@ def _unpack(value: Any, tensors: Mapping[str, Tensor]) -> Any:
 def _compare(path: Path, facts: Mapping[str, Any], made_with: Mapping[str, Any]) -> None:
     """Refuse to continue another training; warn if the results may not be bit-identical."""
     try:
-        known = json.loads(path.read_text())
+        known = json.loads(path.read_text("utf-8"))
         if not isinstance(known, dict):
             raise ValueError("it does not hold a JSON object")
     except (OSError, ValueError, RecursionError) as error:

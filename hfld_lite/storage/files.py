@@ -64,6 +64,20 @@ def _flush(path: Path) -> None:
         os.close(handle)
 
 
+_NOT_IN_NAMES = re.compile(r'[<>:"/\\|?*\x00-\x1f]')
+_DEVICES = re.compile(r"(CON|PRN|AUX|NUL|COM\d|LPT\d)(\.|$)", re.IGNORECASE)
+
+
+def portable_name(text: str) -> str:
+    """A text as the name of a file or folder, on Windows too; different texts may give one name.
+
+    Windows refuses some letters, a dot or a blank at the end, and the names of its devices. Names
+    that begin with a dot are hidden elsewhere.
+    """
+    name = _NOT_IN_NAMES.sub("_", text)[:100].rstrip(". ")
+    return f"_{name}" if not name or name[0] == "." or _DEVICES.match(name) else name
+
+
 def digest(text: str, tensors: Mapping[str, Tensor]) -> str:
     """SHA-256 of a text and of named tensors, in hexadecimal."""
 

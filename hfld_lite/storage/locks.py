@@ -10,7 +10,8 @@ from filelock import BaseFileLock, FileLock, SoftFileLock, Timeout
 
 from hfld_lite.errors import RecipeError
 
-_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+"""What a disk answers that has no locks: Lustre without its option, NFS without its daemon, …"""
 
 
 def lock_files(folder: Path) -> tuple[Path, Path]:
@@ -30,7 +31,6 @@ def lock_beside(folder: Path) -> BaseFileLock:
     """
     file, soft = lock_files(folder)
     lock: BaseFileLock = FileLock(file, timeout=0.2)
-    hint = ""
     try:
         with warnings.catch_warnings():  # filelock's own, where it falls back by itself
             warnings.simplefilter("ignore")
@@ -40,10 +40,12 @@ def lock_beside(folder: Path) -> BaseFileLock:
                 if not isinstance(error, NotImplementedError) and error.errno not in _NO_LOCKS:
                     raise
                 lock = SoftFileLock(soft, timeout=0.2)
-                hint = f", or delete {lock.lock_file} if there is none"
                 file.unlink(missing_ok=True)  # it locks nothing here
                 lock.acquire()
     except Timeout as error:
+        # A file that stands for a lock stays where another machine's process was killed.
+        stands = isinstance(lock, SoftFileLock)
+        hint = f", or delete {lock.lock_file} if there is none" if stands else ""
         raise RecipeError(
             f"{folder}: another process is training there; let it finish{hint}."
         ) from error

@@ -1,10 +1,13 @@
-"""Classify recordings: python predict.py impact.wav ... (needs numpy and onnxruntime only)."""
+"""Classify WAV files: python predict.py impact.wav ... (needs numpy and onnxruntime only).
+
+The exit status is 2 if a file could not be read; the others are answered all the same.
+"""
 
 from __future__ import annotations
 
 import json
+import struct
 import sys
-import wave
 from pathlib import Path
 
 import numpy as np
@@ -17,28 +20,102 @@ FACTS = json.loads(MODEL.get_modelmeta().custom_metadata_map["hfld_lite"])
 starts = ...  # here the library puts the functions that it cuts with
 
 
+def wav(path):
+    """A WAV file's samples, float32 ``(samples, channels)``; its rate in Hz; notes."""
+    if not path.is_file():
+        raise ValueError("is not there, or is not a file")
+    data = path.read_bytes()
+    if not data:
+        raise ValueError("is empty")
+    if data[:4] not in (b"RIFF", b"RF64", b"BW64") or data[8:12] != b"WAVE":
+        kind = "is FLAC" if data[:4] == b"fLaC" else "is not a WAV file"
+        raise ValueError(f"{kind}; convert it, as by: ffmpeg -i {path.name} {path.stem}.wav")
+    try:
+        (code, channels, rate, _, frame, _), begin, size, streamed = chunks(data)
+    except struct.error:
+        raise ValueError("holds no sound: it was cut off in its header") from None
+    width = frame // max(1, channels)
+    if (code, width) not in KINDS or frame != width * channels:
+        kind = f"format {code:#x} of WAV, {8 * width} bits"
+        raise ValueError(f"is coded in a way that is not read ({kind}); convert it to PCM")
+    count = size // frame
+    if count == 0:
+        raise ValueError("is empty: it has a header but no samples")
+    raw = np.frombuffer(data, np.uint8, count * frame, begin).reshape(-1, width)
+    if code == 3:
+        with np.errstate(over="ignore", invalid="ignore"):  # the result is checked
+            x = raw.view(f"<f{width}").astype(np.float32)
+    else:
+        whole = np.zeros((len(raw), 4), np.uint8)
+        whole[:, 4 - width :] = raw ^ 128 if width == 1 else raw  # 8 bits are unsigned in WAV
+        x = (whole.view("<i4") / 2**31).astype(np.float32)
+    return x.reshape(-1, channels), rate, ["its header has no length"] * streamed
+
+
+KINDS = {(1, 1), (1, 2), (1, 3), (1, 4), (3, 4), (3, 8)}
+"""PCM (1) and float (3), and the bytes of a sample."""
+
+
+def chunks(data):
+    """A WAV file's format, its sound's first byte and size, and whether the header lacks the size.
+
+    A chunk is a name, a size, and so many bytes, padded to an even number.
+    """
+    at, form, long = 12, None, None
+    while True:
+        name, size = struct.unpack_from("<4sI", data, at)
+        at += 8
+        if name == b"data":
+            break
+        if name == b"fmt ":
+            form = struct.unpack_from("<HHIIHH", data, at)
+            if form[0] == 0xFFFE:  # "extensible": the code begins a GUID
+                form = (*struct.unpack_from("<H", data, at + 24), *form[1:])
+        elif name == b"ds64":
+            (long,) = struct.unpack_from("<Q", data, at + 8)
+        at += size + size % 2
+    if form is None:
+        raise ValueError("says nothing about its format")
+    if size == 0xFFFFFFFF and long is not None:
+        size = long
+    rest = len(data) - at
+    # What writes into a pipe cannot return to the header: it says 0, or nearly 2 or 4 GiB.
+    streamed = size > rest and size >> 12 in (0x7FFFF, 0xFFFFF)
+    if size == 0 < rest:  # or there is no sound, and another chunk follows
+        name, more = struct.unpack_from("<4sI", data.ljust(at + 8), at)
+        streamed = more + 8 > rest or not all(32 <= letter < 127 for letter in name)
+    if size > rest and not streamed:
+        raise ValueError(f"claims {size} bytes of sound and has {rest}, so it was cut off")
+    return form, at, rest if streamed else size, streamed
+
+
 def read(path):
-    """Recordings of one channel in [-1, 1), each a list of windows, cut as in training."""
-    with wave.open(path) as file:
-        rate, width, channels = file.getframerate(), file.getsampwidth(), file.getnchannels()
-        data = np.frombuffer(file.readframes(file.getnframes()), np.uint8).reshape(-1, width)
+    """The recordings in a file, each a list of windows cut as in training; notes."""
+    x, rate, notes = wav(path)
+    size, kind, hop = FACTS["samples"], FACTS["part"]["kind"], FACTS["hop"]
     if rate != FACTS["sample_rate"]:
         raise ValueError(f"is at {rate} Hz, not at {FACTS['sample_rate']} Hz; resample it")
-    whole = np.zeros((len(data), 4), np.uint8)
-    whole[:, 4 - width :] = data ^ 128 if width == 1 else data  # 8 bits are unsigned in WAV
-    signal = (whole.view("<i4") / 2**31).reshape(-1, channels).mean(1).astype(np.float32)
-    size, kind = FACTS["samples"], FACTS["part"]["kind"]
-    if FACTS["part"]["pad"]:
-        signal = np.pad(signal, (0, max(0, size - len(signal))))
-    begins = range(0, len(signal) - size + 1, FACTS["hop"] or 10**12)
-    if begins and not FACTS["hop"]:
-        begins, _ = starts(signal, rate, kind, size)
-    windows = [signal[begin : begin + size] for begin in begins]
-    varied = [x for x in windows if np.ptp(x) > 0]
-    windows = varied if kind == "windows" and varied else windows
-    if not windows or len(varied) < len(windows):
-        raise ValueError(f"is silent, or shorter than {size} samples")
-    return [[x] for x in windows] if FACTS["hop"] else [windows]
+    if len(x) < size and not FACTS["part"]["pad"]:
+        raise ValueError(f"has {len(x)} samples; expected {size} or more: record longer ones")
+    with np.errstate(over="ignore", invalid="ignore"):
+        x = np.pad(x.mean(1), (0, max(0, size - len(x))))
+    if not np.isfinite(x).all():
+        raise ValueError("holds NaN or infinity; record it again")
+    if hop:
+        begins, steady = range(0, len(x) - size + 1, hop), False
+    else:
+        begins, steady = starts(x, rate, kind, size)
+    windows = [x[begin : begin + size] for begin in begins]
+    varied = [window for window in windows if np.ptp(window) > 0]
+    if kind == "windows" and varied:
+        windows = varied
+    if len(varied) < len(windows):
+        raise ValueError("is constant (silent); record it again")
+    if kind in ("first", "whole") and not hop and len(x) > size:
+        share = f"{size} of {len(x)} samples ({100 * size / len(x):.2g} %)"
+        notes.append(f"only the first {share} were used; cut long files into several")
+    notes += [FACTS["no_onset"]] * steady
+    return [[window] for window in windows] if hop else [windows], notes
 
 
 def view(x):
@@ -80,16 +157,33 @@ def warnings(x):
     return [FACTS["novel"]] * bool(novel) + [FACTS["clipped"]] * clipped
 
 
-for path in sys.argv[1:] or sys.exit(__doc__):
-    try:
-        for xs in read(path):
-            seen = [view(x)[None].astype(np.float32) for x in xs]
-            p = np.mean([MODEL.run(None, {"input": x})[0][0] for x in seen], 0)
-            doubt = 1 - (p[FACTS["normal"]].sum() if FACTS["normal"] else p.max())
-            unsure = doubt >= FACTS["limit"] and FACTS["doubtable"][p.argmax()]
-            answer = "unsure" if unsure else FACTS["answers"][p.argmax()]
-            print(f"{path}: {answer} ({FACTS['class_names'][p.argmax()]}, {p.max():.3f})")
-            said = [text for x in xs for text in warnings(x)]
-            print("".join(f"  warning: {text}\n" for text in dict.fromkeys(said)), end="")
-    except (OSError, EOFError, ValueError, wave.Error) as error:
-        sys.exit(f"{path}: {error}")
+def answer(xs, notes):
+    """The answer about one recording, of which there are windows, with warnings and notes."""
+    seen = [view(x)[None].astype(np.float32) for x in xs]
+    p = np.mean([MODEL.run(None, {"input": x})[0][0] for x in seen], 0)
+    doubt = 1 - (p[FACTS["normal"]].sum() if FACTS["normal"] else p.max())
+    unsure = doubt >= FACTS["limit"] and FACTS["doubtable"][p.argmax()]
+    word = "unsure" if unsure else FACTS["answers"][p.argmax()]
+    said = [f"\n  warning: {text}" for x in xs for text in warnings(x)]
+    said += [f"\n  note: {text}" for text in notes]
+    result = f"{word} ({FACTS['class_names'][p.argmax()]}, {p.max():.3f})"
+    return result + "".join(dict.fromkeys(said))
+
+
+def main(paths):
+    """Print an answer for each recording; return the exit status."""
+    status = 0
+    sys.stdout.reconfigure(errors="backslashreplace")  # for names that a terminal cannot show
+    for path in paths:
+        try:
+            recordings, notes = read(Path(path))
+        except (OSError, ValueError) as error:
+            print(f"{path}: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
+            status = 2
+        else:
+            for windows in recordings:
+                print(f"{path}: {answer(windows, notes)}")
+    return status
+
+
+sys.exit(main(sys.argv[1:]) if sys.argv[1:] else __doc__ + FACTS["reads"])
