@@ -21,6 +21,9 @@ from hfld_lite.data.simulator.modes import mode_numbers, mode_values, natural_fr
 from hfld_lite.data.simulator.tiles import BLOCK, TILE_TYPES, Bench, Tiles, draw_tiles, tile_type
 from hfld_lite.errors import ArgumentError
 
+VERSION = 1
+"""Of the simulation: another number gives other recordings for the same parameters."""
+
 SAMPLE_RATE = 40_000
 """Hz, as in the published code."""
 
