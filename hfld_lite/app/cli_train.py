@@ -287,20 +287,13 @@ def _trained(out: Path, plan: _Plan | None, fresh: bool, quiet: bool, detect_ano
         Whether the report was made.
     """
     with _saying_how_to_resume(out):
-        recordings = None
         if plan is not None:
             check_place(out, fresh)
-            recordings = read_origin(plan.origin, progress=not quiet)
-            console.print(recordings.summary())
+            recordings = _read(plan.origin, quiet)
             _check(plan, recordings, quiet)
         with new_run(out, fresh, resume=plan is None) as part:
             if plan is None:
-                recipe, origin, command = begun_run(part, run_plugins)
-                recordings = read_origin(origin, progress=not quiet)
-                console.print(recordings.summary())
-                plan = _Plan(recipe, origin, command, auto=begun_auto(part))
-                plan.baselines, plan.parts = begun_baselines(part), begun_split(part)
-                plan.teacher = begun_teacher(part, recipe, len(recordings.class_names))
+                plan, recordings = _begun(part, quiet)
             else:
                 if plan.seeds > 1:
                     begin_others(out, plan.seeds, plan.recipe, **plan.begun())
@@ -314,6 +307,22 @@ def _trained(out: Path, plan: _Plan | None, fresh: bool, quiet: bool, detect_ano
         console.print("The recordings are simulated, not real.")
     console.print(INTERVAL_NOTE)
     return told
+
+
+def _read(origin: dict[str, Any], quiet: bool) -> Recordings:
+    recordings = read_origin(origin, progress=not quiet)
+    console.print(recordings.summary())
+    return recordings
+
+
+def _begun(part: Path, quiet: bool) -> tuple[_Plan, Recordings]:
+    """What an unfinished run was begun with."""
+    recipe, origin, command = begun_run(part, run_plugins)
+    recordings = _read(origin, quiet)
+    plan = _Plan(recipe, origin, command, auto=begun_auto(part))
+    plan.baselines, plan.parts = begun_baselines(part), begun_split(part)
+    plan.teacher = begun_teacher(part, recipe, len(recordings.class_names))
+    return plan, recordings
 
 
 def _check(plan: _Plan, recordings: Recordings, quiet: bool) -> None:
@@ -405,10 +414,11 @@ def _saying_how_to_resume(out: Path) -> Iterator[None]:
     except (KeyboardInterrupt, HfldError, *_OUT_OF_ROOM) as error:
         begun = (unfinished(out) / BEGUN).exists()
         how = "Training had not started."
-        if isinstance(error.__cause__, Diverged):  # it would diverge again, with the same bits
-            how = _again(out)
+        resumed = f"hfld train --resume {whole(out)}"
+        if isinstance(error.__cause__, Diverged):  # with the same bits, it will do so again
+            how = f"Resumed, it diverges again: {resumed} --detect-anomaly tells where."
         elif begun:
-            how = f"Resume with: hfld train --resume {whole(out)}"
+            how = f"Resume with: {resumed}"
         stopped, said = isinstance(error, KeyboardInterrupt), str(error)
         if isinstance(error, _OUT_OF_ROOM):  # outside of training, which has its own sentences
             said = f"The disk or memory failed ({said or type(error).__name__})."

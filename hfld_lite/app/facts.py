@@ -72,7 +72,7 @@ class Facts(Checked):
     stages: Annotated[dict[str, _Stage], Few, Field(min_length=1)]
     trust: Annotated[dict[str, Trust], Few]
     seen: Annotated[list[Text], Field(fail_fast=True)] = Field(default_factory=list)
-    """Digests of the training and validation parts' signals, in a run of a version before 0.4."""
+    """Digests of the training and validation parts' signals; none in a run of hfld_lite 0.2.0."""
     part: Annotated[Part | None, BeforeValidator(part_of)] = None
     given: Annotated[dict[str, Text], Few] = Field(default_factory=dict)
     """Kinds of the networks that the recipe does not describe, by role."""

@@ -53,6 +53,9 @@ OLDER = {"bins_by": "cutting", "balance": False}
 
 FACTS = "run.json"
 
+MOST_LISTED = 100_000
+"""Recordings whose digests are listed; a run's sketch tells the same of any number."""
+
 T = TypeVar("T")
 
 
@@ -112,6 +115,20 @@ class Run:
         """Whether these are the recordings of the training, as far as rounding lets one tell."""
         return not self._changed(recordings)
 
+    def learned_from(self, recordings: Recordings) -> np.ndarray:
+        """Whether the run was trained on each recording, or chosen by it, booleans ``(n,)``.
+
+        They are recognised by their samples, see :mod:`hfld_lite.app.identity`.
+
+        Raises:
+            HfldError: if that is unknown: a run of hfld_lite 0.2.0 needs its own recordings.
+        """
+        rows = np.concatenate([self.split.train, self.split.validation])
+        if self.sketch is not None:
+            return among(self.sketch[rows], recordings)
+        seen = self.facts.get("seen") or self.recordings().select(rows).digests()
+        return np.isin(recordings.digests(), seen)
+
     def _changed(self, recordings: Recordings) -> str:
         """What is not as it was in training, or nothing."""
         if recordings.fingerprint() == self.facts["fingerprint"]:
@@ -164,18 +181,11 @@ def unseen(run: Run, recordings: Recordings, where: object) -> tuple[Recordings,
     Raises:
         DataError: if none is left.
     """
-    learned = np.concatenate([run.split.train, run.split.validation])
-    if run.sketch is not None:
-        new = ~among(run.sketch[learned], recordings)
-    else:
-        seen = run.facts.get("seen")
-        if not seen:  # a run of hfld_lite 0.2.0
-            try:
-                seen = run.recordings().select(learned).digests()
-            except HfldError as error:
-                said = f"Whether the networks were trained on some of these is unknown: {error}"
-                return recordings, said
-        new = ~np.isin(recordings.digests(), seen)
+    try:
+        new = ~run.learned_from(recordings)
+    except HfldError as error:  # a run of hfld_lite 0.2.0, whose recordings are gone
+        said = f"Whether the networks were trained on some of these is unknown: {error}"
+        return recordings, said
     count = len(recordings) - int(new.sum())
     if not count:
         return recordings, ""
@@ -232,6 +242,12 @@ def preprocessing(recipe: Recipe) -> dict[str, Any]:
         "level": level_of(recipe),
         "scaling": SCALINGS[recipe.view],
     }
+
+
+def _seen(recordings: Recordings, split: Split) -> list[str]:
+    """Digests of what networks were trained on, or chosen by, unless there are too many to list."""
+    rows = np.concatenate([split.train, split.validation])
+    return sorted(set(recordings.select(rows).digests())) if len(rows) <= MOST_LISTED else []
 
 
 def or_note(lost: str, step: Callable[[], T]) -> T | None:
@@ -314,6 +330,7 @@ def save_run(
         "data": data,
         "fingerprint": recordings.fingerprint(),
         "labelling": labelling(recordings),
+        "seen": _seen(recordings, chain.split),
         "made": {
             "Command": command[:LINE],
             "Processor": f"{processor()}, {torch.get_num_threads()} threads in training",
