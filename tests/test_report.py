@@ -142,6 +142,7 @@ def test_the_command_makes_a_report_where_the_recordings_are_gone(
     )
     facts = json.loads((copied / "run.json").read_text())
     facts["data"]["folder"] = str(tmp_path / "gone")
+    shutil.rmtree(copied / "figures", ignore_errors=True)
     (copied / "run.json").write_text(json.dumps(facts))
     with pytest.warns(
         UserWarning, match=r"left out.*gone: is not there; .*where they are now with --data"

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
 from hfld_lite.app.fonts import shown
-from hfld_lite.app.style import COLOURS, house_style, ink, plain_log, styled, terms, words
+from hfld_lite.app.style import COLOURS, house_style, ink, log_losses, styled, terms, words
 
 
 @house_style()
@@ -75,12 +75,8 @@ def curves(history: pd.DataFrame) -> Figure:
                     markersize=4,
                     label=label,
                 )
-        axis.set(title=words(role), xlabel="epoch", ylabel="training loss")
-        if any((np.asarray(line.get_ydata(), float) > 0).any() for line in axis.lines):
-            axis.set(
-                yscale="log", ylabel="training loss (log)"
-            )  # where all losses are exactly zero, there is nothing to show
-            plain_log(axis.yaxis)
+        axis.set(title=words(role), xlabel="epoch")
+        log_losses(axis, mine[[*known]].to_numpy().ravel())
         axis.grid(alpha=0.3)
         if axis.lines:
             axis.legend(fontsize=8)

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import pandas as pd
 from matplotlib import rcParams, rcParamsDefault
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -78,6 +79,14 @@ def plain_log(axis: Axis) -> None:
     """Label a logarithmic axis by numbers such as 0.02; matplotlib's own labels are formulas."""
     axis.set_major_formatter(_PlainLog())
     axis.set_minor_formatter(_PlainLog())
+
+
+def log_losses(axes: Axes, losses: Iterable[float]) -> None:
+    """A logarithmic axis of losses where any is above zero: all of them may be exactly zero."""
+    axes.set(ylabel="training loss")
+    if any(loss > 0 for loss in losses):
+        axes.set(yscale="log", ylabel="training loss (log)")
+        plain_log(axes.yaxis)
 
 
 def png(figure: Figure, dpi: int = 110, known: dict[tuple, list[Bbox]] | None = None) -> bytes:

@@ -17,6 +17,9 @@ BYTES = 1 << 25
 
 COLUMNS, ROWS, EPOCHS, ROLES = 200, 1000, 100_000, 100
 
+OPTIONAL = ("macs", "size_kb", "recordings", "seconds", "validation_accuracy")
+"""Columns that need not be there; others may be empty where the model says so."""
+
 _Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -85,7 +88,11 @@ def read_table(path: Path, comment: bool = False, **options: object) -> tuple[pd
 def read_results(folder: Path) -> pd.DataFrame:
     """``results.csv``: a row for each network; see `TestResult`."""
     path = folder / "results.csv"
-    return _rows(path, _there(path, dtype={"role": str, "network": str}), _Result)
+    found = _rows(path, _there(path, dtype={"role": str, "network": str}), _Result)
+    costs = [name for name in ("macs", "size_kb") if name in found]
+    if len(costs) == 1 or found[costs].isna().any(axis=None):
+        raise RecipeError(f"{path}: macs or size_kb has gaps; copy the run again.")
+    return found
 
 
 def read_history(folder: Path) -> pd.DataFrame:
@@ -160,6 +167,9 @@ def _rows(path: Path, table: pd.DataFrame, kind: type[Checked]) -> pd.DataFrame:
     """The table, if its rows are what the model says."""
     if len(table) > ROWS:
         raise RecipeError(f"{path} has {len(table)} rows; expected {ROWS} or fewer.")
+    for name in kind.model_fields:
+        if name not in table and name not in OPTIONAL:
+            raise RecipeError(f"{path}: the column {name} is missing; copy the run again.")
     known = table[[name for name in kind.model_fields if name in table]]
     rows = known.astype(object).where(known.notna(), None).to_dict("records")
     try:

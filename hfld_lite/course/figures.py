@@ -14,7 +14,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
-from hfld_lite.app.style import COLOURS, house_style, ink, plain_log, styled, term_styles, words
+from hfld_lite.app.style import (
+    COLOURS,
+    house_style,
+    ink,
+    log_losses,
+    plain_log,
+    styled,
+    term_styles,
+    words,
+)
 
 FAR = 5.0
 """Points of accuracy that a forest plot shows to either side."""
@@ -205,8 +214,8 @@ def live(history: pd.DataFrame, planned: Mapping[str, int]) -> Figure:
         begin += epochs
         for axis in (loss, accuracy):
             axis.axvline(begin, color="0.8", linewidth=0.8)
-    loss.set(ylabel="training loss (log)", yscale="log", xlim=(0, begin + 0.5))
-    plain_log(loss.yaxis)
+    loss.set(xlim=(0, begin + 0.5))
+    log_losses(loss, history["total"] if len(history) else [])
     accuracy.set(ylabel="validation accuracy", ylim=(0, 1.02))
     accuracy.yaxis.set_major_formatter(PercentFormatter(1))
     figure.supxlabel("epochs, all networks one after the other", fontsize=10)
