@@ -9,9 +9,10 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 from sklearn.metrics import roc_curve
 
-from hfld_lite.app.style import COLOURS, MARKERS, words
+from hfld_lite.app.style import COLOURS, MARKERS, house_style, words
 
 
+@house_style()
 def chain(networks: pd.DataFrame, alone: float) -> Figure:
     """The chain of networks, drawn by size, with what each of them reached.
 
@@ -41,6 +42,7 @@ def chain(networks: pd.DataFrame, alone: float) -> Figure:
     return figure
 
 
+@house_style()
 def trends(table: pd.DataFrame, label: str) -> Figure:
     """Accuracy of a few methods over one condition, with the deviation over seeds.
 
@@ -75,6 +77,7 @@ def trends(table: pd.DataFrame, label: str) -> Figure:
     return figure
 
 
+@house_style()
 def operating_curves(
     answers: Mapping[str, tuple[np.ndarray, np.ndarray]], false_alarms: Sequence[float]
 ) -> Figure:

@@ -38,7 +38,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from hfld_lite.app.chosen import display_tried, tried
+from hfld_lite.app.report import display_table
 from hfld_lite.app.runs import FACTS, FORMAT, load_run, preprocessing
+from hfld_lite.app.tables import read_baselines, read_history, read_predictions, read_results
+from hfld_lite.app.unfinished import BEGUN, begun_run
 from hfld_lite.data.readers import read_mat, read_wav_folder
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.errors import HfldError
@@ -55,6 +59,32 @@ TINY = Recipe(
     view="spectrum",
     bins=257,
 )
+TABLES = {
+    "history.csv": """role,epoch,cross_entropy,total,learning_rate,validation_accuracy,verdict
+teacher,1,0.5,0.5,0.001,0.75,
+student,1,0.25,0.25,0.001,1.0,no gain
+""",
+    "results.csv": """role,network,parameters,macs,size_kb,accuracy,low,high,miss_rate,\
+false_alarm_rate,macro_recall,recordings
+teacher,a net,100,1000,0.5,1.0,0.5,1.0,0.0,0.0,1.0,2
+student,a net,100,1000,0.5,0.5,0.1,0.9,,,0.5,2
+""",
+    "predictions.csv": """recording,group,class,teacher,teacher_probability,student,\
+student_probability
+a.wav:0,a,N,N,0.9,D,0.8
+b.wav:0,b,D,D,0.9,D,0.8
+""",
+    "baselines.csv": """# Forest is "better".
+baseline,input,validation_accuracy,accuracy,low,high,miss_rate,false_alarm_rate,macro_recall,seconds
+forest,64 bands,,1.0,0.5,1.0,0.0,0.0,1.0,0.25
+""",
+    "auto.csv": """candidate,view,level,learning_rate,steps,score,standard_error,seconds,chosen
+a,log-mel,kept,0.003,100,0.5,0.1,1.5,True
+b,spectrum,removed,0.003,100,0.25,0.1,1.5,False
+""",
+}
+"""What `hfld train` leaves beside the networks."""
+
 EXTREMES = [0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0xFFFF, 2**31 - 1, 2**31, 2**32 - 1, 10**12, 2**63]
 TOKENS = (
     b'null true -1 0 0.5 1e999 NaN -Infinity 10000000000000 "" "x" [] {} [[[]]] "../../x" "\\ud800"'
@@ -107,6 +137,11 @@ def run_folder(folder: Path) -> Path:
         json.dumps(facts | {"stages": {"teacher": stage, "student": stage}})
     )
     (folder / "split.json").write_text('{"train": [0, 1], "validation": [2], "test": [3, 4]}')
+    save_file({"sketch": torch.zeros(5, 6)}, folder / "recordings.safetensors")
+    for name, text in TABLES.items():
+        (folder / name).write_text(text)
+    begun = {"format": FORMAT, "data": {"folder": "x", "options": {"samples": 9}}, "command": "c"}
+    (folder / BEGUN).write_text(json.dumps(begun | {"auto": 2.0, "baselines": ["forest"]}))
     return folder
 
 
@@ -139,6 +174,7 @@ def kinds(root: Path) -> dict[str, Kind]:
     os.symlink("circle", root / "list" / "circle")
     os.mkfifo(root / "list" / "pipe.wav")
     run, ready = run_folder(root / "run"), prepared(root / "prepared")
+    load_run(run)  # torch imports much more when it is first used: no case is charged with that
 
     def read_mats(folder: Path, rng: random.Random) -> object:
         return read_mat([folder / "mat/AN.mat", folder / "mat/AD.mat"], samples=rng.choice([2, 64]))
@@ -203,6 +239,28 @@ def kinds(root: Path) -> dict[str, Kind]:
             [(ready / "manifest.json").read_bytes()], "prepared/manifest.json", load_prepared, True
         ),
     }
+
+    def load_tables(root: Path, _: random.Random) -> object:
+        found = load_run(root / "run")
+        return (
+            display_table(read_results(found.folder)),
+            read_history(found.folder),
+            read_predictions(found.folder, found.detector.class_names),
+            read_baselines(found.folder),
+            display_tried(tried(found.folder)),
+        )
+
+    for name in TABLES:
+        seed = (run / name).read_bytes()
+        result[name] = Kind([seed], f"run/{name}", load_tables, True)
+    result["sketch"] = Kind(
+        [(run / "recordings.safetensors").read_bytes()],
+        "run/recordings.safetensors",
+        lambda root, _: load_run(root / "run").sketch,
+    )
+    result["begun.json"] = Kind(
+        [(run / BEGUN).read_bytes()], f"run/{BEGUN}", lambda root, _: begun_run(root / "run"), True
+    )
     for name in ("signals", "labels", "groups"):
         seed = (ready / f"{name}.npy").read_bytes()
         result[f"{name}.npy"] = Kind([seed], f"prepared/{name}.npy", load_prepared)

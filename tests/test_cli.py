@@ -19,7 +19,7 @@ from hfld_lite import Recipe, preset
 from hfld_lite.app import cli, cli_train
 from hfld_lite.app.runs import load_run
 from hfld_lite.app.unfinished import begin_run
-from hfld_lite.errors import HfldError
+from hfld_lite.errors import ArgumentError, HfldError
 from hfld_lite.evaluation.baselines import USUAL
 from hfld_lite.networks import count_parameters
 
@@ -161,7 +161,9 @@ def test_a_run_of_0_2_0_is_evaluated_without_baselines_and_digests(place, tmp_pa
     shutil.copytree(place / "run", run)
     (run / "baselines.csv").unlink()
     facts = json.loads((run / "run.json").read_text())
-    del facts["seen"]
+    for name in ("seen", "labelling", "made", "baselines"):
+        del facts[name]
+    (run / "recordings.safetensors").unlink()
     for trust in facts["trust"].values():
         del trust["groups"]
     (run / "run.json").write_text(json.dumps(facts))
@@ -211,7 +213,7 @@ def test_baselines_that_fail_lose_no_training_and_resume_knows_their_names(
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(cli_train, "write_report", full)
+    monkeypatch.setattr(cli_train, "save_run", full)
     mistake(*started(place, "broken"), "--quiet", "--baselines", "none")
     assert json.loads((place / "broken.unfinished" / "begun.json").read_text())["baselines"] == []
     mistake(*started(place, "broken"), "--quiet", "--fresh")
@@ -532,7 +534,8 @@ def test_divergence_is_told_with_what_to_try(place, tiny_recipe, mistake):
     pattern = (
         r"hfld: teacher ← labels: .* is not finite at step 2 of \d+ of epoch 1 \(cross_entropy "
         r"\S+, total \S+; learning rate 1e\+30\)\. .*There is no checkpoint in .* yet\. Try .*"
-        r"lower learning_rate.*--detect-anomaly\)\. Resume with: hfld train --resume .*diverged"
+        r"lower learning_rate.*--detect-anomaly\)\. Resumed, it diverges again: hfld train "
+        r"--resume .*diverged --detect-anomaly tells where\."
     )
     assert re.fullmatch(pattern, said), said
     assert not (place / "diverged").exists()
@@ -560,11 +563,11 @@ def test_anomaly_detection_is_on_if_asked_for(place, mistake, monkeypatch):
 def test_a_full_disk_after_the_training_costs_nothing(place, mistake, monkeypatch):
     name = "full-disk"
 
-    def report(part, *_):
+    def save(part, *_):
         (part / "figures").mkdir()
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(cli_train, "write_report", report)
+    monkeypatch.setattr(cli_train, "save_run", save)
     found = mistake(*started(place, name), "--quiet")
     assert re.match(r"hfld: The disk or memory failed \(.*No space left on device\)\. R", found)
     assert found.endswith(f"Resume with: hfld train --resume {place / name}")
@@ -583,6 +586,64 @@ def test_a_full_disk_after_the_training_costs_nothing(place, mistake, monkeypatc
         assert weights[0].read_bytes() == weights[1].read_bytes()
     page = (place / name / "report.html").read_text()
     assert f"--out {place / name}" in page, "the page tells the command that began the run"
+
+
+def test_a_report_that_fails_loses_no_run_and_is_made_again(place, mistake, monkeypatch):
+    def fail(*_, **__):
+        raise ValueError("'yerr' must not contain negative values")
+
+    name = place / "unreported"
+    monkeypatch.setattr("hfld_lite.app.report.size_against_accuracy", fail)
+    said = mistake(*started(place, name), "--quiet")
+    assert said == (
+        f"hfld: {name}: the report failed (ValueError: 'yerr' must not contain negative values); "
+        f"the run is finished and safe; make the report again with: hfld report {name}"
+    )
+    assert not list(place.glob("unreported.*"))
+    assert "make its report again with `hfld report" in mistake("train", "--resume", name)
+    monkeypatch.undo()
+    assert load_run(name).detector.networks
+    assert "see" in hfld("report", name)
+    kept = {path.name for path in name.iterdir()}
+    assert kept == {path.name for path in (place / "run").iterdir()}
+    page = (name / "report.html").read_text()
+    assert f"--out {name}" in page
+    assert page.count("<img") == 4
+
+
+def test_what_cannot_be_trained_leaves_nothing(place, tiny_recordings, tiny_recipe, mistake):
+    """Too few groups, too short inputs, heads that do not fit; for one run and for many."""
+    few = tiny_recordings.select(np.flatnonzero(tiny_recordings.labels != 3)[:12])
+    few.save(place / "few")
+    tiny_recipe.replace(heads=7).save(place / "heads.json")
+    tiny_recipe.replace(warmup=999).save(place / "warm.json")
+    before = sorted(place.iterdir())
+    for options, words in (
+        (("--data", place / "few"), "missing from|has . groups? to draw"),
+        (("--bins", 5000), "bins is 5000"),
+        (("--recipe", place / "heads.json"), "heads is 7"),
+        (("--recipe", place / "warm.json"), "warmup is 999 steps"),
+        (("--auto", "--budget", "0.001"), "budget of the automatic choice"),
+        (("--auto", "--data", place / "few"), "missing from|has . groups? to draw"),
+    ):
+        for more in ((), ("--seeds", 2)):
+            said = mistake(*started(place, place / "new"), "--quiet", *options, *more)
+            assert re.search(words, said), said
+            assert "resume" not in said.lower()
+            assert sorted(place.iterdir()) == before
+
+
+def test_what_cannot_go_on_is_not_told_to_resume(place, mistake, monkeypatch):
+    """A loss that fails with the student, when the teacher is trained already."""
+
+    def fail(*_, **__):
+        raise ArgumentError("The loss of mine failed.")
+
+    monkeypatch.setattr("hfld_lite.app.checks.estimate", lambda *_, **__: None)
+    monkeypatch.setattr("hfld_lite.hierarchy.Trainer.distil", fail)
+    said = mistake(*started(place, place / "hopeless"), "--quiet")
+    assert said.startswith("hfld: The loss of mine failed. It would end so again; start ")
+    assert "resume" not in said
 
 
 @pytest.mark.parametrize(

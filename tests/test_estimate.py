@@ -8,7 +8,7 @@ import torch
 from hfld_lite import Network, distill_chain
 from hfld_lite.app import estimate as module
 from hfld_lite.app.estimate import Estimate, duration, estimate
-from hfld_lite.errors import Interrupted
+from hfld_lite.errors import ArgumentError, Interrupted
 from hfld_lite.recipes import Augmentation
 
 
@@ -73,8 +73,11 @@ def test_what_recipes_may_have_does_not_disturb_the_few_steps(tiny_recordings, t
         assert estimate(tiny_recordings, tiny_recipe.replace(**changes)) is not None, changes
 
 
-def test_what_the_training_will_refuse_has_no_estimate(tiny_recordings, tiny_recipe, monkeypatch):
-    assert estimate(tiny_recordings, tiny_recipe.replace(heads=7)) is None
+def test_what_the_training_will_refuse_is_refused(tiny_recordings, tiny_recipe, monkeypatch):
+    with pytest.raises(ArgumentError, match="heads is 7"):
+        estimate(tiny_recordings, tiny_recipe.replace(heads=7))
+    absurd = tiny_recipe.replace(optimizer="sgd", learning_rate=1e30, schedule="drops", drops=())
+    assert estimate(tiny_recordings, absurd) is None, "it diverges, and the training says so"
 
     def stop(*_, **__):
         raise Interrupted("Stopped.")

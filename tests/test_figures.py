@@ -1,11 +1,19 @@
 """Figures: what they draw is what they were given."""
 
+import inspect
+import warnings
+
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
-from hfld_lite.app.figures import curves
-from hfld_lite.app.style import COLOURS, TERM_LABELS
+import hfld_lite.app.figures as report_figures
+from hfld_lite.app import fonts
+from hfld_lite.app.figures import confusions, curves, size_against_accuracy, spectra
+from hfld_lite.app.fonts import family, numbered, shown
+from hfld_lite.app.style import COLOURS, STYLE, TERM_LABELS, house_style, png
 from hfld_lite.course import figures
 
 
@@ -140,3 +148,143 @@ def test_curves_of_a_given_network_show_its_one_accuracy():
     first, _, last = curves(pd.DataFrame(rows)).axes
     assert [text.get_text() for text in first.texts] == ["not trained here"]
     assert list(last.lines[0].get_ydata()) == [0.8, 0.8]
+
+
+HOSTILE = {
+    "text.usetex": True,
+    "font.family": "a font that nobody has",
+    "font.size": 30,
+    "axes.prop_cycle": mpl.cycler(color=["red"]),
+    "axes.facecolor": "black",
+    "axes.grid": True,
+    "figure.dpi": 30,
+    "savefig.dpi": 400,
+    "savefig.bbox": "tight",
+    "savefig.facecolor": "green",
+    "savefig.transparent": True,
+    "lines.linewidth": 9,
+    "xtick.labelsize": 40,
+    "axes.unicode_minus": False,
+}
+"""What a user's matplotlibrc may say."""
+
+
+def ours(history):
+    """Figures of the report as bytes."""
+    table = pd.DataFrame(
+        [{"role": "student", "parameters": 100, "accuracy": 1.0, "low": 0.7, "high": 1.0}]
+    )
+    inputs = np.random.default_rng(0).random((4, 300))
+    return [
+        png(figure)
+        for figure in (
+            size_against_accuracy(table),
+            curves(history),
+            confusions({"student": np.eye(2, dtype=int)}, ["N", "D"]),
+            spectra(inputs, np.array([0, 1, 0, 1]), ["N", "D"], 50.0),
+        )
+    ]
+
+
+def test_figures_do_not_depend_on_the_users_style_and_leave_it(history):
+    usual = ours(history)
+    with mpl.rc_context(HOSTILE):
+        before = dict(mpl.rcParams)
+        assert ours(history) == usual
+        assert dict(mpl.rcParams) == before
+
+
+def test_a_style_that_another_thread_sets_meanwhile_is_kept():
+    with mpl.rc_context({"lines.linewidth": 9}):
+        with house_style():
+            assert mpl.rcParams["lines.linewidth"] == STYLE["lines.linewidth"]
+            mpl.rcParams["lines.linewidth"] = 5
+            mpl.rcParams["font.size"] = 31
+        assert (mpl.rcParams["lines.linewidth"], mpl.rcParams["font.size"]) == (5, 31)
+
+
+def test_every_function_that_makes_a_figure_has_the_style(study_figures):
+    for module in (report_figures, figures, study_figures):
+        made = [
+            f
+            for _, f in inspect.getmembers(module, inspect.isfunction)
+            if f.__module__ == module.__name__ and inspect.signature(f).return_annotation is Figure
+        ]
+        assert len(made) >= 3
+        for draw in made:
+            assert "house_style" in inspect.getsource(draw).splitlines()[0], draw.__name__
+
+
+NAMES = ["$x$", "a_b^c", "$unbalanced", r"\alpha$\frac", "<script>", "50 %", "{x}"]
+
+
+def test_names_are_drawn_as_they_are():
+    figure = confusions({"student": np.eye(7, dtype=int)}, NAMES)
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == NAMES
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn = png(figure)
+        assert png(spectra(np.ones((2, 300)), np.array([0, 1]), NAMES, 50.0))
+    assert not any(text.get_parse_math() for text in figure.findobj(mpl.text.Text))
+    assert drawn != png(confusions({"student": np.eye(7, dtype=int)}, ["x", *NAMES[1:]]))
+    assert numbered(NAMES) == ""
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["\u78c1\u74e6", "N"], ["N" * 25, "D"], ["a\nb", "c"], ["\ud800", "c"], ["\U0010ffff", "c"]],
+)
+def test_names_that_cannot_be_drawn_are_numbers_with_a_legend(names, monkeypatch):
+    monkeypatch.setattr(
+        fonts, "_fonts", lambda: [known for known in REAL() if known[0] == fonts.USUAL]
+    )
+    fonts._family.cache_clear()
+    try:
+        assert shown(names) == ["1", "2"]
+        assert numbered(names) == f"The figures number the classes: 1: {names[0]}, 2: {names[1]}."
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            assert png(confusions({"student": np.eye(2, dtype=int)}, names))
+    finally:
+        fonts._family.cache_clear()
+
+
+REAL = fonts._fonts
+
+
+def test_a_font_of_the_machine_that_has_the_characters_is_taken(monkeypatch):
+    symbol = next(
+        chr(code)
+        for name, path in REAL() if name.startswith("STIX")
+        for code in sorted(mpl.font_manager.get_font(path).get_charmap())
+        if code > 0x2000 and family(chr(code)) not in (None, fonts.USUAL)
+    )  # fmt: skip
+    names = [symbol, "b"]
+    assert shown(names) == names
+    figure = confusions({"student": np.eye(2, dtype=int)}, names)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        png(figure)
+    drawn = figure.axes[0].get_yticklabels()[0]
+    assert drawn.get_text() == symbol
+    assert drawn.get_fontfamily() == [family(symbol)]
+
+
+def test_arabic_is_drawn_only_where_matplotlib_joins_its_letters(monkeypatch):
+    names = ["\u062c\u064a\u062f", "b"]
+    monkeypatch.setattr(fonts, "_SHAPES", False)
+    assert shown(names) == ["1", "2"]
+    monkeypatch.setattr(fonts, "_SHAPES", True)
+    assert shown(names) == names
+
+
+@pytest.mark.filterwarnings("error")
+def test_losses_that_are_exactly_zero_are_drawn(history):
+    zero = history.assign(cross_entropy=[0.5, 0.0, *[0.0] * 4], validation_accuracy=1.0)
+    first, *_ = curves(zero).axes
+    assert png(curves(zero))
+    assert first.get_yscale() == "log"
+    assert not any("$" in text.get_text() for text in first.get_yticklabels(which="both"))
+    alone = zero[zero["role"] == "student_other"].assign(my_own_loss=0.0, dense=0.0)
+    assert curves(alone).axes[0].get_yscale() == "linear"
+    assert png(figures.live(zero.assign(total=0.0), {"teacher": 2, "student": 2}))

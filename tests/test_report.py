@@ -1,17 +1,26 @@
+"""The page of a run: what it shows, from what it is made, and that it can be made again."""
+
 import base64
+import json
 import re
+import shutil
 from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import typer
 from matplotlib.image import imread
 
+from hfld_lite.app.cli_report import report, reported
 from hfld_lite.app.compared import Comparison
 from hfld_lite.app.figures import confusions, spectra
-from hfld_lite.app.report import baselines_table, display_table, write_report
-from hfld_lite.edge.analysis import with_costs
+from hfld_lite.app.report import baselines_table, display_table, report_run, write_report
+from hfld_lite.app.runs import load_run, save_run, with_known_costs
+from hfld_lite.app.tables import read_results
+from hfld_lite.app.unfinished import new_run
 
 BASELINE = {
     "baseline": "forest",
@@ -29,14 +38,30 @@ BESIDE = Comparison(pd.DataFrame([BASELINE]), "Forest on 64 log-mel bands is as 
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory, tiny_chain, tiny_recordings):
-    folder = tmp_path_factory.mktemp("report")
-    signal = tiny_recordings.signals[0]
-    result = with_costs(tiny_chain.test(tiny_recordings), tiny_chain.detector, signal)
-    command = "hfld train --out '<x>'"
+def run(tmp_path_factory, tiny_chain, tiny_recordings):
+    folder = tmp_path_factory.mktemp("report") / "run"
+    tiny_recordings.save(folder.parent / "data")
+    with new_run(folder) as part:
+        origin = {"folder": str(folder.parent / "data"), "options": {}}
+        result = with_known_costs(
+            tiny_chain.test(tiny_recordings), tiny_chain.detector, tiny_recordings
+        )
+        command = "hfld train --out '<x>'"
+        save_run(part, tiny_chain, result, tiny_recordings, origin, command, ("forest",))
+    BESIDE.save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(run, tiny_recordings):
     noted = replace(tiny_recordings, notes=("3 of <80> files are odd.",))
-    write_report(folder, tiny_chain, result, noted, command, BESIDE)
-    return folder, (folder / "report.html").read_text(), result
+    write_report(load_run(run), noted, BESIDE)
+    return run, (run / "report.html").read_text(), read_results(run)
+
+
+@pytest.fixture
+def copied(run, tmp_path):
+    return Path(shutil.copytree(run, tmp_path / "run"))
 
 
 def test_page_is_self_contained_and_says_simulated(page):
@@ -55,15 +80,15 @@ def test_page_shows_what_looks_wrong_in_the_data(page):
 
 
 def test_page_holds_every_cell_of_the_table(page):
-    _, text, result = page
-    cells = display_table(result.table).to_numpy().ravel()
+    _, text, table = page
+    cells = display_table(table).to_numpy().ravel()
     assert len(cells) == 4 * 9
     for cell in cells:
         assert f"<td>{cell}</td>" in text
 
 
-def test_page_shows_the_baselines_and_the_sentence(page, tiny_chain, tiny_recordings, tmp_path):
-    _, text, result = page
+def test_page_shows_the_baselines_and_the_sentence(page, copied, tiny_recordings):
+    _, text, _ = page
     cells = list(baselines_table(BESIDE.table).iloc[0])
     assert cells == [
         *("forest", "64 log-mel bands", "–", "87.5 % (75.0 to 95.0)", "12.5 %", "25.0 %", "85.0 %"),
@@ -71,9 +96,74 @@ def test_page_shows_the_baselines_and_the_sentence(page, tiny_chain, tiny_record
     for cell in cells:
         assert f"<td>{cell}</td>" in text
     assert "is as good as &lt;it&gt;." in text
-    write_report(tmp_path, tiny_chain, result, tiny_recordings, "")
+    write_report(load_run(copied), tiny_recordings)
     assert "Simple baselines" in text
-    assert "Simple baselines" not in (tmp_path / "report.html").read_text()
+    assert "Simple baselines" not in (copied / "report.html").read_text()
+
+
+def test_a_report_is_made_again_from_the_folder_alone(page, copied, tiny_recordings):
+    _, text, _ = page
+    shutil.rmtree(copied / "figures")
+    (copied / "report.html").unlink()
+    assert report_run(copied, load_run(copied).recordings()).sentence == BESIDE.sentence
+    assert (copied / "report.html").read_text() == text, "to the last byte of the pictures"
+    report_run(copied)
+    found = (copied / "report.html").read_text()
+    assert "picture of what the networks read is left out" in found
+    assert found.count("<img") == text.count("<img") - 1
+
+
+def test_baselines_that_are_missing_are_fitted_with_the_report(copied, tiny_recordings, capsys):
+    (copied / "baselines.csv").unlink()
+    assert report_run(copied) is None, "there is nothing to fit them on"
+    found = report_run(copied, tiny_recordings)
+    assert set(found.table["baseline"]) == {"forest"}
+    assert "Simple baselines" in (copied / "report.html").read_text()
+    assert "baselines: forest" in capsys.readouterr().out
+
+
+def test_an_earlier_report_survives_one_that_fails(copied, tiny_recordings, monkeypatch, capsys):
+    (copied / "report.html").write_text("the earlier one")
+
+    def fail(*_, **__):
+        raise ValueError("matplotlib has\nchanged")
+
+    monkeypatch.setattr("hfld_lite.app.report.curves", fail)
+    assert not reported(copied, tiny_recordings)
+    said = capsys.readouterr().err
+    assert said == (
+        f"hfld: {copied}: the report failed (ValueError: matplotlib has); the run is finished and "
+        f"safe; make the report again with: hfld report {copied}\n"
+    )
+    assert (copied / "report.html").read_text() == "the earlier one"
+    monkeypatch.undo()
+    monkeypatch.setattr("hfld_lite.app.report.write_whole", lambda *_: fail())
+    assert not reported(copied, tiny_recordings)
+    assert (copied / "report.html").read_text() == "the earlier one"
+    assert load_run(copied).detector.networks
+
+
+def test_the_command_makes_a_report_where_the_recordings_are_gone(
+    copied, tmp_path, monkeypatch, capsys
+):
+    moved = shutil.copytree(
+        copied.parent.parent / load_run(copied).facts["data"]["folder"], tmp_path / "moved"
+    )
+    facts = json.loads((copied / "run.json").read_text())
+    facts["data"]["folder"] = str(tmp_path / "gone")
+    shutil.rmtree(copied / "figures", ignore_errors=True)
+    (copied / "run.json").write_text(json.dumps(facts))
+    with pytest.warns(
+        UserWarning, match=r"left out.*gone: is not there; .*where they are now with --data"
+    ):
+        report(copied)
+    assert "spectra" not in {path.stem for path in (copied / "figures").iterdir()}
+    report(copied, moved)
+    assert "spectra" in {path.stem for path in (copied / "figures").iterdir()}
+    (copied / "history.csv").unlink()
+    with pytest.raises(typer.Exit):
+        report(copied, moved)
+    assert "history.csv is missing" in capsys.readouterr().err
 
 
 def test_pictures_are_the_files_have_alternative_text_and_show_something(page):

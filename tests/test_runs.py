@@ -7,14 +7,18 @@ import subprocess
 import sys
 import warnings
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from hfld_lite import RecipeError, spectrum
-from hfld_lite.app.runs import load_run, save_run, unfinished
+from hfld_lite import ArgumentError, DataError, RecipeError, spectrum
+from hfld_lite.app.report import display_table
+from hfld_lite.app.runs import load_run, save_run, unfinished, with_known_costs
+from hfld_lite.app.tables import read_results
 from hfld_lite.app.unfinished import begin_run, begun_run, new_run, run_of
 
 
@@ -98,6 +102,84 @@ def test_fingerprint_tells_recordings_apart(tiny_recordings):
     same = tiny_recordings.select(range(len(tiny_recordings)))
     assert tiny_recordings.fingerprint() == same.fingerprint()
     assert tiny_recordings.fingerprint() != tiny_recordings.select(range(10)).fingerprint()
+
+
+# Whether recordings are those of the training
+
+
+def rounded(recordings, by=1e-6):
+    """As another processor or filter would give them."""
+    noise = np.random.default_rng(0).normal(0, by, recordings.signals.shape)
+    scale = recordings.signals.std(1, keepdims=True)
+    return replace(recordings, signals=(recordings.signals + noise * scale).astype(np.float32))
+
+
+def test_recordings_are_recognised_although_last_bits_differ(saved, tiny_recordings):
+    run = load_run(saved)
+    same = rounded(tiny_recordings)
+    assert same.fingerprint() != tiny_recordings.fingerprint()
+    assert run.same(same)
+    learned = np.concatenate([run.split.train, run.split.validation])
+    known = run.learned_from(same)
+    assert sorted(np.flatnonzero(known)) == sorted(learned)
+    signals = np.array(same.signals)
+    signals[7] = signals[6]
+    assert not run.same(replace(same, signals=signals))
+    assert run._changed(replace(same, signals=signals)).startswith("1 of 80 recordings are others")
+    assert not run.same(replace(same, signals=1.01 * same.signals)), "louder"
+    assert not run.same(replace(same, groups=same.groups[::-1]))
+    assert not run.same(same.select(range(79)))
+    assert not run.same(same.select(np.arange(80)[::-1]))
+    (saved / "recordings.safetensors").unlink()  # as hfld_lite 0.2.0 left it
+    older = load_run(saved)
+    assert older.same(tiny_recordings)
+    assert not older.same(same)
+
+
+def test_recordings_are_found_where_they_are_now(saved, tiny_recordings, tmp_path):
+    tiny_recordings.save(tmp_path / "here")
+    run = load_run(saved)
+    with pytest.raises(DataError, match=r"x: is not there; .* say where they are now with --data"):
+        run.recordings()
+    assert run.recordings(folder=tmp_path / "here").fingerprint() == tiny_recordings.fingerprint()
+    rounded(tiny_recordings, 0.1).save(tmp_path / "other")
+    with pytest.raises(
+        RecipeError, match=r"80 of 80 recordings are others, the first .*with --data"
+    ):
+        run.recordings(folder=tmp_path / "other")
+
+
+def test_simulated_recordings_are_known_by_their_numbers(saved, tiny_recordings, monkeypatch):
+    _edit(saved, "data", {"simulated": {"seed": 3, "version": 1}})
+    made = [rounded(tiny_recordings)]
+    monkeypatch.setattr("hfld_lite.app.runs.simulate_tiles", lambda **_: made[0])
+    assert load_run(saved).recordings() is made[0]
+    with pytest.raises(ArgumentError, match="leave --data out"):
+        load_run(saved).recordings(folder="x")
+    made[0] = rounded(tiny_recordings, 0.1)
+    monkeypatch.setattr("hfld_lite.app.runs.VERSION", 2)
+    with pytest.raises(RecipeError, match=r"version 1 of the simulator made them, and this is ver"):
+        load_run(saved).recordings()
+
+
+# What follows a training
+
+
+def test_limits_and_costs_that_fail_are_notes(tmp_path, tiny_chain, tiny_recordings, monkeypatch):
+    def fail(*_, **__):
+        raise ZeroDivisionError("by chance")
+
+    monkeypatch.setattr("hfld_lite.app.runs.trust_of", fail)
+    monkeypatch.setattr("hfld_lite.app.runs.with_costs", fail)
+    result = tiny_chain.test(tiny_recordings)
+    with pytest.warns(UserWarning, match=r"cost is left out. ZeroDivisionError: by chance"):
+        result = with_known_costs(result, tiny_chain.detector, tiny_recordings)
+    with new_run(tmp_path / "run") as part:
+        given = (part, tiny_chain, result, tiny_recordings, {"folder": "x", "options": {}})
+        with pytest.warns(UserWarning, match=r"student gets no limits of unsure. ZeroDivisionErr"):
+            save_run(*given)
+    assert load_run(tmp_path / "run").trust == {}
+    assert "MACs" not in display_table(read_results(tmp_path / "run"))
 
 
 # Runs that are not finished

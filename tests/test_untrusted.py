@@ -5,6 +5,7 @@ import os
 import re
 import resource
 import struct
+import time
 import zlib
 from pathlib import Path
 
@@ -16,7 +17,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hfld_lite import Recipe, RecipeError
+from hfld_lite.app.chosen import tried
 from hfld_lite.app.runs import load_run
+from hfld_lite.app.tables import read_baselines, read_history, read_predictions, read_results
 from hfld_lite.data.readers import read_mat, read_signals, read_wav_folder
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.errors import DataError, HfldError
@@ -375,6 +378,18 @@ class TestRuns:
             ),
             ("samples", 2**41, "samples is 2199023255552; expected 1099511627776 or less"),
             ("window", [2**41, 1], r"window\[0\] is 2199023255552"),
+            ("window", [10**18, 10**18], r"window\[0\] is 1000000000000000000"),
+            ("window", [1, 1], "window and hop are 1 and 1; expected 16 samples or more"),
+            ("window", [2048, 1], "window and hop are 2048 and 1; expected"),
+            ("source", "x" * 10_001, "source is 'xxx.*; expected a length of 10000 or less"),
+            ("class_names", ["N"] * 10_001, "class_names"),
+            ("data", {}, "data: it must name a folder or a simulation"),
+            ("data", {"folder": "x", "options": {"window": 1}}, "data: window and hop are 1 and 1"),
+            ("data", {"folder": "x", "options": {"window": {}}}, "data.options.window"),
+            ("data", {"folder": "x", "options": {"samples": -1}}, "data.options.samples"),
+            ("data", {"folder": "x", "options": {"a": "x" * 5001}}, "data.options.a"),
+            ("made", {"Command": "x" * 10_001}, "made.Command is 'xxx"),
+            ("baselines", ["x"] * 101, "baselines"),
             ("normal_classes", [0] * 2_000_000, r"normal_classes\[0\] is 0; expected text"),
             ("trust", {"student": {**TRUST, "normal": [-1]}}, r"normal\[0\] is -1; expected 0 or"),
             ("trust", {"student": {**TRUST, "normal": [2]}}, r"normal is \(2,\); expected \(0,\)"),
@@ -407,6 +422,61 @@ class TestRuns:
                 load_run(run)
             assert len(str(caught.value)) < 400
             assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300 << 10
+
+    @pytest.mark.parametrize(
+        ("name", "change", "words"),
+        [
+            ("results", lambda t: t.replace("1.0,0.5", "1.5,0.5"), "accuracy is 1.5; expected 1"),
+            ("results", lambda t: t.replace("100", "-1", 1), "parameters is -1; expected 0"),
+            ("results", lambda t: t.replace("100", "1e999", 1), "parameters is"),
+            ("results", lambda t: t.replace("0.5", "", 1), "macs or size_kb has gaps"),
+            ("results", lambda t: t.replace("miss_rate", "miss", 1), "column miss_rate is missing"),
+            ("results", lambda t: t + t.splitlines()[1] * 2 + "\n", "cannot be read"),
+            ("results", lambda t: t + (t.splitlines()[1] + "\n") * 2000, "has 2002 rows"),
+            ("results", lambda _: "", "cannot be read"),
+            ("results", lambda _: "a," * 300, "has 301 columns"),
+            ("results", lambda _: "x" * (33 << 20), "the limit is 33554432"),
+            ("results", lambda t: t.replace("a net", "x" * 10_001, 1), "network is 'xxx"),
+            ("history", lambda t: t.replace("0.25", "[", 1), "cross_entropy holds what is no num"),
+            ("history", lambda t: t.replace(",0.75", ",", 1), "validation_accuracy .* has gaps"),
+            ("history", lambda t: t.replace("0.25", "1e999", 1), "cross_entropy holds what is no"),
+            ("predictions", lambda t: t.replace("D,D", "D,X", 1), "teacher holds 'X', which is no"),
+            ("predictions", lambda t: t.replace("group", "g"), "the column group is missing"),
+            ("baselines", lambda t: t.replace("1.0", "nan", 1), "accuracy is None"),
+            ("auto", lambda t: t.replace("True", "maybe"), "chosen is 'maybe'"),
+            ("auto", lambda t: t.replace("100", "1e400"), "steps is"),
+        ],
+    )
+    def test_tables_of_the_wrong_kind(self, run, name, change, words):
+        path = run / f"{name}.csv"
+        path.write_text(change(path.read_text()))
+        read = {
+            "results": read_results,
+            "history": read_history,
+            "predictions": lambda folder: read_predictions(folder, ("N", "D")),
+            "baselines": read_baselines,
+            "auto": tried,
+        }[name]
+        began = time.process_time()
+        with pytest.raises(RecipeError, match=f"{name}.csv.*{words}") as caught:
+            read(run)
+        assert len(str(caught.value)) < 500
+        assert time.process_time() - began < 2
+
+    @pytest.mark.parametrize(
+        ("numbers", "words"),
+        [
+            (torch.zeros(3, 5), "shape"),
+            (torch.zeros(3, 6, dtype=torch.float64), "float64"),
+            (torch.full((3, 6), torch.nan), "NaN"),
+            (None, "cannot be read"),
+        ],
+    )
+    def test_sketches_of_the_wrong_kind(self, run, numbers, words):
+        path = run / "recordings.safetensors"
+        path.write_bytes(b"x" * 100) if numbers is None else save_file({"sketch": numbers}, path)
+        with pytest.raises(RecipeError, match=f"recordings.safetensors.*{words}"):
+            _ = load_run(run).sketch
 
     def test_limits_that_fit_are_read(self, run):
         facts = json.loads((run / "run.json").read_text())

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from hfld_lite.app.tables import read_tried
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split
-from hfld_lite.errors import RecipeError
 from hfld_lite.evaluation.choice import choose_recipe, chosen_before
 from hfld_lite.recipes import Recipe
 from hfld_lite.storage.files import write_whole
@@ -50,13 +50,9 @@ def tried(folder: Path) -> pd.DataFrame | None:
         RecipeError: if it cannot be read.
     """
     try:
-        return pd.read_csv(folder / FILE, dtype={"learning_rate": str})  # to be read exactly
+        return read_tried(folder)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
-        raise RecipeError(
-            f"{folder / FILE} cannot be read ({error}); start the run again."
-        ) from error
 
 
 def display_tried(table: pd.DataFrame) -> pd.DataFrame:

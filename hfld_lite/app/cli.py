@@ -1,4 +1,4 @@
-"""The `hfld` command; each subcommand is a function of `cli_train`, `cli_use` or `cli_edge`."""
+"""The `hfld` command; each subcommand is a function of a `cli_….py`."""
 
 import sys
 import warnings
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from typer import Option
 
-from hfld_lite.app import cli_edge, cli_train, cli_use
+from hfld_lite.app import cli_edge, cli_report, cli_train, cli_use
 from hfld_lite.app.console import console
 from hfld_lite.errors import HfldError
 from hfld_lite.version import __version__
@@ -24,6 +24,7 @@ COMMANDS = {
     cli_use.evaluate: "hfld evaluate runs/mine --data other/recordings --role student",
     cli_use.predict: "hfld predict impact.wav --run runs/mine",
     cli_use.info: "hfld info runs/demo",
+    cli_report.report: "hfld report runs/demo",
     cli_edge.export: "hfld export runs/demo --format onnx-int8 --out device",
     cli_edge.edge: "hfld edge runs/demo --device STM32F411RE",
 }

@@ -1,10 +1,11 @@
-"""The command `hfld train`."""
+"""The command `hfld train`: check, train, save; the report follows when the run is safe."""
 
 import shlex
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,14 +16,15 @@ from rich.table import Table
 from safetensors import SafetensorError
 from typer import Option
 
+from hfld_lite.app.checks import check_training
 from hfld_lite.app.chosen import chosen
-from hfld_lite.app.compared import compared, wanted_baselines
-from hfld_lite.app.console import Variable, console, print_comparison, print_table
-from hfld_lite.app.estimate import estimate
+from hfld_lite.app.cli_report import reported
+from hfld_lite.app.compared import wanted_baselines
+from hfld_lite.app.console import Variable, console, print_table
 from hfld_lite.app.given import run_plugins, trained_teacher
 from hfld_lite.app.options import with_options
-from hfld_lite.app.report import INTERVAL_NOTE, display_table, write_report
-from hfld_lite.app.runs import read_origin, save_run
+from hfld_lite.app.report import INTERVAL_NOTE, display_table
+from hfld_lite.app.runs import read_origin, save_run, unfinished, with_known_costs
 from hfld_lite.app.series import (
     NOTE,
     begin_others,
@@ -42,14 +44,14 @@ from hfld_lite.app.unfinished import (
     begun_run,
     begun_split,
     begun_teacher,
+    check_place,
     new_run,
     run_of,
-    unfinished,
 )
 from hfld_lite.data.recordings import Recordings
+from hfld_lite.data.simulator.simulate import VERSION
 from hfld_lite.data.splits import Split
-from hfld_lite.edge.analysis import with_costs
-from hfld_lite.errors import ArgumentError, DataError, HfldError, RecipeError
+from hfld_lite.errors import ArgumentError, DataError, Diverged, HfldError, RecipeError
 from hfld_lite.evaluation.choice import BUDGET
 from hfld_lite.hierarchy import Chain, distill_chain
 from hfld_lite.recipes import Augmentation, Recipe
@@ -234,10 +236,12 @@ def train(
     if resume and runs_of(resume):
         _finish_series(resume, quiet, detect_anomaly)
         return
+    began = time.perf_counter()
     if resume:
         out = run_of(resume)
+        told = _trained(out, None, fresh, quiet, detect_anomaly)
     else:
-        compared_with = wanted_baselines(baselines)
+        names = wanted_baselines(baselines)
         plugins = [str(path.absolute()) for path in plugin or ()]
         run_plugins(plugins)
         recipe = Recipe.load(recipe_file) if recipe_file else preset(preset_name or "classroom")
@@ -246,78 +250,149 @@ def train(
             recipe = recipe.replace(augmentation=Augmentation())
         if data is None and reading:
             raise RecipeError(f"--{next(iter(reading)).replace('_', '-')} needs --data, a folder.")
-        origin: dict[str, Any] = {"folder": str(data), "options": reading}
-        if data is None:
-            origin = {"simulated": {"seed": recipe.seed}}
-        command = shlex.join(["hfld", *sys.argv[1:]])
+        origin: dict[str, Any] = {"simulated": {"seed": recipe.seed, "version": VERSION}}
+        if data is not None:
+            origin = {"folder": str(data.absolute()), "options": reading}
         if seeds != 1:
             out = series_place(out, seeds, fresh)
-    began = time.perf_counter()
-    with _saying_how_to_resume(out), new_run(out, fresh, resume is not None) as part:
-        if resume:
-            recipe, origin, command = begun_run(part, run_plugins)
-        recordings = read_origin(origin, progress=not quiet)
-        console.print(recordings.summary())
-        if resume:
-            folder, compared_with = part / CHECKPOINTS, begun_baselines(part)
-            known, parts = (
-                begun_teacher(part, recipe, len(recordings.class_names)),
-                begun_split(part),
-            )
-        else:
-            known = parts = None
-            if teacher is not None:
-                recipe, known, parts = trained_teacher(teacher, recipe, recordings)
-                console.print(_split_note(parts is not None))
-            given = {"plugins": plugins, "teacher": known, "parts": parts}
-            given["baselines"] = compared_with
-            given["auto"] = (BUDGET if budget is None else budget) if auto else None
-            if seeds > 1:
-                begin_others(out, seeds, recipe, origin, command, **given)
-            folder = begin_run(part, recipe, origin, command, **given)
-        with torch.autograd.set_detect_anomaly(detect_anomaly):
-            networks = {} if known is None else {"teacher": known}
-            budget = begun_auto(part)
-            if not quiet and not resume:
-                _print_estimate(recordings, recipe, parts, networks, budget, seeds)
-            try:
-                recipe = chosen(part, recipe, recordings, parts, budget, not quiet)
-                chain = distill_chain(
-                    recordings,
-                    recipe,
-                    parts,
-                    networks=networks,
-                    trained=networks.keys(),
-                    progress=not quiet,
-                    folder=folder,
-                    resume=resume is not None,
-                )
-            except (ArgumentError, DataError, RecipeError):
-                if not any(folder.glob("*.safetensors")):  # nothing was trained: leave nothing
-                    (part / BEGUN).unlink(missing_ok=True)
-                    if seeds > 1:
-                        withdraw(out)
-                raise
-        signal = recordings.signals[chain.split.test[0]]
-        result = with_costs(chain.test(recordings), chain.detector, signal)
-        save_run(part, chain, result, recordings, origin)
-        comparison = compared(chain, result, compared_with, console.print)
-        if comparison:
-            comparison.save(part)
-        write_report(part, chain, result, recordings, command, comparison)
-    print_table(display_table(result.table))
-    print_comparison(comparison)
-    _print_notes(chain, recordings.simulated)
-    console.print(f"{time.perf_counter() - began:.0f} s in all; see {out / 'report.html'}")
+        plan = _Plan(recipe, origin, shlex.join(["hfld", *sys.argv[1:]]), seeds)
+        plan.plugins, plan.baselines, plan.teacher_from = plugins, names, teacher
+        plan.auto = (BUDGET if budget is None else budget) if auto else None
+        told = _trained(out, plan, fresh, quiet, detect_anomaly)
+    console.print(f"{time.perf_counter() - began:.0f} s in all")
     if seeds > 1:
-        _finish_series(out.parent, quiet, detect_anomaly)
+        _finish_series(out.parent, quiet, detect_anomaly, told)
+    elif not told:
+        raise typer.Exit(2)
 
 
-def _finish_series(out: Path, quiet: bool, detect_anomaly: bool) -> None:
+@dataclass
+class _Plan:
+    """What a new run is begun with."""
+
+    recipe: Recipe
+    origin: dict[str, Any]
+    command: str
+    seeds: int = 1
+    plugins: Sequence[str] = ()
+    baselines: Sequence[str] = ()
+    auto: float | None = None
+    teacher_from: Path | None = None
+    teacher: torch.nn.Module | None = None
+    parts: Split | None = None
+
+    def begun(self) -> dict[str, Any]:
+        """Arguments of `begin_run` after the folder and the recipe."""
+        names = ("command", "plugins", "teacher", "parts", "baselines", "auto")
+        return {"data": self.origin, **{name: getattr(self, name) for name in names}}
+
+
+def _trained(out: Path, plan: _Plan | None, fresh: bool, quiet: bool, detect_anomaly: bool) -> bool:
+    """Train a run that is planned, or resume one, and save it; then make its report.
+
+    Nothing is written before everything that can be known before a training was checked.
+
+    Returns:
+        Whether the report was made.
+    """
+    with _saying_how_to_resume(out):
+        if plan is not None:
+            check_place(out, fresh)
+            recordings = _read(plan.origin, quiet)
+            _check(plan, recordings, quiet)
+        with new_run(out, fresh, resume=plan is None) as part:
+            if plan is None:
+                plan, recordings = _begun(part, quiet)
+            else:
+                if plan.seeds > 1:
+                    begin_others(out, plan.seeds, plan.recipe, **plan.begun())
+                begin_run(part, plan.recipe, **plan.begun())
+            chain = _chain(part, plan, recordings, quiet, detect_anomaly)
+            result = with_known_costs(chain.test(recordings), chain.detector, recordings)
+            save_run(part, chain, result, recordings, plan.origin, plan.command, plan.baselines)
+    print_table(display_table(result.table))
+    told = reported(out, recordings, chain.examples)
+    if recordings.simulated:
+        console.print("The recordings are simulated, not real.")
+    console.print(INTERVAL_NOTE)
+    return told
+
+
+def _read(origin: dict[str, Any], quiet: bool) -> Recordings:
+    recordings = read_origin(origin, progress=not quiet)
+    console.print(recordings.summary())
+    return recordings
+
+
+def _begun(part: Path, quiet: bool) -> tuple[_Plan, Recordings]:
+    """What an unfinished run was begun with."""
+    recipe, origin, command = begun_run(part, run_plugins)
+    recordings = _read(origin, quiet)
+    plan = _Plan(recipe, origin, command, auto=begun_auto(part))
+    plan.baselines, plan.parts = begun_baselines(part), begun_split(part)
+    plan.teacher = begun_teacher(part, recipe, len(recordings.class_names))
+    return plan, recordings
+
+
+def _check(plan: _Plan, recordings: Recordings, quiet: bool) -> None:
+    """Refuse what cannot be trained, and say how long the training will take."""
+    if plan.teacher_from is not None:
+        found = trained_teacher(plan.teacher_from, plan.recipe, recordings)
+        plan.recipe, plan.teacher, plan.parts = found
+        console.print(_split_note(plan.parts is not None))
+    networks = {} if plan.teacher is None else {"teacher": plan.teacher}
+    found = check_training(
+        recordings,
+        plan.recipe,
+        plan.parts,
+        seeds=plan.seeds,
+        auto=plan.auto,
+        networks=networks,
+        trained=networks.keys(),
+    )
+    if quiet or found is None:
+        return
+    console.print(found.said)
+    if plan.auto is not None:
+        console.print(f"The automatic choice before takes up to {plan.auto:g} times that.")
+    if plan.seeds > 1:
+        console.print(f"All {plan.seeds} seeds take {plan.seeds} times that.")
+
+
+def _chain(
+    part: Path, plan: _Plan, recordings: Recordings, quiet: bool, detect_anomaly: bool
+) -> Chain:
+    """Train in an unfinished run's folder, from its newest checkpoint on if there is one."""
+    networks = {} if plan.teacher is None else {"teacher": plan.teacher}
+    try:
+        with torch.autograd.set_detect_anomaly(detect_anomaly):
+            recipe = chosen(part, plan.recipe, recordings, plan.parts, plan.auto, not quiet)
+            return distill_chain(
+                recordings,
+                recipe,
+                plan.parts,
+                networks=networks,
+                trained=networks.keys(),
+                progress=not quiet,
+                folder=part / CHECKPOINTS,
+                resume=True,
+            )
+    except (ArgumentError, DataError, RecipeError) as error:
+        if not any((part / CHECKPOINTS).glob("*.safetensors")):  # nothing was trained
+            (part / BEGUN).unlink(missing_ok=True)
+            if plan.seeds > 1:
+                withdraw(run_of(part))
+            raise
+        if isinstance(error, RecipeError):  # it says how to resume
+            raise
+        raise RecipeError(f"{error} {_again(run_of(part))}") from error
+
+
+def _finish_series(out: Path, quiet: bool, detect_anomaly: bool, told: bool = True) -> None:
     """Train what is left of several seeds, and show what all of them say together."""
     for run in missing(out):
         console.print(f"\n{run}")
-        train(resume=run, quiet=quiet, detect_anomaly=detect_anomaly)
+        told = _trained(run, None, False, quiet, detect_anomaly) and told
     cells = write_series(out, shlex.join(["hfld", *sys.argv[1:]]))
     grid = Table(*cells.columns, box=box.SIMPLE_HEAD)
     for row in cells.to_numpy().tolist():
@@ -325,24 +400,8 @@ def _finish_series(out: Path, quiet: bool, detect_anomaly: bool) -> None:
     console.print(grid)
     console.print(NOTE)
     console.print(f"see {out / 'seeds.html'}")
-
-
-def _print_estimate(
-    recordings: Recordings,
-    recipe: Recipe,
-    parts: Split | None,
-    networks: dict[str, torch.nn.Module],
-    budget: float | None,
-    seeds: int,
-) -> None:
-    found = estimate(recordings, recipe, parts, networks=networks, trained=networks.keys())
-    if found is None:  # the training will say why
-        return
-    console.print(found.said)
-    if budget is not None:
-        console.print(f"The automatic choice before takes up to {budget:g} times that.")
-    if seeds > 1:
-        console.print(f"All {seeds} seeds take {seeds} times that.")
+    if not told:
+        raise typer.Exit(2)
 
 
 def _split_note(same: bool) -> str:
@@ -356,18 +415,19 @@ def _split_note(same: bool) -> str:
 
 @contextmanager
 def _saying_how_to_resume(out: Path) -> Iterator[None]:
-    """After Ctrl-C or an error, print the command that resumes the run."""
+    """After Ctrl-C or an error, print the command that resumes the run, where it can resume."""
     try:
         yield
-    except RecipeError:
+    except (RecipeError, DataError, ArgumentError):
         raise
     except (KeyboardInterrupt, HfldError, *_OUT_OF_ROOM) as error:
         begun = (unfinished(out) / BEGUN).exists()
-        how = (
-            f"Resume with: hfld train --resume {whole(out)}"
-            if begun
-            else "Training had not started."
-        )
+        how = "Training had not started."
+        resumed = f"hfld train --resume {whole(out)}"
+        if isinstance(error.__cause__, Diverged):  # with the same bits, it will do so again
+            how = f"Resumed, it diverges again: {resumed} --detect-anomaly tells where."
+        elif begun:
+            how = f"Resume with: {resumed}"
         stopped, said = isinstance(error, KeyboardInterrupt), str(error)
         if isinstance(error, _OUT_OF_ROOM):  # outside of training, which has its own sentences
             said = f"The disk or memory failed ({said or type(error).__name__})."
@@ -377,10 +437,8 @@ def _saying_how_to_resume(out: Path) -> Iterator[None]:
         raise typer.Exit(130 if stopped else 2) from error
 
 
+def _again(out: Path) -> str:
+    return f"It would end so again; start {whole(out)} anew with other options and --fresh."
+
+
 _OUT_OF_ROOM = (OSError, SafetensorError, MemoryError, torch.OutOfMemoryError)
-
-
-def _print_notes(chain: Chain, simulated: bool) -> None:
-    if simulated:
-        console.print("The recordings are simulated, not real.")
-    console.print(INTERVAL_NOTE)

@@ -4,17 +4,17 @@ import time
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from io import StringIO
 from pathlib import Path
 
 import pandas as pd
 
-from hfld_lite.app.runs import Run
+from hfld_lite.app.runs import Run, or_note
+from hfld_lite.app.tables import read_baselines, roles_in
+from hfld_lite.data.examples import Examples
 from hfld_lite.data.recordings import Recordings
-from hfld_lite.errors import ArgumentError, HfldError, look_up
+from hfld_lite.errors import ArgumentError, RecipeError, look_up
 from hfld_lite.evaluation.baselines import BASELINES, USUAL, Baselines, compare, fit_baselines
 from hfld_lite.evaluation.detector import TestResult
-from hfld_lite.hierarchy import Chain
 from hfld_lite.storage.files import write_whole
 
 FILE = "baselines.csv"
@@ -38,16 +38,12 @@ class Comparison:
     def load(cls, folder: Path) -> "Comparison | None":
         """That of a run; None, with a note if it is damaged, where there is none."""
         try:
-            sentence, _, table = (folder / FILE).read_text(encoding="utf-8").partition("\n")
-            found = cls(pd.read_csv(StringIO(table)), sentence.removeprefix("# "))
-            if not {"baseline", "input", "accuracy", "low", "high"} <= set(found.table):
-                raise ValueError("columns are missing")
+            return cls(*read_baselines(folder))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError) as error:
-            warnings.warn(f"{folder / FILE} cannot be read ({error}).", stacklevel=2)
+        except RecipeError as error:
+            warnings.warn(str(error), stacklevel=2)
             return None
-        return found
 
 
 def wanted_baselines(given: Iterable[str] | None) -> tuple[str, ...]:
@@ -68,31 +64,30 @@ def wanted_baselines(given: Iterable[str] | None) -> tuple[str, ...]:
 
 
 def compared(
-    chain: Chain, result: TestResult, names: Iterable[str], say: Callable[[str], None] = print
+    run: Run,
+    data: Recordings | Examples,
+    predictions: pd.DataFrame,
+    names: Iterable[str],
+    say: Callable[[str], None] = print,
 ) -> Comparison | None:
-    """Fit baselines on a trained chain's split and compare; None for no names.
-
-    A failure costs the training nothing: it is a note, and None is returned.
+    """Fit baselines on a finished run's split and compare; a note and None if that fails.
 
     Args:
-        chain: trained.
-        result: of its test.
+        run: whose split and recipe these are.
+        data: that it was trained on.
+        predictions: of its test, see `TestResult`.
         names: of the baselines.
         say: takes a line of progress.
     """
-    names = tuple(names)
-    if not names:
-        return None
 
     def fit() -> Comparison:
         began = time.perf_counter()
-        found = fit_baselines(chain.examples, chain.split, chain.recipe, names)
-        say(
-            f"baselines: {', '.join(names)}, on the same split, {time.perf_counter() - began:.1f} s"
-        )
-        return _comparison(found, result)
+        found = fit_baselines(data, run.split, run.detector.recipe, tuple(names))
+        took = time.perf_counter() - began
+        say(f"baselines: {', '.join(names)}, on the same split, {took:.1f} s")
+        return _comparison(found, predictions)
 
-    return _or_note(fit)
+    return or_note(_LEFT_OUT, fit)
 
 
 def compared_on(
@@ -111,22 +106,15 @@ def compared_on(
 
     def fit() -> Comparison:
         found = fit_baselines(run.recordings(), run.split, run.detector.recipe, names)
-        return _comparison(found.test(recordings), result)
+        return _comparison(found.test(recordings), result.predictions)
 
-    return _or_note(fit)
-
-
-def _comparison(baselines: Baselines, result: TestResult) -> Comparison:
-    role = "student" if "student" in result.predictions else result.table["role"].iloc[-1]
-    return Comparison(baselines.table, compare(result.predictions, baselines, role))
+    return or_note(_LEFT_OUT, fit)
 
 
-def _or_note(fit: Callable[[], Comparison]) -> Comparison | None:
-    try:
-        return fit()
-    except Exception as error:  # whatever another package raises: a finished training is not lost
-        said = str(error) if isinstance(error, HfldError) else f"{type(error).__name__}: {error}"
-        warnings.warn(
-            f"The baselines are left out; the networks' figures stand. {said}", stacklevel=3
-        )
-        return None
+_LEFT_OUT = "The baselines are left out; the networks' figures stand."
+
+
+def _comparison(baselines: Baselines, predictions: pd.DataFrame) -> Comparison:
+    roles = roles_in(predictions)
+    role = "student" if "student" in roles else roles[-1]
+    return Comparison(baselines.table, compare(predictions, baselines, role))

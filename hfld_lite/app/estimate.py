@@ -12,7 +12,7 @@ import numpy as np
 
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split, split
-from hfld_lite.errors import HfldError, Interrupted
+from hfld_lite.errors import ArgumentError, DataError, HfldError, RecipeError
 from hfld_lite.hierarchy import Chain, distill_chain
 from hfld_lite.recipes import Recipe
 from hfld_lite.training import make_fabric, validate
@@ -60,19 +60,20 @@ def estimate(
 
     A step is timed as it will be: terms of the loss, optimiser, augmentation. Validation and
     checkpoints are timed once a pass. The networks are copies and the generators are seeded as in
-    every training, so that the training itself stays bit-identical. None if these steps fail: the
-    training then says why.
+    every training, so that the training itself stays bit-identical. None if these steps diverge or
+    memory runs out: the training may end otherwise.
 
     Args:
         recordings, recipe, parts: as :func:`hfld_lite.hierarchy.distill_chain` gets them.
         options: its ``controls``, ``networks`` and ``trained``.
 
     Raises:
+        ArgumentError, DataError, RecipeError: what does not fit together, as the training would.
         Interrupted: if the user stopped it.
     """
     try:
         return _estimate(recordings, recipe, parts, options)
-    except Interrupted:
+    except (ArgumentError, DataError, RecipeError):
         raise
     except HfldError:
         return None

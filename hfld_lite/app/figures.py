@@ -11,9 +11,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMethodFormatter
 
-from hfld_lite.app.style import COLOURS, ink, styled, terms, words
+from hfld_lite.app.fonts import shown
+from hfld_lite.app.style import COLOURS, house_style, ink, log_losses, styled, terms, words
 
 
+@house_style()
 def size_against_accuracy(table: pd.DataFrame) -> Figure:
     """Test accuracy with its 95 % interval over the number of parameters, a point for each role.
 
@@ -48,6 +50,7 @@ def size_against_accuracy(table: pd.DataFrame) -> Figure:
     return figure
 
 
+@house_style()
 def curves(history: pd.DataFrame) -> Figure:
     """Loss terms of each role over the epochs, and the validation accuracy of all.
 
@@ -72,7 +75,8 @@ def curves(history: pd.DataFrame) -> Figure:
                     markersize=4,
                     label=label,
                 )
-        axis.set(title=words(role), xlabel="epoch", ylabel="training loss (log)", yscale="log")
+        axis.set(title=words(role), xlabel="epoch")
+        log_losses(axis, mine[[*known]].to_numpy().ravel())
         axis.grid(alpha=0.3)
         if axis.lines:
             axis.legend(fontsize=8)
@@ -101,12 +105,13 @@ def curves(history: pd.DataFrame) -> Figure:
     return figure
 
 
+@house_style()
 def confusions(matrices: Mapping[str, np.ndarray], class_names: Sequence[str]) -> Figure:
     """Confusion matrices, two in a row: rows are true classes, columns predicted ones.
 
     Args:
         matrices: counts ``(classes, classes)`` by role.
-        class_names: names of rows and columns.
+        class_names: names of rows and columns; numbers stand for them as `shown` says.
     """
     side, rows = 1.9 + 0.34 * len(class_names), (len(matrices) + 1) // 2
     columns = min(2, len(matrices))
@@ -115,10 +120,10 @@ def confusions(matrices: Mapping[str, np.ndarray], class_names: Sequence[str]) -
     axes = grid.ravel()[: len(matrices)]
     for axis in grid.ravel()[len(matrices) :]:
         axis.remove()
-    ticks = np.arange(len(class_names))
+    ticks, names = np.arange(len(class_names)), shown(class_names)
     for axis, (role, counts) in zip(axes, matrices.items(), strict=True):
         shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-        shown = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+        image = axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
         for true, predicted in np.argwhere(counts):
             axis.text(
                 predicted,
@@ -127,17 +132,18 @@ def confusions(matrices: Mapping[str, np.ndarray], class_names: Sequence[str]) -
                 ha="center",
                 va="center",
                 fontsize=8,
-                color=ink(shown.to_rgba(shares[true, predicted])),
+                color=ink(image.to_rgba(shares[true, predicted])),
             )
         errors = counts.sum() - np.trace(counts)
         axis.set_title(f"{words(role)}\n{errors} of {counts.sum()} wrong", fontsize=10)
-        axis.set_xticks(ticks, class_names, rotation=90, fontsize=8)
-        axis.set_yticks(ticks, class_names, fontsize=8)
+        axis.set_xticks(ticks, names, rotation=90, fontsize=8)
+        axis.set_yticks(ticks, names, fontsize=8)
     figure.supxlabel("predicted class")
     figure.supylabel("true class")
     return figure
 
 
+@house_style()
 def spectra(
     inputs: np.ndarray, labels: np.ndarray, class_names: Sequence[str], hertz: np.ndarray | float
 ) -> Figure:
@@ -146,10 +152,10 @@ def spectra(
     Args:
         inputs: spectra ``(n, bins)``; values after the bins are left out.
         labels: classes ``(n,)``.
-        class_names: one panel each.
+        class_names: one panel each; numbers stand for them as `shown` says.
         hertz: frequency of each bin, or the width of one.
     """
-    rows = int(np.ceil(len(class_names) / 2))
+    rows, names = int(np.ceil(len(class_names) / 2)), shown(class_names)
     figure = Figure(figsize=(10, 1.7 * rows + 1), layout="constrained")
     axes = figure.subplots(rows, 2, sharex=True, sharey=True, squeeze=False).ravel()
     khz = (hertz if np.ndim(hertz) else np.arange(inputs.shape[1]) * hertz) / 1000
@@ -160,7 +166,7 @@ def spectra(
             low, high = np.quantile(chosen, (0.1, 0.9), axis=0)
             axis.fill_between(khz, low, high, color=COLOURS[4], label="middle 80 %")
             axis.plot(khz, chosen.mean(0), color=COLOURS[0], linewidth=1, label="mean")
-        axis.set_title(class_names[label], fontsize=10)
+        axis.set_title(names[label], fontsize=10)
     for axis in axes[len(class_names) :]:
         axis.remove()
     axes[0].legend(fontsize=8)
@@ -169,6 +175,7 @@ def spectra(
     return figure
 
 
+@house_style()
 def bytes_by_part(table: pd.DataFrame) -> Figure:
     """Where the bytes of a network are: a bar for each part.
 
@@ -188,6 +195,7 @@ def bytes_by_part(table: pd.DataFrame) -> Figure:
     return figure
 
 
+@house_style()
 def memory_by_operator(peaks: Mapping[str, Sequence[tuple[str, str, int]]]) -> Figure:
     """Bytes of the activations alive while each operator runs, a panel for each precision.
 

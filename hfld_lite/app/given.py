@@ -82,6 +82,5 @@ def trained_teacher(
                 f"{source}: the teacher {what} {theirs}, and this run has {ours}; use data and a "
                 "recipe that agree with the teacher's, or train a teacher here."
             )
-    same = run.facts["fingerprint"] == recordings.fingerprint()
-    parts = run.split if same else None
+    parts = run.split if run.same(recordings) else None
     return recipe.replace(teacher=there.recipe.teacher), there.network("teacher"), parts

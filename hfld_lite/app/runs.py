@@ -3,26 +3,32 @@
 import copy
 import json
 import os
+import platform
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import date
+from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from hfld_lite.data.parts import Part, part_of
+from hfld_lite.app.facts import Facts
+from hfld_lite.app.identity import among, differ, labelling, read_sketch, write_sketch
+from hfld_lite.data.parts import Part
 from hfld_lite.data.prepared import MANIFEST
 from hfld_lite.data.readers import read_folder
-from hfld_lite.data.recordings import Recordings
-from hfld_lite.data.simulator.simulate import simulate_tiles
+from hfld_lite.data.recordings import Recordings, place
+from hfld_lite.data.simulator.simulate import VERSION, simulate_tiles
 from hfld_lite.data.splits import Split
 from hfld_lite.data.views import SCALINGS, level_of
+from hfld_lite.edge.analysis import processor, with_costs
 from hfld_lite.errors import ArgumentError, DataError, HfldError, RecipeError, nearest
 from hfld_lite.evaluation.detector import Detector, TestResult, trust_of
 from hfld_lite.evaluation.trust import Trust
@@ -31,13 +37,7 @@ from hfld_lite.networks import resnet1d
 from hfld_lite.recipes import Recipe, network_of
 from hfld_lite.storage.files import plain, read_json, regular_size, write_whole
 from hfld_lite.storage.models import (
-    Checked,
-    Few,
-    Index,
-    Name,
-    Size,
-    Text,
-    Window,
+    LINE,
     explain,
     short,
     validated,
@@ -53,62 +53,10 @@ OLDER = {"bins_by": "cutting", "balance": False}
 
 FACTS = "run.json"
 
+MOST_LISTED = 100_000
+"""Recordings whose digests are listed; a run's sketch tells the same of any number."""
 
-class _Simulated(Checked):
-    seed: Index
-
-
-class Origin(Checked):
-    """How to get a run's recordings again: simulate them, or read a folder."""
-
-    simulated: _Simulated | None = None
-    folder: Name | None = None
-    options: Annotated[dict[str, Any], Few] = Field(default_factory=dict)
-
-
-class _Stage(Checked):
-    learned_from: Text
-    best_epoch: Index
-    seconds: float
-
-
-class _Facts(Checked):
-    """The entries of ``run.json`` that are used; see `save_run`."""
-
-    hfld_lite: Text
-    class_names: Annotated[list[Name], Field(fail_fast=True)]
-    normal_classes: Annotated[list[Name], Field(fail_fast=True)]
-    sample_rate: Size
-    samples: Size
-    window: Window
-    source: Text
-    simulated: bool
-    data: Origin
-    fingerprint: Text
-    stages: Annotated[dict[str, _Stage], Few, Field(min_length=1)]
-    trust: Annotated[dict[str, Trust], Few]
-    seen: Annotated[list[Text], Field(fail_fast=True)] = Field(default_factory=list)
-    """Digests of the training and validation parts' signals; none in a run of hfld_lite 0.2.0."""
-    part: Annotated[Part | None, BeforeValidator(part_of)] = None
-    given: Annotated[dict[str, Text], Few] = Field(default_factory=dict)
-    """Kinds of the networks that the recipe does not describe, by role."""
-
-    @model_validator(mode="after")
-    def _check_classes(self) -> "_Facts":
-        names, normal = self.class_names, self.normal_classes
-        if len(set(names)) < len(names) or not set(normal) < set(names):
-            raise ValueError(
-                f"class_names are {short(names)} and normal_classes {short(normal)}; "
-                "expected names that differ, and some of them for the normal classes"
-            )
-        positions = tuple(names.index(name) for name in normal)
-        for role, trust in self.trust.items():
-            if trust.normal != positions:
-                raise ValueError(
-                    f"trust.{role}.normal is {short(trust.normal)}; expected {positions}, "
-                    "the positions of the normal classes"
-                )
-        return self
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -121,6 +69,11 @@ class Run:
     facts: dict[str, Any]
     trust: dict[str, Trust]
     """By role; empty if there was no validation part to set the limits on."""
+
+    @cached_property
+    def sketch(self) -> np.ndarray | None:
+        """The numbers that its recordings are recognised by; None in a run of hfld_lite 0.2.0."""
+        return read_sketch(self.folder)
 
     def recordings(self, progress: bool = False, folder: str | Path | None = None) -> Recordings:
         """Read or simulate again the recordings that the networks were trained and tested on.
@@ -151,12 +104,55 @@ class Run:
                 )
             data = data | {"folder": str(folder)}
         recordings = read_origin(data, progress, self.detector.part)
-        if recordings.fingerprint() != self.facts["fingerprint"]:
+        if said := self._changed(recordings):
             raise RecipeError(
-                f"The data of {self.folder} have changed since the training, so its training and "
-                "test parts are unknown; restore the data or train again."
+                f"The data of {self.folder} have changed since the training ({said}), so its "
+                f"training and test parts are unknown; {self._mend(folder)}."
             )
         return recordings
+
+    def same(self, recordings: Recordings) -> bool:
+        """Whether these are the recordings of the training, as far as rounding lets one tell."""
+        return not self._changed(recordings)
+
+    def learned_from(self, recordings: Recordings) -> np.ndarray:
+        """Whether the run was trained on each recording, or chosen by it, booleans ``(n,)``.
+
+        They are recognised by their samples, see :mod:`hfld_lite.app.identity`.
+
+        Raises:
+            HfldError: if that is unknown: a run of hfld_lite 0.2.0 needs its own recordings.
+        """
+        rows = np.concatenate([self.split.train, self.split.validation])
+        if self.sketch is not None:
+            return among(self.sketch[rows], recordings)
+        seen = self.facts.get("seen") or self.recordings().select(rows).digests()
+        return np.isin(recordings.digests(), seen)
+
+    def _changed(self, recordings: Recordings) -> str:
+        """What is not as it was in training, or nothing."""
+        if recordings.fingerprint() == self.facts["fingerprint"]:
+            return ""
+        known = self.sketch
+        if known is None:
+            return "their checksum is another one"
+        if len(recordings) != len(known):
+            return f"there were {len(known)} recordings and are {len(recordings)}"
+        if labelling(recordings) != self.facts.get("labelling"):
+            return "classes, groups or the order are others"
+        rows = differ(known, recordings)
+        if not len(rows):
+            return ""
+        first = place(str(recordings.origins[rows[0]]))
+        return f"{len(rows)} of {len(known)} recordings are others, the first {first}"
+
+    def _mend(self, folder: Path | None) -> str:
+        made = (self.facts["data"].get("simulated") or {}).get("version")
+        if folder is None and made not in (None, VERSION):
+            return f"version {made} of the simulator made them, and this is version {VERSION}"
+        if folder is None:
+            return "train again"
+        return "restore the data, say with --data where they are, or train again"
 
     def read(self, folder: str | Path) -> Recordings:
         """Read other recordings with the options of the training, cut as those were.
@@ -171,15 +167,11 @@ class Run:
         return read_origin({"folder": folder, "options": options}, part=part)
 
 
-def _seen(recordings: Recordings, split: Split) -> list[str]:
-    """Digests of what networks were trained on, or chosen by."""
-    return recordings.select(np.concatenate([split.train, split.validation])).digests()
-
-
 def unseen(run: Run, recordings: Recordings, where: object) -> tuple[Recordings, str]:
     """Recordings less those that a run was trained on or chosen by, and a sentence that says so.
 
-    They are recognised by their samples. The sentence is empty if there are none.
+    They are recognised by their samples, see :mod:`hfld_lite.app.identity`. The sentence is empty
+    if there are none.
 
     Args:
         run: whose networks are to be measured.
@@ -189,14 +181,11 @@ def unseen(run: Run, recordings: Recordings, where: object) -> tuple[Recordings,
     Raises:
         DataError: if none is left.
     """
-    seen = run.facts.get("seen")
-    if not seen:  # a run of hfld_lite 0.2.0
-        try:
-            seen = _seen(run.recordings(), run.split)
-        except HfldError as error:
-            said = f"Whether the networks were trained on some of these is unknown: {error}"
-            return recordings, said
-    new = ~np.isin(recordings.digests(), seen)
+    try:
+        new = ~run.learned_from(recordings)
+    except HfldError as error:  # a run of hfld_lite 0.2.0, whose recordings are gone
+        said = f"Whether the networks were trained on some of these is unknown: {error}"
+        return recordings, said
     count = len(recordings) - int(new.sum())
     if not count:
         return recordings, ""
@@ -255,10 +244,46 @@ def preprocessing(recipe: Recipe) -> dict[str, Any]:
     }
 
 
+def _seen(recordings: Recordings, split: Split) -> list[str]:
+    """Digests of what networks were trained on, or chosen by, unless there are too many to list."""
+    rows = np.concatenate([split.train, split.validation])
+    return sorted(set(recordings.select(rows).digests())) if len(rows) <= MOST_LISTED else []
+
+
+def or_note(lost: str, step: Callable[[], T]) -> T | None:
+    """What a step after the training gives, or None and a note that says what is lost by it.
+
+    Whatever it raises, and other packages raise anything, a finished training is kept.
+    """
+    try:
+        return step()
+    except Exception as error:
+        said = str(error) if isinstance(error, HfldError) else f"{type(error).__name__}: {error}"
+        warnings.warn(f"{lost} {said}", stacklevel=3)
+        return None
+
+
+def with_known_costs(result: TestResult, detector: Detector, recordings: Recordings) -> TestResult:
+    """The result with what the networks cost, or as it is with a note if that cannot be counted."""
+    found = or_note(
+        "What the networks cost is left out.",
+        lambda: with_costs(result, detector, recordings.signals[0]),
+    )
+    return result if found is None else found
+
+
 def save_run(
-    folder: Path, chain: Chain, result: TestResult, recordings: Recordings, data: dict[str, Any]
+    folder: Path,
+    chain: Chain,
+    result: TestResult,
+    recordings: Recordings,
+    data: dict[str, Any],
+    command: str = "",
+    baselines: Sequence[str] = (),
 ) -> None:
     """Write a chain and its test result into a folder that `new_run` gave.
+
+    What only adds to them, such as the limits of *unsure*, is left out with a note if it fails.
 
     Args:
         folder: an empty folder.
@@ -266,8 +291,19 @@ def save_run(
         result: of ``chain.test(recordings)``.
         recordings: what it was trained on.
         data: how to get these recordings again, for ``hfld evaluate``.
+        command: that made the run, for its report.
+        baselines: names of those that its report compares with.
     """
     detector = chain.detector
+    limits = {
+        role: or_note(
+            f"The {role.replace('_', ' ')} gets no limits of unsure.",
+            lambda role=role: trust_of(
+                detector, recordings, chain.split, detector.predictor(role)
+            ).to_dict(),
+        )
+        for role in (detector.networks if len(chain.split.validation) else ())
+    }
     given = {
         role: type(detector.network(role)).__name__
         for role in detector.networks
@@ -289,11 +325,20 @@ def save_run(
         "preprocessing": preprocessing(detector.recipe),
         "window": recordings.window,
         "part": recordings.part and asdict(recordings.part),
-        "source": recordings.source,
+        "source": recordings.source[:LINE],
         "simulated": recordings.simulated,
         "data": data,
         "fingerprint": recordings.fingerprint(),
-        "seen": sorted(set(_seen(recordings, chain.split))),
+        "labelling": labelling(recordings),
+        "seen": _seen(recordings, chain.split),
+        "made": {
+            "Command": command[:LINE],
+            "Processor": f"{processor()}, {torch.get_num_threads()} threads in training",
+            "Versions": f"hfld_lite {__version__}, torch {torch.__version__}, Python "
+            f"{platform.python_version()}",
+            "Date": str(date.today()),
+        },
+        "baselines": list(baselines),
         "stages": {
             role: {
                 "learned_from": stage.learned_from,
@@ -302,17 +347,15 @@ def save_run(
             }
             for role, stage in chain.stages.items()
         },
-        "trust": {
-            role: trust_of(detector, recordings, chain.split, detector.predictor(role)).to_dict()
-            for role in (detector.networks if len(chain.split.validation) else ())
-        },
+        "trust": {role: found for role, found in limits.items() if found is not None},
         **({"given": given} if given else {}),
     }
-    write_whole(folder / FACTS, json.dumps(facts, indent=2) + "\n")
+    write_sketch(folder, recordings)
     write_whole(folder / "split.json", json.dumps(chain.split.to_dict()) + "\n")
-    chain.history().to_csv(folder / "history.csv", index=False)
-    result.table.to_csv(folder / "results.csv", index=False)
-    result.predictions.to_csv(folder / "predictions.csv", index=False)
+    tables = {"history": chain.history(), "results": result.table}
+    for name, table in (tables | {"predictions": result.predictions}).items():
+        write_whole(folder / f"{name}.csv", table.to_csv(index=False))
+    write_whole(folder / FACTS, json.dumps(facts, indent=2) + "\n")
 
 
 def load_run(folder: str | Path, networks: Mapping[str, torch.nn.Module] | None = None) -> Run:
@@ -350,7 +393,7 @@ def load_run(folder: str | Path, networks: Mapping[str, torch.nn.Module] | None 
             f"{short(facts.get('hfld_lite'))}."
         )
     try:
-        checked = _Facts.model_validate(facts)
+        checked = Facts.model_validate(facts)
         names, roles = tuple(checked.class_names), tuple(checked.stages)
         empty = _empty_networks(folder, recipe, checked, dict(networks or {}))
         loaded = {role: load_weights(folder / f"{role}.safetensors", empty[role]) for role in roles}
@@ -410,7 +453,7 @@ _LEARNED_BY = ("method", "terms", "weighting")
 
 
 def _empty_networks(
-    folder: Path, recipe: Recipe, facts: _Facts, networks: dict[str, torch.nn.Module]
+    folder: Path, recipe: Recipe, facts: Facts, networks: dict[str, torch.nn.Module]
 ) -> dict[str, torch.nn.Module]:
     """The run's networks by role, without weights."""
     for role in networks:

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pandas as pd
 
 from hfld_lite.app.report import render
 from hfld_lite.app.runs import FACTS, unfinished
+from hfld_lite.app.tables import read_baselines, read_results
 from hfld_lite.app.unfinished import BEGUN, begin_run
 from hfld_lite.errors import RecipeError
 from hfld_lite.evaluation.repeats import scores, summary
@@ -130,7 +132,10 @@ def write_series(out: Path, command: str) -> pd.DataFrame:
         columns=list(cells.columns),
         rows=cells.to_numpy().tolist(),
         note=NOTE,
-        runs=[(run.name, f"{run.name}/report.html") for run in runs_of(out)],
+        runs=[
+            (run.name, f"{run.name}/report.html" if (run / "report.html").exists() else "")
+            for run in runs_of(out)
+        ],
         command=command,
     )
     write_whole(out / PAGE, page)
@@ -161,15 +166,10 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
 
 def _scores(run: Path) -> pd.DataFrame:
     """A finished run's networks and baselines, if it has any."""
-    try:
-        seed = Recipe.load(run / "recipe.json").seed
-        found = [scores(pd.read_csv(run / "results.csv"), seed)]
-        path = run / "baselines.csv"
-        if path.exists():
-            first = path.open(encoding="utf-8").readline()  # a sentence may stand above the table
-            baselines = pd.read_csv(path, skiprows=int(first.startswith("#")))
-            names = baselines["baseline"] + ", " + baselines["input"]
-            found.append(scores(baselines.assign(role=names), seed))
-    except (OSError, ValueError, KeyError) as error:
-        raise RecipeError(f"{run}: its results cannot be read ({error}).") from error
+    seed = Recipe.load(run / "recipe.json").seed
+    found = [scores(read_results(run), seed)]
+    with suppress(FileNotFoundError):
+        baselines, _ = read_baselines(run)
+        names = baselines["baseline"] + ", " + baselines["input"]
+        found.append(scores(baselines.assign(role=names), seed))
     return pd.concat(found, ignore_index=True)

@@ -1,15 +1,22 @@
 """The style that all figures share, and a figure's way to the bytes of a PNG file."""
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from io import BytesIO
 from itertools import cycle
-from threading import Lock
+from threading import RLock
 from typing import TypeVar
 
 import pandas as pd
+from matplotlib import rcParams, rcParamsDefault
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 from matplotlib.transforms import Bbox
+
+from hfld_lite.app.fonts import spell
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 """Okabe and Ito's palette, safe for colour-blind eyes, without black and yellow (too pale)."""
@@ -33,8 +40,53 @@ NOT_TERMS = {
 
 T = TypeVar("T")
 
-_drawing = Lock()
+_drawing = RLock()
 """Matplotlib is not thread-safe, and a monitor draws in a thread of its own."""
+
+_NOT_STYLE = ("backend", "interactive", "toolbar", "timezone", "webagg", "keymap", "animation")
+_NOT_STYLE += ("docstring", "date.epoch", "tk", "macosx", "savefig.directory", "figure.max_open")
+_NOT_STYLE += ("figure.raise_window",)
+
+STYLE = {
+    **{k: v for k, v in dict.items(rcParamsDefault) if not k.startswith(_NOT_STYLE)},
+    "text.parse_math": False,  # names are shown as they are: "$x$" is no formula
+}
+"""Matplotlib's parameters in every figure of ours, whatever the user's matplotlibrc says."""
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Draw in STYLE; as a decorator, ``@house_style()``, for functions that make a figure.
+
+    Only what differs is changed and changed back, since another thread may set its own meanwhile.
+    """
+    with _drawing:
+        ours = {name: value for name, value in STYLE.items() if rcParams[name] != value}
+        theirs = {name: rcParams[name] for name in ours}
+        rcParams.update(ours)
+        try:
+            yield
+        finally:
+            rcParams.update({name: theirs[name] for name in ours if rcParams[name] == ours[name]})
+
+
+class _PlainLog(LogFormatter):
+    def __call__(self, x: float, pos: int | None = None) -> str:
+        return f"{x:g}" if super().__call__(x, pos) else ""
+
+
+def plain_log(axis: Axis) -> None:
+    """Label a logarithmic axis by numbers such as 0.02; matplotlib's own labels are formulas."""
+    axis.set_major_formatter(_PlainLog())
+    axis.set_minor_formatter(_PlainLog())
+
+
+def log_losses(axes: Axes, losses: Iterable[float]) -> None:
+    """A logarithmic axis of losses where any is above zero: all of them may be exactly zero."""
+    axes.set(ylabel="training loss")
+    if any(loss > 0 for loss in losses):
+        axes.set(yscale="log", ylabel="training loss (log)")
+        plain_log(axes.yaxis)
 
 
 def png(figure: Figure, dpi: int = 110, known: dict[tuple, list[Bbox]] | None = None) -> bytes:
@@ -47,7 +99,8 @@ def png(figure: Figure, dpi: int = 110, known: dict[tuple, list[Bbox]] | None = 
             added. It saves the layout, half of the time, and keeps the axes in place.
     """
     buffer = BytesIO()
-    with _drawing:
+    with house_style():
+        spell(figure)
         if known is None:
             figure.savefig(buffer, format="png", dpi=dpi)
         else:

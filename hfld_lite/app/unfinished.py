@@ -11,11 +11,11 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field, ValidationError
 
+from hfld_lite.app.facts import Origin
 from hfld_lite.app.runs import (
     FACTS,
     FORMAT,
     OLD_FORMAT,
-    Origin,
     check_format,
     empty_network,
     load_weights,
@@ -29,7 +29,7 @@ from hfld_lite.errors import RecipeError
 from hfld_lite.recipes import Recipe
 from hfld_lite.storage.files import file_digest, write_whole
 from hfld_lite.storage.locks import lock_beside, lock_files, unlock_beside
-from hfld_lite.storage.models import Checked, Few, Index, Name, Text, explain
+from hfld_lite.storage.models import LINE, Checked, Few, Index, Name, Text, explain
 
 BEGUN, CHECKPOINTS = "begun.json", "checkpoints"
 GIVEN_TEACHER = "given_teacher.safetensors"
@@ -54,6 +54,8 @@ class _Begun(Checked):
 def new_run(folder: str | Path, fresh: bool = False, resume: bool = False) -> Iterator[Path]:
     """Yield a folder next to ``folder``; rename it to ``folder`` when the block has succeeded.
 
+    What follows, such as a report, is written into the finished run, which it cannot lose.
+
     That folder is ``FOLDER.unfinished``. It is created before the block runs, so that a place that
     cannot be written is noticed before hours of training. It is kept if the block fails after
     :func:`begin_run`. The previous content of ``folder`` is kept until the new run is complete.
@@ -69,7 +71,7 @@ def new_run(folder: str | Path, fresh: bool = False, resume: bool = False) -> It
     """
     folder = named(folder)
     part = unfinished(folder)
-    _check_place(folder, part, fresh, resume)
+    check_place(folder, fresh, resume)
     made = not part.exists()
     try:
         part.mkdir(parents=True, exist_ok=fresh or resume)
@@ -95,7 +97,8 @@ def new_run(folder: str | Path, fresh: bool = False, resume: bool = False) -> It
         for rest in (folder / CHECKPOINTS, old):
             shutil.rmtree(rest, ignore_errors=True)
         for name in (OLD_LOCK, BEGUN, GIVEN_TEACHER):
-            (folder / name).unlink(missing_ok=True)
+            with suppress(OSError):  # the run is finished all the same
+                (folder / name).unlink(missing_ok=True)
     finally:
         if part.exists() and not (part / BEGUN).exists():
             shutil.rmtree(part, ignore_errors=True)
@@ -144,7 +147,7 @@ def begin_run(
         auto: budget of an automatic choice, which changes the recipe before the training.
     """
     recipe.save(part / "recipe.json")
-    begun = {"format": FORMAT, "data": data, "command": command}
+    begun = {"format": FORMAT, "data": data, "command": command[:LINE]}
     begun |= {"plugins": {path: file_digest(Path(path)) for path in plugins}}
     begun |= {"teacher": teacher is not None, "split": parts and parts.to_dict(), "auto": auto}
     begun |= {"baselines": list(baselines)}
@@ -210,7 +213,13 @@ def begun_teacher(part: Path, recipe: Recipe, classes: int) -> torch.nn.Module |
     return load_weights(path, empty_network(recipe, "teacher", classes)) if path.exists() else None
 
 
-def _check_place(folder: Path, part: Path, fresh: bool, resume: bool) -> None:
+def check_place(folder: str | Path, fresh: bool = False, resume: bool = False) -> None:
+    """Refuse a place for a run as :func:`new_run` does, but change nothing there."""
+    folder = named(folder)
+    part = unfinished(folder)
+    above = next((p for p in part.absolute().parents if p.exists()), Path())
+    if not part.exists() and not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+        raise RecipeError(f"{folder} cannot be written; choose another folder.")
     there = folder.is_dir() and any(folder.iterdir())
     if folder.exists() and not folder.is_dir():
         raise RecipeError(f"{folder} is a file; choose a new folder.")
@@ -222,7 +231,8 @@ def _check_place(folder: Path, part: Path, fresh: bool, resume: bool) -> None:
     if resume:
         if not part.is_dir():
             hint = (
-                f"{folder} is finished; look at it with `hfld info {folder}`"
+                f"{folder} is finished; look at it with `hfld info {folder}`, make its report "
+                f"again with `hfld report {folder}`"
                 if there
                 else "start one with `hfld train --out`"
             )

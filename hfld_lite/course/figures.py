@@ -14,7 +14,16 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
-from hfld_lite.app.style import COLOURS, ink, styled, term_styles, words
+from hfld_lite.app.style import (
+    COLOURS,
+    house_style,
+    ink,
+    log_losses,
+    plain_log,
+    styled,
+    term_styles,
+    words,
+)
 
 FAR = 5.0
 """Points of accuracy that a forest plot shows to either side."""
@@ -28,6 +37,7 @@ COST_LABELS = {
 }
 
 
+@house_style()
 def impact(signal: np.ndarray, sample_rate: int, bins: np.ndarray, bin_width: float) -> Figure:
     """A recording as wave and as spectrum.
 
@@ -47,6 +57,7 @@ def impact(signal: np.ndarray, sample_rate: int, bins: np.ndarray, bin_width: fl
     return figure
 
 
+@house_style()
 def distributions(
     distributions: Mapping[str, np.ndarray],
     class_names: Sequence[str],
@@ -78,6 +89,7 @@ def distributions(
     return figure
 
 
+@house_style()
 def answers(table: np.ndarray, class_names: Sequence[str]) -> Figure:
     """Mean answers to the recordings of each class: a row a true class, in shares.
 
@@ -99,6 +111,7 @@ def answers(table: np.ndarray, class_names: Sequence[str]) -> Figure:
     return figure
 
 
+@house_style()
 def similarity(table: np.ndarray, position: int | None = None) -> Figure:
     """Where each teacher position looks in the student, and one position's row as bars.
 
@@ -120,6 +133,7 @@ def similarity(table: np.ndarray, position: int | None = None) -> Figure:
     return figure
 
 
+@house_style()
 def anatomy(parameters: Mapping[str, int], field: int, length: int) -> Figure:
     """Parameters of each part of a network, and how much of the input one feature sees.
 
@@ -144,6 +158,7 @@ def anatomy(parameters: Mapping[str, int], field: int, length: int) -> Figure:
     return figure
 
 
+@house_style()
 def fitting(verdicts: Mapping[str, Any], accuracy: Mapping[str, float]) -> Figure:
     """Students on a device: bytes of flash and RAM against its limits, and the accuracy of each.
 
@@ -179,6 +194,7 @@ def fitting(verdicts: Mapping[str, Any], accuracy: Mapping[str, float]) -> Figur
     return figure
 
 
+@house_style()
 def live(history: pd.DataFrame, planned: Mapping[str, int]) -> Figure:
     """A running training: loss and validation accuracy so far, role after role.
 
@@ -198,7 +214,8 @@ def live(history: pd.DataFrame, planned: Mapping[str, int]) -> Figure:
         begin += epochs
         for axis in (loss, accuracy):
             axis.axvline(begin, color="0.8", linewidth=0.8)
-    loss.set(ylabel="training loss (log)", yscale="log", xlim=(0, begin + 0.5))
+    loss.set(xlim=(0, begin + 0.5))
+    log_losses(loss, history["total"] if len(history) else [])
     accuracy.set(ylabel="validation accuracy", ylim=(0, 1.02))
     accuracy.yaxis.set_major_formatter(PercentFormatter(1))
     figure.supxlabel("epochs, all networks one after the other", fontsize=10)
@@ -210,6 +227,7 @@ def live(history: pd.DataFrame, planned: Mapping[str, int]) -> Figure:
     return figure
 
 
+@house_style()
 def weights(history: pd.DataFrame) -> Figure:
     """The terms' weights as shares of their sum, their sum, and the validation accuracy, by epoch.
 
@@ -239,6 +257,7 @@ def weights(history: pd.DataFrame) -> Figure:
     return figure
 
 
+@house_style()
 def weights_sweep(table: pd.DataFrame, chosen: Sequence[float]) -> Figure:
     """Validation accuracy of students over the weights of their loss, one of them marked.
 
@@ -281,6 +300,7 @@ def weights_sweep(table: pd.DataFrame, chosen: Sequence[float]) -> Figure:
     return figure
 
 
+@house_style()
 def scatter(points: Mapping[str, np.ndarray], labels: Sequence[str]) -> Figure:
     """Recordings as points of a plane, one panel for each network, a marker for each class.
 
@@ -302,6 +322,7 @@ def scatter(points: Mapping[str, np.ndarray], labels: Sequence[str]) -> Figure:
     return figure
 
 
+@house_style()
 def threshold(
     suspicion: np.ndarray,
     defective: np.ndarray,
@@ -343,6 +364,7 @@ def threshold(
     return figure
 
 
+@house_style()
 def forest(tables: Mapping[str, pd.DataFrame], base: str) -> Figure:
     """Differences of many methods from one, with their intervals; one panel for each data.
 
@@ -399,6 +421,7 @@ def forest(tables: Mapping[str, pd.DataFrame], base: str) -> Figure:
     return figure
 
 
+@house_style()
 def front(
     table: pd.DataFrame,
     costs: Sequence[str] = ("int8_bytes", "macs", "int8_ms"),
@@ -446,6 +469,7 @@ def front(
         axis.set_xlabel(COST_LABELS.get(cost, cost))
         if table[cost].max() > 20 * table[cost].min():
             axis.set_xscale("log")
+            plain_log(axis.xaxis)
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("validation accuracy, mean of the seeds")
     axes[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=1))

@@ -16,11 +16,10 @@ import ipywidgets
 import numpy as np
 import soundfile
 
-from hfld_lite.app.compared import compared
 from hfld_lite.app.export import export_run
 from hfld_lite.app.figures import confusions, spectra
-from hfld_lite.app.report import write_report
-from hfld_lite.app.runs import Run, load_run, save_run
+from hfld_lite.app.report import report_run
+from hfld_lite.app.runs import Run, load_run, or_note, save_run, with_known_costs
 from hfld_lite.app.style import png
 from hfld_lite.app.unfinished import new_run
 from hfld_lite.course.monitor import Monitor, monitor
@@ -29,7 +28,6 @@ from hfld_lite.data.readers import read_folder
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split, split
 from hfld_lite.data.views import frequencies, network_inputs
-from hfld_lite.edge.analysis import with_costs
 from hfld_lite.edge.deploy import Export
 from hfld_lite.edge.export import CALIBRATION
 from hfld_lite.errors import ArgumentError, DataError, HfldError
@@ -181,13 +179,14 @@ def keep_run(
         RecipeError: if the folder is taken or cannot be written.
     """
     with new_run(folder) as part:
-        result = with_costs(result, chain.detector, recordings.signals[chain.split.test[0]])
-        save_run(part, chain, result, recordings, origin)
-        comparison = compared(chain, result, USUAL)
-        if comparison:
-            comparison.save(part)
+        result = with_known_costs(result, chain.detector, recordings)
         command = "in a notebook, by hfld_lite.course.workshop"
-        write_report(part, chain, result, recordings, command, comparison)
+        save_run(part, chain, result, recordings, origin, command, USUAL)
+    or_note(
+        f"The run is finished and safe, but its report is missing; make it with: hfld report "
+        f"{folder}",
+        lambda: report_run(folder, recordings, chain.examples),
+    )
     return load_run(folder)
 
 
@@ -302,7 +301,8 @@ class Workshop(ipywidgets.VBox):
             raise ArgumentError("Nothing is trained yet; press Train, or call train() and wait().")
         out = Path(self.fields["out"].value)
         if self.run is None or self.run.folder != out / "run":
-            origin = {"folder": self.fields["folder"].value, "options": self.options}
+            place = Path(self.fields["folder"].value).absolute()
+            origin = {"folder": str(place), "options": self.options}
             chain, recordings = self.live.chain, self.checked.recordings
             self.run = keep_run(out / "run", chain, self.result, recordings, origin)
         self.export = export_run(self.run, out / "device", "onnx-int8")

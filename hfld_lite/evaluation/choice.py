@@ -96,11 +96,6 @@ def choose_recipe(
         DataError: if a class has fewer than LEAST groups in validation or training part.
         RecipeError: if the recipe's behaviour is "published", which keeps no validation part.
     """
-    if recipe.behaviour == "published":
-        raise RecipeError(
-            "The recipe's behaviour is 'published', which trains on the validation part, so that "
-            "nothing can be chosen on it; take another recipe or leave the automatic choice out."
-        )
     search = _Search(data, recipe, parts)
     best, said = search.run(budget, progress)
     table = pd.DataFrame(search.rows).assign(chosen=lambda t: t.index == best.row)
@@ -113,6 +108,13 @@ def choose_recipe(
     if progress:
         print(said)
     return Choice(best.recipe, table, said)
+
+
+def check_choice(
+    data: Recordings | Dataset, recipe: Recipe, parts: Split | None = None, *, budget: float
+) -> None:
+    """Refuse what :func:`choose_recipe` would refuse, with the same errors, before any try."""
+    _Search(data, recipe, parts).plan(budget)
 
 
 def chosen_before(recipe: Recipe, table: pd.DataFrame) -> Recipe:
@@ -144,6 +146,12 @@ class _Search:
     """The data of a choice without the test part, the tries so far, and what they were."""
 
     def __init__(self, data: Recordings | Dataset, recipe: Recipe, parts: Split | None) -> None:
+        if recipe.behaviour == "published":
+            raise RecipeError(
+                "The recipe's behaviour is 'published', which trains on the validation part, so "
+                "that nothing can be chosen on it; take another recipe or leave the automatic "
+                "choice out."
+            )
         whole = data if isinstance(data, Recordings) else Examples.of(data, recipe)
         if parts is None:
             shares = {"validation": recipe.validation, "test": recipe.test}
@@ -181,12 +189,7 @@ class _Search:
 
     def run(self, budget: float, progress: bool) -> tuple[_Try, str]:
         """The best of all tries, and what has to be said of the search."""
-        groups, said = len(np.unique(self.groups[self.validation])), ""
-        few = groups < FEW
-        views = self._views(few) if isinstance(self.data, Recordings) else []
-        if few and views:
-            said = f"; the validation part has {groups} groups, so only unlike views were tried"
-        ladder, rates = self._plan(views, budget, () if few and views else RATES)
+        views, ladder, rates, said = self.plan(budget)
         total = sum(self._rungs(views, ladder)) + len(rates)
         with tqdm(total=total, desc="choosing", unit="try", disable=not progress) as self.bar:
             best, field = None, views
@@ -201,6 +204,15 @@ class _Search:
             changed = [best.recipe.replace(learning_rate=self._rate(f)) for f in rates]
             best = self._better(best, [self._try(candidate, 1.0) for candidate in changed])
         return best, said
+
+    def plan(self, budget: float) -> tuple[list[Recipe], tuple[float, ...], Sequence[float], str]:
+        """Views, ladder and rates that the budget allows, and what has to be said of them."""
+        groups, said = len(np.unique(self.groups[self.validation])), ""
+        few = groups < FEW
+        views = self._views(few) if isinstance(self.data, Recordings) else []
+        if few and views:
+            said = f"; the validation part has {groups} groups, so only unlike views were tried"
+        return views, *self._plan(views, budget, () if few and views else RATES), said
 
     def _views(self, few: bool) -> list[Recipe]:
         """Recipes with the other views that the recordings can be read by."""

@@ -27,7 +27,7 @@ LARGEST = 2**53
 
 Whole = Annotated[int, Field(strict=True, le=LARGEST)]
 Real = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Words = Annotated[str, Field(strict=True, max_length=1 << 20)]
+Words = Annotated[str, Field(strict=True, max_length=1000)]
 
 MOST = 1 << 40
 """The largest number of samples, hertz or rows that is accepted."""
@@ -49,8 +49,13 @@ def _few(value: Any) -> Any:
 Few = BeforeValidator(_few)
 """For an object whose keys are not fixed: it may have 100 entries."""
 
-Text = Annotated[str, Field(max_length=1 << 20)]
-Name = Annotated[str, Field(min_length=1, max_length=1 << 20)]
+LINE = 10_000
+"""Characters of the longest text that is accepted: megabytes of it cannot be shown."""
+
+Text = Annotated[str, Field(max_length=LINE)]
+LONGEST_NAME = 5000
+"""A path may have 4096 characters."""
+Name = Annotated[str, Field(min_length=1, max_length=LONGEST_NAME)]
 Index = Annotated[int, Field(ge=0, lt=MOST)]
 Size = Annotated[int, Field(gt=0, le=MOST)]
 Window = Annotated[list[Size] | None, Field(min_length=2, max_length=2, fail_fast=True)]

@@ -1,0 +1,61 @@
+"""What is checked before a run is begun: what cannot be trained leaves nothing on the disk."""
+
+from hfld_lite.app.estimate import Estimate, estimate
+from hfld_lite.app.facts import CLASSES
+from hfld_lite.data.recordings import Recordings
+from hfld_lite.data.splits import Split, check_split, split
+from hfld_lite.errors import DataError
+from hfld_lite.evaluation.choice import check_choice
+from hfld_lite.recipes import Recipe
+from hfld_lite.storage.models import LONGEST_NAME
+from hfld_lite.training import check_warmup
+
+
+def check_training(
+    recordings: Recordings,
+    recipe: Recipe,
+    parts: Split | None = None,
+    *,
+    seeds: int = 1,
+    auto: float | None = None,
+    **options: object,
+) -> Estimate | None:
+    """Refuse what a training would refuse, and tell how long it will take.
+
+    Splits are drawn for all seeds, and each network is trained for a few steps.
+
+    Args:
+        recordings, recipe, parts: of the first run.
+        seeds: how many runs there will be, each with the next seed.
+        auto: budget of an automatic choice, if there is one.
+        options: ``networks`` and ``trained``, see :class:`hfld_lite.hierarchy.Trainer`.
+
+    Raises:
+        HfldError: as :func:`hfld_lite.hierarchy.distill_chain` would raise it.
+    """
+    names = recordings.class_names
+    if len(names) > CLASSES or max(map(len, names)) > LONGEST_NAME:
+        raise DataError(
+            recordings.source or "recordings",
+            f"there are {len(names)} classes, the longest name has {max(map(len, names))} letters",
+            expected=f"{CLASSES} classes and {LONGEST_NAME} letters at most",
+        )
+    for seed in range(recipe.seed, recipe.seed + seeds):
+        one = recipe.replace(seed=seed)
+        _check_parts(recordings, one, parts)
+        if auto is not None:
+            check_choice(recordings, one, parts, budget=auto)
+    return estimate(recordings, recipe, parts, **options)
+
+
+def _check_parts(recordings: Recordings, recipe: Recipe, parts: Split | None) -> None:
+    """Draw the parts, and from the training part what is kept for meta batches."""
+    shares = {"validation": recipe.validation, "test": recipe.test}
+    if parts is None:
+        parts = split(recordings, **shares, seed=recipe.seed)
+    count = len(check_split(parts, recordings).train)
+    if recipe.meta_share:
+        train = recordings.select(parts.train)
+        count = len(split(train, validation=0, test=recipe.meta_share, seed=recipe.seed).train)
+    for role in recipe.chain:
+        check_warmup(recipe, recipe.epochs(role, count) * max(1, count // recipe.batch(count)))
