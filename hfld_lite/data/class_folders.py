@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from hfld_lite.data.parts import Cut, Part, choose_part
 from hfld_lite.data.prepared import MANIFEST
@@ -35,6 +34,7 @@ from hfld_lite.data.readers import (
 from hfld_lite.data.recordings import Recordings, positive
 from hfld_lite.errors import ArgumentError, DataError
 from hfld_lite.storage.files import RATIO, SLACK, read_text
+from hfld_lite.storage.progress import bar
 
 _MANIFEST_BYTES = 1 << 24
 _MOST_RATIO = 1 << 18
@@ -137,16 +137,16 @@ def read_wav_folder(
     need_two(names, folder)
     files = [_File(path, *entry, *_opened(path)) for path, entry in listed.items()]
     rate = _common_rate(files, sample_rate, resample)
-    bar = tqdm(files, "reading", disable=not progress)
+    shown = bar(files, "reading", progress=progress)
     if samples is None:
-        read = [_signal(file, rate) for file in bar]
+        read = [_signal(file, rate) for file in shown]
         chosen = choose_part(read, rate, kind=part, pad=pad)
         _check_lengths(files, rate, chosen)
         signals = (read.pop(0) for _ in files)  # each is given back as soon as it is cut
     else:  # only the parts are kept in memory
         chosen = Part(part or "first", samples, pad)
         _check_lengths(files, rate, chosen)
-        signals = (_signal(file, rate) for file in bar)
+        signals = (_signal(file, rate) for file in shown)
     cuts = [chosen.cut(x, rate, file.path) for x, file in zip(signals, files, strict=True)]
     said = _said(files, rate, chosen, cuts)
     told = said

@@ -13,7 +13,6 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from hfld_lite.data.parts import Part
 from hfld_lite.data.readers import (
@@ -31,6 +30,7 @@ from hfld_lite.data.readers import (
 from hfld_lite.data.recordings import Recordings, place, positive
 from hfld_lite.errors import DataError
 from hfld_lite.storage.files import regular_size, unfolded
+from hfld_lite.storage.progress import bar
 
 TILE_LAYOUT = "one .mat file per type and class, *N.mat normal and *D.mat defective"
 LONG_NAME = r"(?P<label>.+)_load\d+"
@@ -102,7 +102,7 @@ def read_mat(
     names = sorted(set(classes), key=pooled_order)
     need_two(names, paths)
     cuts, labels, rows = [], [], []
-    for file, label in zip(tqdm(files, "reading", disable=not progress), classes, strict=True):
+    for file, label in zip(bar(files, "reading", progress=progress), classes, strict=True):
         array = mat_variable(file, variable)
         if part == "whole":
             chosen = Part(part, chosen.samples if cuts else array.shape[1])
@@ -207,7 +207,7 @@ def read_long_mat(
     names = sorted({found[file] for file in files})
     need_two(names, paths)
     signals, labels, groups, origins, unused = [], [], [], [], []
-    for file in tqdm(files, "reading", disable=not progress):
+    for file in bar(files, "reading", progress=progress):
         array = mat_variable(file, variable)
         if min(array.shape) > 1:
             raise DataError(file, f"{variable!r} has shape {array.shape}", expected="a vector")
