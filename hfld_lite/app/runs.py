@@ -18,7 +18,7 @@ from torch import Tensor
 
 from hfld_lite.data.parts import Part, part_of
 from hfld_lite.data.prepared import MANIFEST
-from hfld_lite.data.readers import read_folder
+from hfld_lite.data.readers import read_folder, some_names
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.simulator.simulate import simulate_tiles
 from hfld_lite.data.splits import Split
@@ -137,17 +137,46 @@ class Run:
             )
         return recordings
 
-    def read(self, folder: str | Path) -> Recordings:
+    @property
+    def seen(self) -> frozenset[str]:
+        """Digests of what was trained on or chosen by; none in a run of hfld_lite 0.2.0."""
+        return frozenset(self.facts.get("seen", ()))
+
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How a file is read and cut for these networks: arguments of `read_cuts`."""
+        options = self.facts["data"].get("options", {})
+        return {
+            "sample_rate": self.detector.sample_rate,
+            "part": self.detector.part or Part("first", self.detector.samples),
+            "hop": self.facts["window"][1] if self.facts["window"] else None,
+            "variable": options.get("variable"),
+            "resample": bool(options.get("resample")),
+        }
+
+    def read(self, folder: str | Path, training: bool = False) -> Recordings:
         """Read other recordings with the options of the training, cut as those were.
 
+        Those that the run was trained on or chosen by are recognised by their samples and left out,
+        with a warning that names some; a recording is left out if any of its windows is known.
+
+        Args:
+            folder: of recordings.
+            training: read only those that are known instead, for training figures.
+
         Raises:
+            DataError: if none is left.
             HfldError: as `read_folder` does.
         """
-        part = self.detector.part
-        if part is None and not self.facts["window"] and not self.facts["data"].get("options"):
+        part, options = self.detector.part, self.facts["data"].get("options", {})
+        if part is None and not self.facts["window"] and not options:
             part = Part("first", self.detector.samples)  # as `hfld predict` does
-        options = self.facts["data"].get("options", {})
-        return read_origin({"folder": folder, "options": options}, part=part)
+        if options.get("resample"):  # other files may have another rate most often
+            options = options | {"sample_rate": self.detector.sample_rate}
+        if (Path(folder) / MANIFEST).exists():  # it is cut and resampled already
+            options = {}
+        recordings = read_origin({"folder": folder, "options": options}, part=part)
+        return _divided(self, recordings, folder, training)
 
 
 def _seen(recordings: Recordings, split: Split) -> list[str]:
@@ -155,40 +184,42 @@ def _seen(recordings: Recordings, split: Split) -> list[str]:
     return recordings.select(np.concatenate([split.train, split.validation])).digests()
 
 
-def unseen(run: Run, recordings: Recordings, where: object) -> tuple[Recordings, str]:
-    """Recordings less those that a run was trained on or chosen by, and a sentence that says so.
-
-    They are recognised by their samples. The sentence is empty if there are none.
-
-    Args:
-        run: whose networks are to be measured.
-        recordings: read as the run's own were.
-        where: they are from, for the sentence.
-
-    Raises:
-        DataError: if none is left.
-    """
-    seen = run.facts.get("seen")
+def _divided(run: Run, recordings: Recordings, where: object, training: bool) -> Recordings:
+    """Those that a run was trained on or chosen by, or the others."""
+    seen = list(run.seen)
     if not seen:  # a run of hfld_lite 0.2.0
         try:
             seen = _seen(run.recordings(), run.split)
         except HfldError as error:
             said = f"Whether the networks were trained on some of these is unknown: {error}"
-            return recordings, said
-    new = ~np.isin(recordings.digests(), seen)
-    count = len(recordings) - int(new.sum())
+            if training:
+                raise RecipeError(said) from error
+            warnings.warn(said, stacklevel=3)
+            return recordings
+    known = np.isin(recordings.digests(), seen)
+    if recordings.wholes is not None:
+        known = np.isin(recordings.wholes, recordings.wholes[known])
+    count, files = int(known.sum()), [name.rpartition(":")[0] for name in recordings.origins[known]]
+    if training:
+        if not count:
+            raise DataError(where, "the run was trained or validated on none of these recordings")
+        return recordings.select(known)
     if not count:
-        return recordings, ""
-    if not new.any():
+        return recordings
+    names = some_names(files)
+    if known.all():
         raise DataError(
             where,
-            f"the run was trained or validated on all {count} recordings",
-            mend="give others, or leave --data out to measure on the run's test part",
+            f"the run was trained or validated on all {count} recordings ({names})",
+            mend="give others, leave --data out to measure on the run's test part, or ask for "
+            "training figures (--training, training=True)",
         )
-    return recordings.select(new), (
-        f"{where}: the run was trained or validated on {count} of {len(recordings)} recordings; "
-        f"these are left out, and {int(new.sum())} are tested."
+    warnings.warn(
+        f"{where}: the run was trained or validated on {count} of {len(recordings)} recordings "
+        f"({names}); these are left out, and {len(recordings) - count} are tested.",
+        stacklevel=3,
     )
+    return recordings.select(~known)
 
 
 def read_origin(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import math
 import re
 import warnings
 from collections import Counter
@@ -29,15 +28,15 @@ from hfld_lite.data.readers import (
     need_two,
     pooled_order,
     read_file,
+    resampled,
     some,
 )
 from hfld_lite.data.recordings import Recordings, positive
 from hfld_lite.errors import ArgumentError, DataError
-from hfld_lite.storage.files import RATIO, SLACK, read_text
+from hfld_lite.storage.files import read_text
 from hfld_lite.storage.progress import bar
 
 _MANIFEST_BYTES = 1 << 24
-_MOST_RATIO = 1 << 18
 _NORMAL = {"n", "normal", "ok", "good", "sound", "intact"}
 
 
@@ -348,19 +347,7 @@ def _signal(file: _File, rate: int) -> np.ndarray:
     """Return a file's signal as one channel at `rate` Hz: float32 ``(samples,)``."""
     signal = read_file(file.path)[0][0] if file.signal is None else file.signal
     if file.rate not in (rate, None):
-        common = math.gcd(rate, file.rate)
-        up, down = rate // common, file.rate // common
-        # the filter has 20 · max(up, down) coefficients, and the result up / down as many samples
-        if max(up, down) > _MOST_RATIO or len(signal) * up > max(SLACK, RATIO * len(signal)) * down:
-            raise DataError(
-                file.path,
-                f"says that its rate is {file.rate} Hz, which cannot be converted to {rate} Hz",
-                expected="a usual sample rate",
-                mend="correct the header or take the file out",
-            )
-        import scipy.signal  # here, since `import hfld_lite` should not wait for it
-
-        signal = scipy.signal.resample_poly(signal, up, down)
+        signal = resampled(signal, file.rate, rate, file.path)
     return float32(signal)
 
 

@@ -16,6 +16,7 @@ down, cuts or pads.
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import re
 import warnings
@@ -29,6 +30,7 @@ from hfld_lite.data.parts import Cut, Part
 from hfld_lite.data.prepared import MANIFEST
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.errors import ArgumentError, DataError, HfldError, nearest
+from hfld_lite.storage.files import RATIO, SLACK
 
 __all__ = ["read_folder", "read_long_mat", "read_mat", "read_signals", "read_wav_folder", "reader"]
 
@@ -54,6 +56,13 @@ class Layout(NamedTuple):
 
 READERS: dict[str, Reader] = {}
 LAYOUTS: dict[str, Layout] = {}
+
+_SYSTEM = set(
+    """__macosx|system volume information|$recycle.bin|recycler|recycled|lost+found|lost.dir
+    |found.000|config.msi|@eadir|@recycle|#recycle|#snapshot|network trash folder|temporary items
+    |thumbs.db|ehthumbs.db|desktop.ini|icon\r""".replace("\n    ", "").split("|")
+)
+_MOST_RATIO = 1 << 18
 
 
 def reader(
@@ -182,6 +191,7 @@ def read_cuts(
     part: Part,
     hop: int | None = None,
     variable: str | None = None,
+    resample: bool = False,
 ) -> list[Cut]:
     """Read one file and cut it as the training data was cut, for a trained network.
 
@@ -193,6 +203,7 @@ def read_cuts(
         hop: where the training data were windows of long recordings, each a recording of its own:
             the step between them.
         variable: in a .mat file; by default ``data``, or ``DE_time`` for long recordings.
+        resample: convert a file of another rate to `sample_rate`, as the training did.
 
     Returns:
         One for each recording, with signals in float32.
@@ -203,13 +214,21 @@ def read_cuts(
     """
     file = Path(file)
     expected = f"a file that ends in {endings_text(READERS)}"
-    if not file.is_file():
-        raise DataError(file, "is not there", expected=expected)
+    if not os.path.isfile(file):  # for a name that is too long, Path.is_file raises
+        found = "is not a file that can be read" if os.path.lexists(file) else "is not there"
+        raise DataError(file, found, expected=expected)
     if file.suffix.lower() not in READERS:
         raise DataError(file, f"ends in {file.suffix.lower()!r}", expected=expected)
     signals, rate = read_file(file, variable=variable, long=hop is not None)
     if rate not in (None, sample_rate):
-        raise DataError(file, f"is at {rate} Hz", expected=f"{sample_rate} Hz", mend="resample it")
+        if not resample:
+            raise DataError(
+                file,
+                f"is at {rate} Hz",
+                expected=f"{sample_rate} Hz",
+                mend="resample it, or train with --resample",
+            )
+        signals = np.stack([resampled(x, rate, sample_rate, file) for x in signals])
     if hop is not None:
         signals = signals.reshape(1, -1)
     part.check_length(signals.shape[1], file, "record longer ones, or train with --pad")
@@ -223,7 +242,34 @@ def read_cuts(
             raise DataError(where, "holds NaN or infinity", mend="record it again")
         if (cut.signals.min(1) == cut.signals.max(1)).any():
             raise DataError(where, "is constant (silent)", mend="record it again")
-    return cuts
+    return [
+        cut._replace(overlooked=part.overlooked(x, cut.signals[0]))
+        for x, cut in zip(signals, cuts, strict=True)
+    ]
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Find the files of the registered formats in a folder and below it, sorted.
+
+    What is hidden or made by a system, and what is no such file, is left out with a note.
+
+    Raises:
+        DataError: there is none.
+    """
+    found, left, locked = [], [], []
+    for place, folders, names in os.walk(folder, onerror=locked.append):
+        below, files = ([Path(place, name) for name in each] for each in (folders, names))
+        kept = [path for path in of_people(below) if not path.is_symlink()]  # links may be circles
+        known = of_format(files, READERS)
+        folders[:] = [path.name for path in kept]
+        found += known
+        left += [path for path in (*below, *files) if path not in kept and path not in known]
+    found += [Path(error.filename) for error in locked]  # reading these says what they are
+    endings = endings_text(READERS)
+    if not found:
+        raise DataError(folder, f"holds no {endings} file: {some(sorted(left))}")
+    left_out(folder, sorted(left), f"are hidden, a system's, links or not {endings} files")
+    return sorted(found)
 
 
 # ---- what the readers share ---------------------------------------------------------------------
@@ -250,6 +296,27 @@ def read_file(path: Path, **options: Any) -> tuple[np.ndarray, int | None]:
     return signals, rate
 
 
+def resampled(signal: np.ndarray, rate: int, wanted: int, path: Path) -> np.ndarray:
+    """Convert a signal ``(samples,)`` from a rate in Hz to another by a polyphase filter.
+
+    Raises:
+        DataError: the file's rate cannot be meant.
+    """
+    common = math.gcd(wanted, rate)
+    up, down = wanted // common, rate // common
+    # the filter has 20 · max(up, down) coefficients, and the result up / down as many samples
+    if max(up, down) > _MOST_RATIO or len(signal) * up > max(SLACK, RATIO * len(signal)) * down:
+        raise DataError(
+            path,
+            f"says that its rate is {rate} Hz, which cannot be converted to {wanted} Hz",
+            expected="a usual sample rate",
+            mend="correct the header or take the file out",
+        )
+    import scipy.signal  # here, since `import hfld_lite` should not wait for it
+
+    return scipy.signal.resample_poly(signal, up, down)
+
+
 def _with_endings(text: str) -> str:
     return text.format(endings=endings_text(class_endings()))
 
@@ -265,10 +332,26 @@ def listing(folder: Path) -> list[Path]:
         raise DataError(folder, f"cannot be listed ({error.strerror})") from error
 
 
+def of_people(paths: Iterable[Path]) -> list[Path]:
+    """Leave out hidden files and folders, and those that operating systems and servers make."""
+    return [p for p in paths if not p.name.startswith(".") and p.name.casefold() not in _SYSTEM]
+
+
+def of_format(paths: Iterable[Path], endings: Iterable[str]) -> list[Path]:
+    """Return the files that end so, but for those that :func:`of_people` leaves out."""
+    return [p for p in of_people(paths) if p.suffix.lower() in endings and p.is_file()]
+
+
 def some(paths: Sequence[Path]) -> str:
     """Name the first few of `paths`."""
     names = ", ".join(path.name for path in paths[:5])
     return f"{names}, … ({len(paths)} in all)" if len(paths) > 5 else names or "it is empty"
+
+
+def some_names(names: Iterable[object]) -> str:
+    """Name up to three of many files, each once."""
+    first = list(dict.fromkeys(map(str, names)))
+    return ", ".join(first[:3]) + ", …" * (len(first) > 3)
 
 
 def left_out(folder: Path, paths: Sequence[Path], why: str) -> None:

@@ -1,4 +1,4 @@
-"""Progress: a bar on a terminal and in a notebook, whole lines in a file or a pipe."""
+"""What is printed: a bar on a terminal and in a notebook, whole lines in a file or a pipe."""
 
 from __future__ import annotations
 
@@ -40,3 +40,18 @@ def tell(shown: tqdm, text: str) -> None:
         return
     form = {"postfix": text, "bar_format": "{desc}{postfix} [{elapsed}<{remaining}]"}
     print(shown.format_meter(**shown.format_dict | form), file=sys.stderr, flush=True)
+
+
+def note(shown: tqdm, text: str) -> None:
+    """Print a line on the error stream, above a bar if there is one."""
+    if shown.disable or shown.delay:
+        print(text, file=sys.stderr)
+    else:
+        shown.write(text, file=sys.stderr)
+
+
+def print_any_character() -> None:
+    """Print characters that a stream's encoding lacks by their code, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
