@@ -64,7 +64,7 @@ def evaluate(
     if data is None:
         recordings = loaded.recordings().select(loaded.split.test)
     else:
-        recordings = loaded.read(data, training)
+        recordings = loaded.read(data, training, console.print)
     detector = loaded.detector.only(role) if role else loaded.detector
     result = with_costs(detector.test(recordings), detector, recordings.signals[0])
     comparison = Comparison.load(loaded.folder)

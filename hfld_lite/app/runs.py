@@ -4,7 +4,7 @@ import copy
 import json
 import os
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -154,15 +154,21 @@ class Run:
             "resample": bool(options.get("resample")),
         }
 
-    def read(self, folder: str | Path, training: bool = False) -> Recordings:
+    def read(
+        self,
+        folder: str | Path,
+        training: bool = False,
+        say: Callable[[str], object] = warnings.warn,
+    ) -> Recordings:
         """Read other recordings with the options of the training, cut as those were.
 
         Those that the run was trained on or chosen by are recognised by their samples and left out,
-        with a warning that names some; a recording is left out if any of its windows is known.
+        which is said; a recording is left out if any of its windows is known.
 
         Args:
             folder: of recordings.
             training: read only those that are known instead, for training figures.
+            say: takes the sentence about what is left out, which names some of it.
 
         Raises:
             DataError: if none is left.
@@ -176,7 +182,7 @@ class Run:
         if (Path(folder) / MANIFEST).exists():  # it is cut and resampled already
             options = {}
         recordings = read_origin({"folder": folder, "options": options}, part=part)
-        return _divided(self, recordings, folder, training)
+        return _divided(self, recordings, folder, training, say)
 
 
 def _seen(recordings: Recordings, split: Split) -> list[str]:
@@ -184,7 +190,9 @@ def _seen(recordings: Recordings, split: Split) -> list[str]:
     return recordings.select(np.concatenate([split.train, split.validation])).digests()
 
 
-def _divided(run: Run, recordings: Recordings, where: object, training: bool) -> Recordings:
+def _divided(
+    run: Run, recordings: Recordings, where: object, training: bool, say: Callable[[str], object]
+) -> Recordings:
     """Those that a run was trained on or chosen by, or the others."""
     seen = list(run.seen)
     if not seen:  # a run of hfld_lite 0.2.0
@@ -194,7 +202,7 @@ def _divided(run: Run, recordings: Recordings, where: object, training: bool) ->
             said = f"Whether the networks were trained on some of these is unknown: {error}"
             if training:
                 raise RecipeError(said) from error
-            warnings.warn(said, stacklevel=3)
+            say(said)
             return recordings
     known = np.isin(recordings.digests(), seen)
     if recordings.wholes is not None:
@@ -214,10 +222,9 @@ def _divided(run: Run, recordings: Recordings, where: object, training: bool) ->
             mend="give others, leave --data out to measure on the run's test part, or ask for "
             "training figures (--training, training=True)",
         )
-    warnings.warn(
+    say(
         f"{where}: the run was trained or validated on {count} of {len(recordings)} recordings "
-        f"({names}); these are left out, and {len(recordings) - count} are tested.",
-        stacklevel=3,
+        f"({names}); these are left out, and {len(recordings) - count} are tested."
     )
     return recordings.select(~known)
 
