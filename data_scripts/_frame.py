@@ -11,6 +11,7 @@ import typer
 
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.errors import HfldError
+from hfld_lite.storage.progress import print_any_character
 
 Folder = Annotated[Path, typer.Argument(help="The folder to read.", show_default=False)]
 Out = Annotated[Path, typer.Option(help="The folder to write, new or empty.", show_default=False)]
@@ -21,6 +22,7 @@ Overwrite = Annotated[
 
 def prepare(read: Callable[[], Recordings], out: Path, overwrite: bool) -> None:
     """Read, save to `out` and print a summary; for an HfldError, its sentence and exit 2."""
+    print_any_character()
     with warnings.catch_warnings():
         warnings.simplefilter("always", UserWarning)
         warnings.showwarning = lambda message, *_: typer.echo(f"note: {message}", err=True)

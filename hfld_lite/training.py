@@ -16,13 +16,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 from torch.optim.lr_scheduler import LambdaLR
-from tqdm.auto import tqdm
 
 from hfld_lite.data.examples import Samples, Stored, batches, evaluated, shuffle
 from hfld_lite.distillation import Batch, Objective
 from hfld_lite.errors import ArgumentError, Diverged, Stopped, training_errors
 from hfld_lite.recipes import DECAY, Recipe
 from hfld_lite.storage.checkpoints import StageCheckpoints
+from hfld_lite.storage.progress import bar, tell
 from hfld_lite.storage.randomness import derive_seed, random_states, seeded, set_random_states
 
 if TYPE_CHECKING:
@@ -113,21 +113,21 @@ def fit(
         if checkpoints and (state := checkpoints.load()):
             loop.load(state)
         begun = {"total": epochs * loop.steps, "initial": loop.epoch * loop.steps}
-        bar = tqdm(**begun, desc=title, unit="step", disable=not progress, mininterval=0.5)
+        shown = bar(**begun, desc=title, unit="step", progress=progress, mininterval=0.5)
         try:
             while not loop.finished:
                 if before_epoch:
                     before_epoch(loop.optimizer, epochs - loop.epoch)
-                row = loop.run_epoch(bar, stopped)
+                row = loop.run_epoch(shown, stopped)
                 if checkpoints:
                     checkpoints.save(loop.state(), loop.epoch, finished=loop.finished)
-                bar.set_postfix_str(_postfix(row, epochs))
+                tell(shown, _postfix(row, epochs))
                 if on_epoch:
                     on_epoch(row)
                 if stopped():  # in validation or while a checkpoint was written
                     raise Stopped(f"after epoch {loop.epoch} of {epochs}")
         finally:
-            bar.close()
+            shown.close()
             objective.student.load_state_dict(loop.best_state)
             objective.student.eval()
     return Fit(pd.DataFrame(loop.rows), loop.best_epoch, loop.seconds)
@@ -195,7 +195,7 @@ class _Loop:
             setattr(self, name, state[name])
         self.best_state = self.fabric.to_device(state["best_state"])
 
-    def run_epoch(self, bar: tqdm, stopped: Callable[[], bool]) -> dict[str, Any]:
+    def run_epoch(self, shown: Any, stopped: Callable[[], bool]) -> dict[str, Any]:
         """Train for an epoch and validate; the new row of the history."""
         number, began, sums = self.epoch + 1, time.perf_counter(), {}
         self.model.train()
@@ -206,7 +206,7 @@ class _Loop:
             place = f"at step {step} of {self.steps} of epoch {number}"
             for name, value in self._step(rows, inputs, place).items():
                 sums[name] = sums.get(name, 0) + value.detach()
-            bar.update()
+            shown.update()
             if stopped():
                 raise Stopped(place)
         row = {"epoch": number, **{name: float(v) / self.steps for name, v in sums.items()}}

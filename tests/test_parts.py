@@ -52,7 +52,7 @@ class TestKinds:
         x[40:70] *= 10
         cut = Part(kind, 30).cut(x, RATE)
         assert np.array_equal(cut.signals, [x[begin : begin + 30] for begin in begins])
-        assert cut[1:] == (False, False, 0)
+        assert cut[1:] == (False, False, 0, 0)
 
     def test_the_loudest_is_found_beside_a_large_offset_that_ends(self):
         x = np.where(np.arange(4000) < 3000, 0.2, -0.2) + noise(4000, 0.01)

@@ -555,6 +555,7 @@ def test_progress_shows_title_terms_and_validation(capsys):
     shown = capsys.readouterr().err
     for part in ("teacher from labels", "epoch 2/2", "cross_entropy", "validation", "%"):
         assert part in shown
+    assert len(shown.splitlines()) == 2, "off a terminal a line for each epoch"
     run(Supervised(network()))
     assert capsys.readouterr().err == ""
 

@@ -8,7 +8,7 @@ import typer
 from typer import Option
 
 from hfld_lite.app import cli_edge, cli_report, cli_train, cli_use
-from hfld_lite.app.console import console
+from hfld_lite.app.console import console, on_terminal, prepare_streams
 from hfld_lite.errors import HfldError
 from hfld_lite.version import __version__
 
@@ -51,6 +51,8 @@ def _options(
 
 def main() -> None:
     """Run the command; for a user's mistake print one sentence and exit with status 2."""
+    prepare_streams()
+    app.rich_markup_mode = "rich" if on_terminal() else None  # None: help without boxes
     warnings.showwarning = lambda message, *_args, **_kw: print(f"note: {message}", file=sys.stderr)
     try:
         app()

@@ -8,15 +8,14 @@ import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
-from rich import box
-from rich.table import Table
 from typer import Option
 
-from hfld_lite.app.console import Role, RunFolder, console
+from hfld_lite.app.console import Role, RunFolder, console, print_rows
+from hfld_lite.app.output import Output, check_output, write_output
 from hfld_lite.app.runs import load_run
 from hfld_lite.errors import HfldError
 
@@ -116,9 +115,11 @@ def edge(
         list[int], Option(min=1, help="Threads to measure on; may be given several times.")
     ] = (1, 2),
     runs: Annotated[int, Option(min=10, help="Timed runs.")] = 500,
+    output: Output = None,
     quiet: Annotated[bool, Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
     """Show what the networks cost on a device (bytes, operations, RAM, time) and where they fit."""
+    check_output(output)
     with _edge_packages():
         from hfld_lite.app.costs_page import write_page
         from hfld_lite.edge import summary as costs
@@ -128,25 +129,24 @@ def edge(
     if device is not None:
         network = detector.network(role)
         length = detector.inputs(costs.noise(1, detector.samples)).shape[1]
-        _print_verdict(fits(network, device, length, precision), role)
+        verdict = fits(network, device, length, precision)
+        write_output(output, [asdict(verdict) | {"fits": verdict.fits}])
+        _print_verdict(verdict, role)
         return
     found = costs.measure(detector, role, threads=threads, runs=runs, progress=not quiet)
+    names = ("networks", "parts", "counts", "times", "devices")
+    each = [(name, getattr(found, name).to_dict("records")) for name in names]
+    write_output(output, [{"table": name} | row for name, rows in each for row in rows])
     for title, (table, note) in costs.tables(found).items():
         console.print(f"\n{title}")
-        _print(table.set_index("role").T.reset_index(names="") if "role" in table else table)
+        shown = table.set_index("role").T.reset_index(names="") if "role" in table else table
+        print_rows(list(shown.columns), shown.to_numpy().tolist())
         console.print(note)
     if html is not None:
         source = loaded.facts["source"]
         lead = f"{run}: {source[:1].lower()}{source[1:]}; preset {detector.recipe.name}."
         write_page(html, found, lead, shlex.join(["hfld", *sys.argv[1:]]))
         console.print(f"\nsee {html}")
-
-
-def _print(table: pd.DataFrame) -> None:
-    grid = Table(*table.columns, box=box.SIMPLE_HEAD)
-    for row in table.to_numpy().tolist():
-        grid.add_row(*row)
-    console.print(grid)
 
 
 def _print_verdict(verdict: object, role: str) -> None:

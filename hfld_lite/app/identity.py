@@ -83,13 +83,11 @@ def differ(known: np.ndarray, recordings: Recordings) -> np.ndarray:
     return np.flatnonzero(np.abs(sketch(recordings.signals) - known).max(1) > TOLERANCE)
 
 
-def among(known: np.ndarray, recordings: Recordings) -> np.ndarray:
-    """Whether each recording is one of those of a sketch, booleans ``(n,)``."""
+def among(known: np.ndarray, signals: np.ndarray) -> np.ndarray:
+    """Whether each signal ``(n, samples)`` is one of those of a sketch, booleans ``(n,)``."""
     if not len(known):
-        return np.zeros(len(recordings), dtype=bool)
+        return np.zeros(len(signals), dtype=bool)
     from scipy.spatial import cKDTree  # slow to load
 
-    near, _ = cKDTree(known).query(
-        sketch(recordings.signals), p=np.inf, distance_upper_bound=TOLERANCE
-    )
+    near, _ = cKDTree(known).query(sketch(signals), p=np.inf, distance_upper_bound=TOLERANCE)
     return np.isfinite(near)

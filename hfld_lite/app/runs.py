@@ -23,8 +23,8 @@ from hfld_lite.app.facts import Facts
 from hfld_lite.app.identity import among, differ, labelling, read_sketch, write_sketch
 from hfld_lite.data.parts import Part
 from hfld_lite.data.prepared import MANIFEST
-from hfld_lite.data.readers import read_folder
-from hfld_lite.data.recordings import Recordings, place
+from hfld_lite.data.readers import read_folder, some_names
+from hfld_lite.data.recordings import Recordings, digests, place
 from hfld_lite.data.simulator.simulate import VERSION, simulate_tiles
 from hfld_lite.data.splits import Split
 from hfld_lite.data.views import SCALINGS, level_of
@@ -115,19 +115,19 @@ class Run:
         """Whether these are the recordings of the training, as far as rounding lets one tell."""
         return not self._changed(recordings)
 
-    def learned_from(self, recordings: Recordings) -> np.ndarray:
-        """Whether the run was trained on each recording, or chosen by it, booleans ``(n,)``.
+    def learned_from(self, signals: np.ndarray) -> np.ndarray:
+        """Whether the run was trained on each signal, or chosen by it, booleans ``(n,)``.
 
-        They are recognised by their samples, see :mod:`hfld_lite.app.identity`.
+        They are recognised by their samples ``(n, samples)``, see :mod:`hfld_lite.app.identity`.
 
         Raises:
             HfldError: if that is unknown: a run of hfld_lite 0.2.0 needs its own recordings.
         """
         rows = np.concatenate([self.split.train, self.split.validation])
         if self.sketch is not None:
-            return among(self.sketch[rows], recordings)
+            return among(self.sketch[rows], signals)
         seen = self.facts.get("seen") or self.recordings().select(rows).digests()
-        return np.isin(recordings.digests(), seen)
+        return np.isin(digests(signals), seen)
 
     def _changed(self, recordings: Recordings) -> str:
         """What is not as it was in training, or nothing."""
@@ -154,51 +154,83 @@ class Run:
             return "train again"
         return "restore the data, say with --data where they are, or train again"
 
-    def read(self, folder: str | Path) -> Recordings:
+    @property
+    def reading(self) -> dict[str, Any]:
+        """How a file is read and cut for these networks: arguments of `read_cuts`."""
+        options = self.facts["data"].get("options", {})
+        return {
+            "sample_rate": self.detector.sample_rate,
+            "part": self.detector.part or Part("first", self.detector.samples),
+            "hop": self.facts["window"][1] if self.facts["window"] else None,
+            "variable": options.get("variable"),
+            "resample": bool(options.get("resample")),
+        }
+
+    def read(
+        self,
+        folder: str | Path,
+        training: bool = False,
+        say: Callable[[str], object] = warnings.warn,
+    ) -> Recordings:
         """Read other recordings with the options of the training, cut as those were.
 
+        Those that the run was trained on or chosen by are recognised by their samples and left out,
+        which is said; a recording is left out if any of its windows is known.
+
+        Args:
+            folder: of recordings.
+            training: read only those that are known instead, for training figures.
+            say: takes the sentence about what is left out, which names some of it.
+
         Raises:
+            DataError: if none is left.
             HfldError: as `read_folder` does.
         """
-        part = self.detector.part
-        if part is None and not self.facts["window"] and not self.facts["data"].get("options"):
+        part, options = self.detector.part, self.facts["data"].get("options", {})
+        if part is None and not self.facts["window"] and not options:
             part = Part("first", self.detector.samples)  # as `hfld predict` does
-        options = self.facts["data"].get("options", {})
-        return read_origin({"folder": folder, "options": options}, part=part)
+        if options.get("resample"):  # other files may have another rate most often
+            options = options | {"sample_rate": self.detector.sample_rate}
+        if (Path(folder) / MANIFEST).exists():  # it is cut and resampled already
+            options = {}
+        recordings = read_origin({"folder": folder, "options": options}, part=part)
+        return _divided(self, recordings, folder, training, say)
 
 
-def unseen(run: Run, recordings: Recordings, where: object) -> tuple[Recordings, str]:
-    """Recordings less those that a run was trained on or chosen by, and a sentence that says so.
-
-    They are recognised by their samples, see :mod:`hfld_lite.app.identity`. The sentence is empty
-    if there are none.
-
-    Args:
-        run: whose networks are to be measured.
-        recordings: read as the run's own were.
-        where: they are from, for the sentence.
-
-    Raises:
-        DataError: if none is left.
-    """
+def _divided(
+    run: Run, recordings: Recordings, where: object, training: bool, say: Callable[[str], object]
+) -> Recordings:
+    """Those that a run was trained on or chosen by, or the others."""
     try:
-        new = ~run.learned_from(recordings)
+        known = run.learned_from(recordings.signals)
     except HfldError as error:  # a run of hfld_lite 0.2.0, whose recordings are gone
         said = f"Whether the networks were trained on some of these is unknown: {error}"
-        return recordings, said
-    count = len(recordings) - int(new.sum())
+        if training:
+            raise RecipeError(said) from error
+        say(said)
+        return recordings
+    if recordings.wholes is not None:
+        known = np.isin(recordings.wholes, recordings.wholes[known])
+    count, files = int(known.sum()), [name.rpartition(":")[0] for name in recordings.origins[known]]
+    if training:
+        if not count:
+            raise DataError(where, "the run was trained or validated on none of these recordings")
+        return recordings.select(known)
     if not count:
-        return recordings, ""
-    if not new.any():
+        return recordings
+    names = some_names(files)
+    if known.all():
         raise DataError(
             where,
-            f"the run was trained or validated on all {count} recordings",
-            mend="give others, or leave --data out to measure on the run's test part",
+            f"the run was trained or validated on all {count} recordings ({names})",
+            mend="give others, leave --data out to measure on the run's test part, or ask for "
+            "training figures (--training, training=True)",
         )
-    return recordings.select(new), (
-        f"{where}: the run was trained or validated on {count} of {len(recordings)} recordings; "
-        f"these are left out, and {int(new.sum())} are tested."
+    say(
+        f"{where}: the run was trained or validated on {count} of {len(recordings)} recordings "
+        f"({names}); these are left out, and {len(recordings) - count} are tested."
     )
+    return recordings.select(~known)
 
 
 def read_origin(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import unicodedata
 import warnings
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from hfld_lite.data.manifests import manifest_in, read_manifest
 from hfld_lite.data.names import one_spelling, tidy
@@ -34,13 +32,13 @@ from hfld_lite.data.readers import (
     of_people,
     pooled_order,
     read_file,
+    resampled,
     some,
 )
 from hfld_lite.data.recordings import Recordings, positive
 from hfld_lite.errors import ArgumentError, DataError
-from hfld_lite.storage.files import RATIO, SLACK
+from hfld_lite.storage.progress import bar
 
-_MOST_RATIO = 1 << 18
 _NORMAL = {"n", "normal", "ok", "good", "sound", "intact"}
 
 
@@ -147,17 +145,17 @@ def read_wav_folder(
     need_two(names, folder)
     files = [_File(path, *entry, *_opened(path)) for path, entry in listed.items()]
     rate = _common_rate(files, sample_rate, resample)
-    bar = tqdm(files, "reading", disable=not progress)
+    shown = bar(files, "reading", progress=progress)
     cancelled: list[Path] = []
     if samples is None:
-        read = [_signal(file, rate, cancelled) for file in bar]
+        read = [_signal(file, rate, cancelled) for file in shown]
         chosen = choose_part(read, rate, kind=part, pad=pad)
         _check_lengths(files, rate, chosen)
         signals = (read.pop(0) for _ in files)  # each is given back as soon as it is cut
     else:  # only the parts are kept in memory
         chosen = Part(part or "first", samples, pad)
         _check_lengths(files, rate, chosen)
-        signals = (_signal(file, rate, cancelled) for file in bar)
+        signals = (_signal(file, rate, cancelled) for file in shown)
     cuts = [chosen.cut(x, rate, file.path) for x, file in zip(signals, files, strict=True)]
     said = _said(files, rate, chosen, cuts)
     told = said
@@ -350,19 +348,7 @@ def _signal(file: _File, rate: int, cancelled: list[Path]) -> np.ndarray:
     with collecting(cancelled):
         signal = read_file(file.path)[0][0] if file.signal is None else file.signal
     if file.rate not in (rate, None):
-        common = math.gcd(rate, file.rate)
-        up, down = rate // common, file.rate // common
-        # the filter has 20 · max(up, down) coefficients, and the result up / down as many samples
-        if max(up, down) > _MOST_RATIO or len(signal) * up > max(SLACK, RATIO * len(signal)) * down:
-            raise DataError(
-                file.path,
-                f"says that its rate is {file.rate} Hz, which cannot be converted to {rate} Hz",
-                expected="a usual sample rate",
-                mend="correct the header or take the file out",
-            )
-        import scipy.signal  # here, since `import hfld_lite` should not wait for it
-
-        signal = scipy.signal.resample_poly(signal, up, down)
+        signal = resampled(signal, file.rate, rate, file.path)
     return float32(signal)
 
 

@@ -16,7 +16,6 @@ import psutil
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
-from tqdm.auto import tqdm
 
 from hfld_lite.data.augmentation import augment, check_shift
 from hfld_lite.data.names import refuse_twins, tidy
@@ -25,6 +24,7 @@ from hfld_lite.data.splits import Split, split
 from hfld_lite.data.views import network_inputs
 from hfld_lite.errors import ArgumentError, DataError
 from hfld_lite.storage.files import digest
+from hfld_lite.storage.progress import bar
 
 MEMORY_SHARE = 0.25
 """Share of the machine's memory that inputs may take; above it they are read step by step."""
@@ -298,7 +298,7 @@ class Examples:
         if workers:
             _check_workers(data, where)
         kept, labels, groups, found = None, [], [], sha256()
-        for index in tqdm(range(count), desc="reading", disable=not progress, leave=False):
+        for index in bar(range(count), desc="reading", progress=progress, leave=False):
             x, label, group = _item(data, index, count)
             if not index:
                 shape = tuple(x.shape)

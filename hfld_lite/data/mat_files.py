@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from hfld_lite.data.names import tidy
 from hfld_lite.data.parts import Part
@@ -37,6 +36,7 @@ from hfld_lite.data.readers import (
 from hfld_lite.data.recordings import Recordings, place, positive
 from hfld_lite.errors import DataError
 from hfld_lite.storage.files import regular_size, stand_in, unfolded
+from hfld_lite.storage.progress import bar
 
 TILE_LAYOUT = "one .mat file per type and class, *N.mat normal and *D.mat defective"
 LONG_NAME = r"^(.+)_(?:load)?\d+\.(?i:mat)$"
@@ -109,7 +109,7 @@ def read_mat(
     names = sorted(set(classes), key=pooled_order)
     need_two(names, paths)
     cuts, labels, rows, lengths, turned = [], [], [], [], []
-    for file, label in zip(tqdm(files, "reading", disable=not progress), classes, strict=True):
+    for file, label in zip(bar(files, "reading", progress=progress), classes, strict=True):
         array = mat_variable(file, variable)
         if _are_columns(array, samples) and part != "whole":
             turned.append(f"{file.name}, shape {array.shape}")
@@ -232,7 +232,7 @@ def read_long_mat(
     names = sorted({found[file] for file in files})
     need_two(names, paths)
     signals, labels, groups, origins, unused, chosen = [], [], [], [], [], {}
-    for file in tqdm(files, "reading", disable=not progress):
+    for file in bar(files, "reading", progress=progress):
         chosen[file.name] = name = variable_name(file, variable)
         array = mat_variable(file, name)
         if min(array.shape) > 1:

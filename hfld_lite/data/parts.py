@@ -62,12 +62,15 @@ class Cut(NamedTuple):
         padded: zeros were appended.
         no_onset: the sound is steady, so the loudest stretch was taken.
         silent: windows that were left out because they are constant.
+        overlooked: share of the signal that the part leaves out, if :meth:`Part.overlooked` says
+            that most of it was not looked at; only files for a trained network are asked.
     """
 
     signals: np.ndarray
     padded: bool
     no_onset: bool
     silent: int
+    overlooked: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -150,6 +153,22 @@ class Part:
         if self.kind != "windows" or not varied.any():  # then the recording is refused as constant
             return Cut(rows[:1], padded, no_onset, 0)
         return Cut(rows[varied], padded, no_onset, int((~varied).sum()))
+
+    def overlooked(self, signal: np.ndarray, part: np.ndarray) -> float:
+        """Share of a signal ``(n,)`` that a part ``(samples,)`` of it leaves out, if it matters.
+
+        Else 0. It matters if the part begins where the signal does, whatever is there, and more
+        than half is left out; or if the part was chosen, leaves out more than nine tenths, and more
+        than half of the energy without DC is there.
+        """
+        share = max(0.0, 1 - self.samples / len(signal))
+        if self.kind == "windows" or share <= (0.5 if self.kind in ("first", "whole") else 0.9):
+            return 0.0
+        if self.kind in ("loudest", "onset"):
+            mean = signal.mean(dtype=float)
+            inside, whole = (float(np.square(x - mean).sum()) for x in (part, signal))
+            return share if inside < whole / 2 else 0.0
+        return share
 
     def check_length(self, length: int, where: object, mend: str) -> None:
         """Refuse a signal that is too short, as a DataError, unless it may be padded."""

@@ -16,6 +16,7 @@ down, cuts or pads.
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import re
 import unicodedata
@@ -31,6 +32,7 @@ from hfld_lite.data.parts import Cut, Part
 from hfld_lite.data.prepared import MANIFEST
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.errors import ArgumentError, DataError, HfldError, nearest
+from hfld_lite.storage.files import RATIO, SLACK
 
 __all__ = ["read_folder", "read_long_mat", "read_mat", "read_signals", "read_wav_folder", "reader"]
 
@@ -62,6 +64,7 @@ _SYSTEM = set(
     |found.000|config.msi|@eadir|@recycle|#recycle|#snapshot|network trash folder|temporary items
     |thumbs.db|ehthumbs.db|desktop.ini|icon\r""".replace("\n    ", "").split("|")
 )
+_MOST_RATIO = 1 << 18
 
 
 def reader(
@@ -192,6 +195,7 @@ def read_cuts(
     part: Part,
     hop: int | None = None,
     variable: str | None = None,
+    resample: bool = False,
 ) -> list[Cut]:
     """Read one file and cut it as the training data was cut, for a trained network.
 
@@ -204,6 +208,7 @@ def read_cuts(
             the step between them.
         variable: in a .mat file, a name or a pattern; by default ``data``, or for long recordings
             ``DE_time`` or what ends in ``_DE_time``.
+        resample: convert a file of another rate to `sample_rate`, as the training did.
 
     Returns:
         One for each recording, with signals in float32.
@@ -214,8 +219,9 @@ def read_cuts(
     """
     file = Path(file)
     expected = f"a file that ends in {endings_text(READERS)}"
-    if not file.is_file():
-        raise DataError(file, "is not there", expected=expected)
+    if not os.path.isfile(file):  # for a name that is too long, Path.is_file raises
+        found = "is not a file that can be read" if os.path.lexists(file) else "is not there"
+        raise DataError(file, found, expected=expected)
     if file.suffix.lower() not in READERS:
         raise DataError(file, f"ends in {file.suffix.lower()!r}", expected=expected)
     least = None if part.kind == "whole" else part.samples
@@ -223,7 +229,14 @@ def read_cuts(
     if (header := READERS[file.suffix.lower()].header) and (note := header(file)[3:]):
         warnings.warn(f"{file} is {note[0]}", stacklevel=2)
     if rate not in (None, sample_rate):
-        raise DataError(file, f"is at {rate} Hz", expected=f"{sample_rate} Hz", mend="resample it")
+        if not resample:
+            raise DataError(
+                file,
+                f"is at {rate} Hz",
+                expected=f"{sample_rate} Hz",
+                mend="resample it, or train with --resample",
+            )
+        signals = np.stack([resampled(x, rate, sample_rate, file) for x in signals])
     if hop is not None:
         signals = signals.reshape(1, -1)
     part.check_length(signals.shape[1], file, "record longer ones, or train with --pad")
@@ -237,7 +250,34 @@ def read_cuts(
             raise DataError(where, "holds NaN or infinity", mend="record it again")
         if (cut.signals.min(1) == cut.signals.max(1)).any():
             raise DataError(where, "is constant (silent)", mend="record it again")
-    return cuts
+    return [
+        cut._replace(overlooked=part.overlooked(x, cut.signals[0]))
+        for x, cut in zip(signals, cuts, strict=True)
+    ]
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Find the files of the registered formats in a folder and below it, sorted.
+
+    What is hidden or made by a system, and what is no such file, is left out with a note.
+
+    Raises:
+        DataError: there is none.
+    """
+    found, left, locked = [], [], []
+    for place, folders, names in os.walk(folder, onerror=locked.append):
+        below, files = ([Path(place, name) for name in each] for each in (folders, names))
+        kept = [path for path in of_people(below) if not path.is_symlink()]  # links may be circles
+        known = of_format(files, READERS)
+        folders[:] = [path.name for path in kept]
+        found += known
+        left += [path for path in (*below, *files) if path not in kept and path not in known]
+    found += [Path(error.filename) for error in locked]  # reading these says what they are
+    endings = endings_text(READERS)
+    if not found:
+        raise DataError(folder, f"holds no {endings} file: {some(sorted(left))}")
+    left_out(folder, sorted(left), f"are hidden, a system's, links or not {endings} files")
+    return sorted(found)
 
 
 # ---- what the readers share ---------------------------------------------------------------------
@@ -264,6 +304,27 @@ def read_file(path: Path, **options: Any) -> tuple[np.ndarray, int | None]:
             expected="real numbers, a recording in each row",
         )
     return signals, rate
+
+
+def resampled(signal: np.ndarray, rate: int, wanted: int, path: Path) -> np.ndarray:
+    """Convert a signal ``(samples,)`` from a rate in Hz to another by a polyphase filter.
+
+    Raises:
+        DataError: the file's rate cannot be meant.
+    """
+    common = math.gcd(wanted, rate)
+    up, down = wanted // common, rate // common
+    # the filter has 20 · max(up, down) coefficients, and the result up / down as many samples
+    if max(up, down) > _MOST_RATIO or len(signal) * up > max(SLACK, RATIO * len(signal)) * down:
+        raise DataError(
+            path,
+            f"says that its rate is {rate} Hz, which cannot be converted to {wanted} Hz",
+            expected="a usual sample rate",
+            mend="correct the header or take the file out",
+        )
+    import scipy.signal  # here, since `import hfld_lite` should not wait for it
+
+    return scipy.signal.resample_poly(signal, up, down)
 
 
 def _with_endings(text: str) -> str:
@@ -295,6 +356,12 @@ def some(paths: Sequence[Path]) -> str:
     """Name the first few of `paths`."""
     names = ", ".join(tidy(path.name) for path in paths[:5])
     return f"{names}, … ({len(paths)} in all)" if len(paths) > 5 else names or "it is empty"
+
+
+def some_names(names: Iterable[object]) -> str:
+    """Name up to three of many files, each once."""
+    first = list(dict.fromkeys(map(str, names)))
+    return ", ".join(first[:3]) + ", …" * (len(first) > 3)
 
 
 def left_out(folder: Path, paths: Sequence[Path], why: str) -> None:

@@ -211,7 +211,7 @@ class Recordings:
 
     def digests(self) -> list[str]:
         """The first 16 digits of each signal's SHA-256, to recognise it among others."""
-        return [bytes_digest([np.ascontiguousarray(signal)])[:16] for signal in self.signals]
+        return digests(self.signals)
 
     @cached_property
     def findings(self) -> tuple[str, ...]:
@@ -319,6 +319,11 @@ class Recordings:
             return read
         except HfldError as error:  # the folder is at fault, so it comes first in the message
             raise DataError(folder, str(error).rstrip("."), mend="prepare it again") from error
+
+
+def digests(signals: np.ndarray) -> list[str]:
+    """The first 16 digits of each signal's SHA-256, of ``(n, samples)``."""
+    return [bytes_digest([np.ascontiguousarray(signal)])[:16] for signal in signals]
 
 
 def place(origin: str) -> str:

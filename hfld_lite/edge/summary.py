@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from hfld_lite.edge.analysis import (
     compare_macs,
@@ -27,6 +26,7 @@ from hfld_lite.edge.export import INPUT, quantise, quantise_dynamically, session
 from hfld_lite.edge.memory import Memory, activation_memory
 from hfld_lite.evaluation.detector import Detector
 from hfld_lite.networks import count_parameters
+from hfld_lite.storage.progress import bar
 
 CALIBRATION = 60
 """Inputs that the quantised graph is made with; neither its time nor its memory depends on them."""
@@ -251,7 +251,7 @@ def _times(
 ) -> pd.DataFrame:
     todo = [(count, way) for count in threads for way in WAYS]
     rows = []
-    for count, way in tqdm(todo, desc="timing", disable=not progress, leave=False):
+    for count, way in bar(todo, desc="timing", progress=progress, leave=False):
         call = _call(detector, role, signals, way, count)
         found = latency(call, count, runs // 10, runs)
         rows.append(way._asdict() | asdict(found))

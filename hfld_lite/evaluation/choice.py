@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 from torch.utils.data import Dataset, Subset
-from tqdm.auto import tqdm
 
 from hfld_lite.data.examples import Examples
 from hfld_lite.data.recordings import Recordings
@@ -18,6 +17,7 @@ from hfld_lite.data.views import level_of
 from hfld_lite.errors import ArgumentError, DataError, RecipeError
 from hfld_lite.hierarchy import Trainer
 from hfld_lite.recipes import ALONE, Recipe
+from hfld_lite.storage.progress import bar, tell
 from hfld_lite.training import check_warmup, predict_logits
 
 BUDGET = 3.0
@@ -191,7 +191,7 @@ class _Search:
         """The best of all tries, and what has to be said of the search."""
         views, ladder, rates, said = self.plan(budget)
         total = sum(self._rungs(views, ladder)) + len(rates)
-        with tqdm(total=total, desc="choosing", unit="try", disable=not progress) as self.bar:
+        with bar(total=total, desc="choosing", unit="try", progress=progress) as self.bar:
             best, field = None, views
             for number, part in enumerate(ladder):
                 # The recipe as it was is tried at every length: others must beat it.
@@ -316,8 +316,8 @@ class _Search:
                 "seconds": round(time.perf_counter() - began, 2),
             }
         )
-        self.bar.set_postfix_str(f"{_name(recipe)} {score:.1%}")
         self.bar.update()
+        tell(self.bar, f"{_name(recipe)} {score:.1%}")
         return _Try(recipe, correct, score, len(self.rows) - 1)
 
     def _better(self, known: _Try, tried: Sequence[_Try]) -> _Try:

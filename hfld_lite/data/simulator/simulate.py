@@ -14,12 +14,12 @@ from functools import lru_cache
 import numpy as np
 import pandas as pd
 from numpy.random import Generator, SeedSequence, default_rng
-from tqdm.auto import tqdm
 
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.simulator.modes import mode_numbers, mode_values, natural_frequencies
 from hfld_lite.data.simulator.tiles import BLOCK, TILE_TYPES, Bench, Tiles, draw_tiles, tile_type
 from hfld_lite.errors import ArgumentError
+from hfld_lite.storage.progress import bar
 
 VERSION = 1
 """Of the simulation: another number gives other recordings for the same parameters."""
@@ -247,7 +247,7 @@ def simulate_with_truth(
     names = [f"{kind}{'ND'[d]}" for kind, d in kinds] if pooled else ["N", "D"]
     signals = np.empty((len(kinds) * tiles_per_class * drops, SAMPLES), np.float32)
     labels, groups, truth, row = [], [], [], 0
-    bar = tqdm(total=len(signals), desc="simulating", unit="recording", disable=not progress)
+    shown = bar(total=len(signals), desc="simulating", unit="recording", progress=progress)
     for (kind, defective), stream in zip(kinds, streams, strict=True):
         rng = default_rng(stream)
         tiles = draw_tiles(kind, tiles_per_class, defective, bench, rng)
@@ -262,8 +262,8 @@ def simulate_with_truth(
             impacts = simulate_drops(part, drops, bench, rng)
             signals[row : row + len(impacts)] = add_factory(impacts, neighbours, bench, rng)
             row += len(impacts)
-            bar.update(len(impacts))
-    bar.close()
+            shown.update(len(impacts))
+    shown.close()
     recordings = Recordings(
         signals=signals,
         labels=np.array(labels),
