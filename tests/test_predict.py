@@ -360,7 +360,7 @@ def test_a_recording_with_one_known_window_is_left_out(trained, tmp_path):
     known, test = known_of(folder)
     place = other_folder(folder, sorted({*test}), tmp_path, ".wav")
     x, _ = soundfile.read(folder / "data" / known[0])
-    write(place / "longer.wav", np.concatenate([x, tone(900, 0), tone(901, 0)]))
+    write(place / "longer.wav", np.concatenate([x, tone(5000, 0), tone(5001, 0)]))
     with (place / "manifest.csv").open("a") as manifest:
         manifest.write(f"longer.wav,{known[0].partition('/')[0]}\n")
     with pytest.warns(UserWarning, match=r"\(longer.wav\); these are left out"):
