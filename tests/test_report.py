@@ -41,21 +41,21 @@ BESIDE = Comparison(pd.DataFrame([BASELINE]), "Forest on 64 log-mel bands is as 
 def run(tmp_path_factory, tiny_chain, tiny_recordings):
     folder = tmp_path_factory.mktemp("report") / "run"
     tiny_recordings.save(folder.parent / "data")
+    noted = replace(tiny_recordings, notes=("3 of <80> files are odd.",))
     with new_run(folder) as part:
         origin = {"folder": str(folder.parent / "data"), "options": {}}
         result = with_known_costs(
             tiny_chain.test(tiny_recordings), tiny_chain.detector, tiny_recordings
         )
         command = "hfld train --out '<x>'"
-        save_run(part, tiny_chain, result, tiny_recordings, origin, command, ("forest",))
+        save_run(part, tiny_chain, result, noted, origin, command, ("forest",))
     BESIDE.save(folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def page(run, tiny_recordings):
-    noted = replace(tiny_recordings, notes=("3 of <80> files are odd.",))
-    write_report(load_run(run), noted, BESIDE)
+    write_report(load_run(run), tiny_recordings, BESIDE)
     return run, (run / "report.html").read_text(), read_results(run)
 
 

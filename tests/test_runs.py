@@ -120,7 +120,7 @@ def test_recordings_are_recognised_although_last_bits_differ(saved, tiny_recordi
     assert same.fingerprint() != tiny_recordings.fingerprint()
     assert run.same(same)
     learned = np.concatenate([run.split.train, run.split.validation])
-    known = run.learned_from(same)
+    known = run.learned_from(same.signals)
     assert sorted(np.flatnonzero(known)) == sorted(learned)
     signals = np.array(same.signals)
     signals[7] = signals[6]

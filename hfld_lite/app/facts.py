@@ -77,8 +77,12 @@ class Facts(Checked):
     given: Annotated[dict[str, Text], Few] = Field(default_factory=dict)
     """Kinds of the networks that the recipe does not describe, by role."""
     labelling: Text = ""
-    """Digest of classes and groups; empty in a run of hfld_lite 0.2.0, as are the next two."""
+    """Digest of classes and groups; empty in a run of hfld_lite 0.2.0, as are those below."""
     made: Annotated[dict[Name, Text], Few] = Field(default_factory=dict)
+    findings: Annotated[list[Text], Field(max_length=1000, fail_fast=True)] = Field(
+        default_factory=list
+    )
+    """What looked wrong in the recordings."""
     baselines: Annotated[list[Name], Field(max_length=100, fail_fast=True)] = Field(
         default_factory=list
     )

@@ -175,7 +175,7 @@ def write_report(
         lead=f"{facts['source'][:1].upper()}{facts['source'][1:]}. Classes: "
         f"{', '.join(detector.class_names)}.",
         simulated=facts["simulated"],
-        findings=() if recordings is None else recordings.findings,
+        findings=facts.get("findings", ()),
         columns=list(cells.columns),
         rows=cells.to_numpy().tolist(),
         notes=[

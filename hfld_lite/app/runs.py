@@ -359,6 +359,7 @@ def save_run(
         "part": recordings.part and asdict(recordings.part),
         "source": recordings.source[:LINE],
         "simulated": recordings.simulated,
+        "findings": [finding[:LINE] for finding in recordings.findings],
         "data": data,
         "fingerprint": recordings.fingerprint(),
         "labelling": labelling(recordings),

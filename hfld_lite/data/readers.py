@@ -276,7 +276,7 @@ def files_below(folder: Path) -> list[Path]:
     endings = endings_text(READERS)
     if not found:
         raise DataError(folder, f"holds no {endings} file: {some(sorted(left))}")
-    left_out(folder, sorted(left), f"are hidden, a system's, links or not {endings} files")
+    left_out(folder, sorted(left), f"are links or not {endings} files")
     return sorted(found)
 
 

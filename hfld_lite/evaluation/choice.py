@@ -365,7 +365,8 @@ def _reading(recipe: Recipe, view: str, level: str) -> Recipe:
         return recipe
     # Where the recipe reads samples, bins are a number of samples.
     bins = None if recipe.view == "time" else recipe.bins
-    return recipe.replace(view=view, level=level, bins=bins)
+    by = "averaging" if view.startswith("log-") else recipe.bins_by
+    return recipe.replace(view=view, level=level, bins=bins, bins_by=by)
 
 
 def _name(recipe: Recipe) -> str:
