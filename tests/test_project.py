@@ -6,6 +6,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
@@ -134,3 +136,17 @@ def test_the_method_can_be_read_in_an_evening():
     assert sum(lines.values()) < 1900, lines
     beside = {path.stem for path in (ROOT / "hfld_lite").glob("*.py")} - set(METHOD)
     assert beside == {"__init__", "errors", "version"}
+
+
+def test_the_readmes_table_of_the_defaults_is_the_results():
+    table = pd.read_csv(ROOT / "notebooks" / "results" / "defaults_tested.csv", comment="#")
+    shown = re.findall(r"^\| ([a-z0-9-]+) \| (.*) \|$", README, re.M)
+    shown = {name: cells.split(" | ") for name, cells in shown if name in set(table["data"])}
+    columns = ["student_0.2.0", "student_0.3.0", "student_now", "student_alone_now", "teacher_now"]
+    assert shown == {
+        row["data"]: [
+            *("–" if np.isnan(row[name]) else f"{100 * row[name]:.1f}" for name in columns),
+            f"{100 * row['baseline_accuracy']:.1f} ({row['baseline']})",
+        ]
+        for row in table.to_dict("records")
+    }
