@@ -136,8 +136,8 @@ class TestEqual:
         signals[4] = signals[2]
         text = only(signals)
         assert text == (
-            "2 recordings equal another one, sample for sample, of the same class; keep one of "
-            "them (good/02.wav = good/04.wav)."
+            "2 recordings equal another one, sample for sample, of the same class; the split keeps "
+            "them together; delete all but one (good/02.wav = good/04.wav)."
         )
 
     def test_across_classes(self):

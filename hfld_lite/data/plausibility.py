@@ -1,7 +1,7 @@
 """What looks wrong in recordings that can be read, each finding in a sentence with a count.
 
-`findings` looks at all recordings once, a few at a time. None of it ends a run, except that equal
-recordings must not be on both sides of a split (`hfld_lite.data.splits`).
+`findings` looks at all recordings once, a few at a time. None of it ends a run; `split` keeps equal
+recordings in one part (`hfld_lite.data.splits`).
 """
 
 from __future__ import annotations
@@ -297,8 +297,12 @@ def _equal(recordings: Recordings) -> list[str]:
         (within if same else across).append(rows)
     said = []
     for sets, what in (
-        (within, "of the same class; keep one of them"),
-        (across, "of another class, so that a label is wrong; correct it, and keep one of them"),
+        (within, "of the same class; the split keeps them together; delete all but one"),
+        (
+            across,
+            "of another class, so that a label is wrong; the split keeps them together; "
+            "correct the label, and delete all but one",
+        ),
     ):
         if sets:
             count = sum(len(rows) for rows in sets)

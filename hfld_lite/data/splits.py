@@ -64,6 +64,8 @@ def split(
 ) -> Split:
     """Draw a split by class and by group (scikit-learn's StratifiedGroupKFold).
 
+    Groups that share a recording, sample for sample, are one group.
+
     Args:
         recordings: what to split.
         validation: its fraction, 0 or 0.01 to 0.94; reached within 0.01 where groups are equal.
@@ -71,11 +73,9 @@ def split(
         seed: the same seed gives the same split.
 
     Raises:
-        DataError: a class has too few groups, or equal recordings are of different groups, so
-            that one seed or another would separate them.
+        DataError: a class has too few groups.
         ArgumentError: a fraction or the seed is out of range.
     """
-    _check_equal(recordings, recordings.groups)
     fractions = (test, validation) if validation else (test,)
     drawn, rest = _draw(recordings, np.arange(len(recordings)), fractions, seed)
     return check_split(Split(rest, drawn[1] if validation else [], drawn[0]), recordings)
@@ -160,29 +160,40 @@ def check_split(split: Split, recordings: Recordings) -> Split:
     return split
 
 
-def _check_equal(recordings: Recordings, places: np.ndarray) -> None:
-    """Refuse recordings that are equal, sample for sample, and of different places, (n,).
-
-    A network would be tested on what it was trained on. Places of −1 do not count.
-    """
+def _equal(recordings: Recordings) -> list[np.ndarray]:
+    """Rows that are equal, sample for sample; none in a dataset: its items need not be signals."""
     whole = getattr(recordings, "recordings", recordings)  # what examples were made of
-    if not isinstance(whole, Recordings):
-        return  # a dataset of any kind: its items need not be signals
-    sets = [rows[places[rows] != -1] for rows in equal_rows(whole.signals)]
-    apart = [rows for rows in sets if len(np.unique(places[rows])) > 1]
+    return equal_rows(whole.signals) if isinstance(whole, Recordings) else []
+
+
+def _linked_groups(recordings: Recordings) -> np.ndarray:
+    """Numbers of the groups, (n,), where those that share an equal recording have one number."""
+    _, groups = np.unique(recordings.groups, return_inverse=True)
+    for rows in _equal(recordings):
+        groups[np.isin(groups, groups[rows])] = groups[rows].min()
+    return groups
+
+
+def _check_equal(recordings: Recordings, side: np.ndarray) -> None:
+    """Refuse recordings that are equal, sample for sample, and in different parts, (n,).
+
+    A network would be tested on what it was trained on. Parts of −1 do not count.
+    """
+    sets = [rows[side[rows] != -1] for rows in _equal(recordings)]
+    apart = [rows for rows in sets if len(np.unique(side[rows])) > 1]
     if not apart:
         return
     first = apart[0]
-    other = first[places[first] != places[first[0]]][0]
+    other = first[side[first] != side[first[0]]][0]
+    whole = getattr(recordings, "recordings", recordings)
     one, another = names_of(whole, (first[0], other))
     more = f" ({len(apart)} such sets in all)" if len(apart) > 1 else ""
     raise DataError(
         "split",
-        f"{one} and {another} are equal, sample for sample, and of different groups, so that a "
-        f"network could be tested on what it was trained on{more}",
-        expected="equal recordings in one group",
-        mend="delete all but one, or give them one group (the column group of the manifest, "
-        "--group-pattern, groups=)",
+        f"{one} and {another} are equal, sample for sample, and in different parts, so that a "
+        f"network would be tested on what it was trained on{more}",
+        expected="equal recordings in one part",
+        mend="delete all but one, or use `split`, which keeps them together",
     )
 
 
@@ -193,7 +204,7 @@ def _draw(
     folds, counts = _fold_counts(fractions)
     if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
         raise ArgumentError(f"The seed is {seed!r}; give a whole number from 0 to 4294967295.")
-    labels, groups = recordings.labels[rows], recordings.groups[rows]
+    labels, groups = recordings.labels[rows], _linked_groups(recordings)[rows]
     for label, name in enumerate(recordings.class_names):
         found = len(np.unique(groups[labels == label]))
         if found < folds:
