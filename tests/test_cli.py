@@ -481,7 +481,9 @@ def test_info_shows_brackets_in_names_and_names_a_damaged_table(place, mistake, 
     (run / "run.json").write_text(json.dumps(facts))
     assert "folder [/x] [red]loud[/red]" in hfld("info", run)
     (run / "results.csv").write_text("a,b\n1,2\n")
-    assert "results.csv is damaged" in mistake("info", run)
+    assert "results.csv: the column accuracy is missing" in mistake("info", run)
+    shutil.copytree(run, tmp_path / "many" / "seed_0")
+    assert "seeds.html for all of them together" in mistake("info", tmp_path / "many")
 
 
 # Runs that stop

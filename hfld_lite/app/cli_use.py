@@ -23,6 +23,8 @@ from hfld_lite.app.console import (
 from hfld_lite.app.output import Output, check_output, write_output
 from hfld_lite.app.report import display_table
 from hfld_lite.app.runs import Run, load_run
+from hfld_lite.app.series import PAGE, runs_of
+from hfld_lite.app.tables import read_results
 from hfld_lite.data.parts import NO_ONSET, Cut
 from hfld_lite.data.readers import files_below, read_cuts, some_names
 from hfld_lite.edge.analysis import threads, with_costs
@@ -238,12 +240,13 @@ def _printable(name: str) -> str:
 
 def info(run: RunFolder) -> None:
     """Show what a run folder holds: data, recipe, networks and their results."""
+    if runs := runs_of(run):
+        raise RecipeError(
+            f"{run} holds runs with several seeds; see {run / PAGE} for all of them together, or "
+            f"give one, such as {runs[0]}."
+        )
     loaded = load_run(run)
-    facts = loaded.facts
-    try:
-        results = pd.read_csv(loaded.folder / "results.csv")
-    except (OSError, ValueError) as error:
-        raise RecipeError(f"{run}/results.csv cannot be read ({error}).") from error
+    facts, results = loaded.facts, read_results(loaded.folder)
     parts = {name: len(part) for name, part in loaded.split.parts().items()}
     part = loaded.detector.part
     many = "windows of recordings" if part and part.kind == "windows" else "recordings"
@@ -259,7 +262,6 @@ def info(run: RunFolder) -> None:
             f"{role.replace('_', ' ')}: from {stage['learned_from'].replace('_', ' ')}, best epoch "
             f"{stage['best_epoch']}, {stage['seconds']:.0f} s"
         )
-    try:
-        print_table(display_table(results))
-    except (KeyError, TypeError, ValueError) as error:
-        raise RecipeError(f"{run}/results.csv is damaged ({error}); copy the run again.") from error
+    for finding in facts.get("findings", ()):
+        console.print(f"note: {finding}")
+    print_table(display_table(results))
