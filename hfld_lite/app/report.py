@@ -277,6 +277,7 @@ def _confusion(predictions: pd.DataFrame, role: str, names: tuple[str, ...]) -> 
 
 def _spectra(run: Run, recordings: Recordings) -> Drawn:
     detector, test = run.detector, run.split.test
+    rest = " The mel bands over time, which follow, are not drawn."
     return (
         "spectra",
         "What the networks read",
@@ -288,7 +289,8 @@ def _spectra(run: Run, recordings: Recordings) -> Drawn:
         ),
         "Mean spectrum of each class on the test part, with the middle 80 % of recordings",
         f"The view {detector.recipe.view} of the test part, scaled: "
-        f"{SCALINGS[detector.recipe.view]}. {numbered(detector.class_names)}",
+        f"{SCALINGS[detector.recipe.view]}.{rest * (detector.recipe.view == 'log-mel')} "
+        f"{numbered(detector.class_names)}",
     )
 
 
