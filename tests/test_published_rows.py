@@ -314,9 +314,11 @@ def test_the_report_says_by_which_part_epochs_were_chosen(
     behaviour, part, tiny_recordings, tmp_path
 ):
     chain = distill_chain(tiny_recordings, tiny(behaviour), controls=(), progress=False)
-    write_report(tmp_path, chain, chain.test(tiny_recordings), tiny_recordings, "")
+    with new_run(tmp_path / "run") as folder:
+        save_run(folder, chain, chain.test(tiny_recordings), tiny_recordings, {})
+    write_report(load_run(tmp_path / "run"))
     found = f"the {part} part, by which each network&#39;s epoch was chosen"
-    assert found in (tmp_path / "report.html").read_text()
+    assert found in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_row_every_fifth_row_of_each_file(tiny_recordings):

@@ -383,7 +383,11 @@ class TestRuns:
             ("window", [2048, 1], "window and hop are 2048 and 1; expected"),
             ("source", "x" * 10_001, "source is 'xxx.*; expected a length of 10000 or less"),
             ("class_names", ["N"] * 10_001, "class_names"),
-            ("data", {}, "data: it must name a folder or a simulation"),
+            (
+                "data",
+                {"folder": "x", "simulated": {"seed": 1}},
+                "data: it names a folder and a sim",
+            ),
             ("data", {"folder": "x", "options": {"window": 1}}, "data: window and hop are 1 and 1"),
             ("data", {"folder": "x", "options": {"window": {}}}, "data.options.window"),
             ("data", {"folder": "x", "options": {"samples": -1}}, "data.options.samples"),

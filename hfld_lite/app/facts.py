@@ -25,7 +25,7 @@ _Option = bool | Size | Name | Annotated[list[Name], Field(max_length=1000, fail
 
 
 class Origin(Checked):
-    """How to get a run's recordings again: simulate them, or read a folder."""
+    """How to get a run's recordings again: simulate them, or read a folder; neither if unknown."""
 
     simulated: _Simulated | None = None
     folder: Name | None = None
@@ -33,8 +33,8 @@ class Origin(Checked):
 
     @model_validator(mode="after")
     def _check(self) -> "Origin":
-        if (self.simulated is None) == (self.folder is None):
-            raise ValueError("it must name a folder or a simulation")
+        if self.simulated is not None and self.folder is not None:
+            raise ValueError("it names a folder and a simulation; expected one of them")
         if (window := self.options.get("window")) is not None:
             _check_window((window, self.options.get("hop") or window))
         return self

@@ -94,15 +94,15 @@ class Run:
                     f"{self.folder} was trained on simulated recordings; leave --data out."
                 )
         else:
-            folder = Path(data["folder"] if folder is None else folder)
-            if not folder.exists():
+            folder = data.get("folder") if folder is None else folder
+            if folder is None or not Path(folder).exists():
                 raise DataError(
-                    folder,
-                    "is not there",
+                    folder or self.folder / FACTS,
+                    "is not there" if folder else "does not say where the recordings are",
                     expected=f"the recordings that {self.folder} was trained on",
                     mend="say where they are now with --data",
                 )
-            data = data | {"folder": str(folder)}
+            data = {"options": {}} | data | {"folder": str(folder)}
         recordings = read_origin(data, progress, self.detector.part)
         if said := self._changed(recordings):
             raise RecipeError(
