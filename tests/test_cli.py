@@ -702,3 +702,18 @@ def test_runs_of_other_versions_are_refused_by_every_command(place, mistake):
             ("predict", place / "noise.wav", "--run", place / "older"),
         ):
             assert words in mistake(*command)
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no full device")
+def test_output_that_cannot_be_written_is_one_sentence(place):
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "hfld_lite.app.cli", "info", str(place / "run")],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+    assert done.returncode == 2
+    assert done.stderr == "hfld: the output cannot be written: No space left on device.\n"

@@ -58,6 +58,7 @@ def test_what_is_inside_a_name_stays():
         ("Good", "good"),
         ("GROSS", "groß"),
         ("7", "7.0"),
+        ("7E+03", "7e3"),
         ("7", "07"),
         ("7,0", "7"),
         ("part 7", "Part 07.00"),

@@ -221,6 +221,10 @@ class TestDict:
             assert np.array_equal(again.parts()[name], part)
             assert again.parts()[name].dtype == np.int64
 
+    def test_a_recording_in_two_parts(self):
+        with pytest.raises(ArgumentError, match="holds recording 1 more than once"):
+            Split.from_dict({"train": [0, 1], "validation": [2], "test": [1, 3]})
+
     @pytest.mark.parametrize("wrong", [{}, [], {"train": [], "validation": [], "tests": []}])
     def test_other_keys(self, wrong):
         with pytest.raises(ArgumentError, match="exactly the keys"):

@@ -59,6 +59,11 @@ def main() -> None:
     except HfldError as error:
         print(f"hfld: {error}", file=sys.stderr)
         sys.exit(2)
+    except OSError as error:  # no file is named if it was the output
+        what = error.filename or "the output cannot be written"
+        print(f"hfld: {what}: {error.strerror or error}.", file=sys.stderr)
+        sys.stdout = None  # nothing is written to it at exit
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -32,7 +32,7 @@ _UNBROKEN = 1 << 20
 
 def on_terminal() -> bool:
     """Whether what is printed goes to a terminal, and not into a file or a pipe."""
-    return sys.stdout.isatty()
+    return sys.stdout is not None and sys.stdout.isatty()
 
 
 def prepare_streams() -> None:

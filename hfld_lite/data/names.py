@@ -50,7 +50,8 @@ def _look(name: str) -> str:
         text = unicodedata.normalize("NFKC", name).translate(_ALIKE).casefold()
         text = unicodedata.normalize("NFKC", text)
         text = "".join(c for c in text if unicodedata.category(c) != "Cf" and c not in _VARIANTS)
-    text = re.sub(r"(?<![\d.,])0+(?=\d)", "", " ".join(text.split()))
+    text = re.sub(r"(?<=\de)\+?0*(?=\d)", "", " ".join(text.split()))  # 7E+03 and 7e3
+    text = re.sub(r"(?<![\d.,])0+(?=\d)", "", text)
     return re.sub(r"(?<=\d)(\.0+|,0)(?!\d|[.,]\d)", "", text)
 
 

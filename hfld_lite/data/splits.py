@@ -46,9 +46,16 @@ class Split:
         if not isinstance(lists, dict) or set(lists) != {"train", "validation", "test"}:
             raise ArgumentError("A split has exactly the keys train, validation and test.")
         try:
-            return cls(**dict(_Lists.model_validate(lists)))
+            split = cls(**dict(_Lists.model_validate(lists)))
         except ValidationError as error:
             raise ArgumentError(f"The split cannot be read: {explain(error)}.") from error
+        rows, counts = np.unique(np.concatenate([*split.parts().values()]), return_counts=True)
+        if (counts > 1).any():
+            raise ArgumentError(
+                f"The split holds recording {rows[counts > 1][0]} more than once; each belongs to "
+                "one part."
+            )
+        return split
 
 
 class _Lists(Checked):
