@@ -124,6 +124,10 @@ class TestSilent:
         signals[[1, 2]] *= 1e-2
         assert findings(made(signals)) == ()
 
+    @pytest.mark.parametrize("unit", [1e-30, 1e30])
+    def test_units_that_are_very_large_or_small_are_not_silent(self, unit):
+        assert findings(made(noise() * np.float32(unit))) == ()
+
     def test_what_rounding_leaves_of_a_constant(self):
         signals = np.full((24, 400), 0.7, np.float32)
         signals[np.arange(24), np.arange(24)] = np.nextafter(np.float32(0.7), np.float32(1))

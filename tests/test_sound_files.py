@@ -1,6 +1,8 @@
 """WAV and FLAC folders: classes, rates, lengths, tiles; and what is wrong with them."""
 
+import os
 import struct
+import sys
 import warnings
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import soundfile
 
 from hfld_lite.data.class_folders import read_wav_folder
 from hfld_lite.data.parts import Part
-from hfld_lite.data.readers import read_folder, read_signals
+from hfld_lite.data.readers import read_cuts, read_folder, read_signals
 from hfld_lite.errors import ArgumentError, DataError
 
 
@@ -398,3 +400,12 @@ class TestSystemFiles:
         monkeypatch.setattr(Path, "iterdir", iterdir)
         with pytest.warns(UserWarning, match="left out 1 that .*: System Volume Information"):
             assert len(read_folder(folder)) == 8
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere such names cannot be")
+def test_a_name_that_is_not_text(tmp_path):
+    path = tmp_path / os.fsdecode(b"bad\xff.wav")
+    soundfile.write(tmp_path / "good.wav", np.random.default_rng(0).uniform(-1, 1, 100), 8000)
+    (tmp_path / "good.wav").rename(path)
+    with pytest.raises(DataError, match=r"has a name that is not text in UTF-8; .* rename it"):
+        read_cuts(path, sample_rate=8000, part=Part("first", 10))

@@ -43,7 +43,7 @@ _USED = {"onset": 0.02}
 _LEAST_USED = 0.1
 _LEVELS, _JUMP = 100, 4  # see _flat
 _KEY = 16  # samples by which recordings that may be equal are found
-_CHUNK = 1 << 18  # values looked at together, 1 MiB: they stay in the processor's cache
+_CHUNK = 1 << 17  # values looked at together, 1 MiB: they stay in the processor's cache
 
 
 class _Levels(NamedTuple):
@@ -248,11 +248,10 @@ def separations(
 def _levels(signals: np.ndarray) -> _Levels:
     step, parts = max(1, _CHUNK // signals.shape[1]), []
     for start in range(0, len(signals), step):
-        x = np.asarray(signals[start : start + step])
+        x = np.asarray(signals[start : start + step], dtype=float)  # squares of float32 fit
         mean = x.mean(1)
         rest = x - mean[:, None]
-        with np.errstate(over="ignore"):
-            rms = np.sqrt(np.vecdot(rest, rest) / x.shape[1])
+        rms = np.sqrt(np.vecdot(rest, rest) / x.shape[1])
         parts.append((mean, rms, _clipped(x)))
     return _Levels(*map(np.concatenate, zip(*parts, strict=True)))
 

@@ -134,6 +134,8 @@ def _look(path: Path) -> _Found:
         if code not in _DECODED:
             found = f"codes its sound in a way that cannot be read (format {code:#06x} of WAV)"
             mend = "convert it to PCM"
+        if isinstance(error, UnicodeEncodeError):
+            found, mend = "has a name that is not text in UTF-8", "rename it"
         raise DataError(path, found, expected=_WANTED, mend=mend) from error
     if frames == 0:
         raise DataError(path, "is empty: it has a header but no samples", mend="record it again")

@@ -186,4 +186,5 @@ def main(paths):
     return status
 
 
-sys.exit(main(sys.argv[1:]) if sys.argv[1:] else __doc__ + FACTS["reads"])
+asked = not sys.argv[1:] or sys.argv[1] in ("-h", "--help")
+sys.exit(__doc__ + FACTS["reads"] if asked else main(sys.argv[1:]))
