@@ -5,9 +5,11 @@ import re
 import statistics
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 from in_lab import NOTEBOOKS, TIMED
+from playwright.sync_api import Error as PlaywrightError
 
 ALL = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
 LATEST = 150
@@ -256,7 +258,10 @@ def test_every_control_is_reached_by_tab_and_changed_by_keys(opened, name):
 
 
 def usable(box):
-    return [control for control in box.query_selector_all(CONTROLS) if control.is_enabled()]
+    for _ in range(5):
+        with suppress(PlaywrightError):  # a control was replaced while it was asked
+            return [one for one in box.query_selector_all(CONTROLS) if one.is_enabled()]
+    raise AssertionError("the controls do not come to rest")
 
 
 def change(page, box, control):
