@@ -156,7 +156,7 @@ def called(loss: Callable, names: tuple[str, ...], *read: Any, **options: Any) -
 
 
 def note_weak_teacher(role: str, known: float, *, chance: float = -1.0, alone: float = 0.0) -> None:
-    """Warn of a given network that is no better than chance, or worse than the student alone.
+    """Warn of a given network that is not better than chance, or worse than the student alone.
 
     Args:
         role: of the network.

@@ -255,9 +255,9 @@ def train(
             origin = {"folder": str(data.absolute()), "options": reading}
         if seeds != 1:
             out = series_place(out, seeds, fresh)
-        plan = _Plan(recipe, origin, shlex.join(["hfld", *sys.argv[1:]]), seeds)
-        plan.plugins, plan.baselines, plan.teacher_from = plugins, names, teacher
-        plan.auto = (BUDGET if budget is None else budget) if auto else None
+        command = shlex.join(["hfld", *sys.argv[1:]])
+        most = (BUDGET if budget is None else budget) if auto else None
+        plan = _Plan(recipe, origin, command, seeds, plugins, names, most, teacher)
         told = _trained(out, plan, fresh, quiet, detect_anomaly)
     console.print(f"{time.perf_counter() - began:.0f} s in all")
     if seeds > 1:
@@ -328,10 +328,15 @@ def _begun(part: Path, quiet: bool) -> tuple[_Plan, Recordings]:
     """What an unfinished run was begun with."""
     recipe, origin, command = begun_run(part, run_plugins)
     recordings = _read(origin, quiet)
-    plan = _Plan(recipe, origin, command, auto=begun_auto(part))
-    plan.baselines, plan.parts = begun_baselines(part), begun_split(part)
-    plan.teacher = begun_teacher(part, recipe, len(recordings.class_names))
-    return plan, recordings
+    return _Plan(
+        recipe,
+        origin,
+        command,
+        baselines=begun_baselines(part),
+        auto=begun_auto(part),
+        teacher=begun_teacher(part, recipe, len(recordings.class_names)),
+        parts=begun_split(part),
+    ), recordings
 
 
 def _check(plan: _Plan, recordings: Recordings, quiet: bool) -> None:

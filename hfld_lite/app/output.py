@@ -24,7 +24,7 @@ def check_output(path: Path | None) -> None:
     """Refuse a file that cannot be written, before anything runs.
 
     Raises:
-        RecipeError: the ending is neither .csv nor .jsonl, or the place is no place for a file.
+        RecipeError: the ending is neither .csv nor .jsonl, or a file cannot be written there.
     """
     if path is None:
         return
@@ -74,7 +74,7 @@ def _json(value: object) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """A value of Python, with None for what is no number."""
+    """A value of Python, with None for NaN."""
     if isinstance(value, np.ndarray | np.generic):
         value = value.tolist()
     if isinstance(value, Sequence) and not isinstance(value, str):

@@ -30,7 +30,7 @@ _SEED = re.compile(r"seed_(\d+)(\.unfinished)?")
 
 
 def runs_of(out: Path) -> list[Path]:
-    """The run folders of a series, finished or not, in order; none if it is no series."""
+    """The run folders of a series, finished or not, in order; none if it is not a series."""
     found = [_SEED.fullmatch(path.name) for path in out.iterdir()] if out.is_dir() else []
     numbers = {int(match[1]) for match in found if match}
     return [out / f"seed_{number}" for number in sorted(numbers)]

@@ -49,7 +49,7 @@ _NOT_STYLE += ("figure.raise_window",)
 
 STYLE = {
     **{k: v for k, v in dict.items(rcParamsDefault) if not k.startswith(_NOT_STYLE)},
-    "text.parse_math": False,  # names are shown as they are: "$x$" is no formula
+    "text.parse_math": False,  # names are shown as they are: "$x$" is not a formula
 }
 """Matplotlib's parameters in every figure of ours, whatever the user's matplotlibrc says."""
 

@@ -106,7 +106,9 @@ def read_history(folder: Path) -> pd.DataFrame:
             )
     for name in found.columns.difference(["role", "verdict"]):
         if found[name].dtype.kind not in "iuf" or np.isinf(found[name]).any():
-            raise RecipeError(f"{path}: {name[:60]} holds what is no number; copy the run again.")
+            raise RecipeError(
+                f"{path}: {name[:60]} holds a value that is not a number; copy the run again."
+            )
     if len(found) > EPOCHS or found["role"].nunique() > ROLES or found["epoch"].min() < 0:
         raise RecipeError(
             f"{path} has {len(found)} epochs of {found['role'].nunique()} networks; expected "

@@ -112,7 +112,7 @@ def sizes(network: nn.Module) -> pd.DataFrame:
         is a part: ``Linear 0`` is where most of the published student is.
 
     Raises:
-        ArgumentError: if a layer has parameters and is no convolution, linear layer or batch norm.
+        ArgumentError: if a layer with parameters is not a convolution, linear layer or batch norm.
     """
     parts: dict[str, nn.ModuleList] = {}
     for name, module in _named_parts(network):

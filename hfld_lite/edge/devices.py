@@ -195,7 +195,7 @@ class Needs(NamedTuple):
 class Verdict:
     """Whether a network fits on a device.
 
-    ``..._needed`` and ``..._available`` are bytes, an available None is no limit;
+    ``..._needed`` and ``..._available`` are bytes, None where available means no limit;
     ``estimate_ms`` is MACs / (clock · MACs per cycle): an estimate, which leaves out loads,
     memory and everything else but multiplications, so that a device usually takes a few times as
     long. It is None where the device has no figure for the precision.

@@ -21,7 +21,7 @@ ELEMENTWISE = {
     *("Relu", "Sigmoid", "Tanh", "Clip", "LeakyRelu", "HardSigmoid", "BatchNormalization"),
     *("Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Neg", "Abs", "Exp", "Log"),
 }
-"""Operators that may write each value over the one that they have just read for the last time."""
+"""Operators that may write each value over the value that they read last."""
 
 QUANTISE, DEQUANTISE = "QuantizeLinear", "DequantizeLinear"
 

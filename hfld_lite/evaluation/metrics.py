@@ -181,7 +181,7 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     Source: Holm, "A simple sequentially rejective multiple test procedure", 1979.
 
     Raises:
-        ArgumentError: if a value is no probability.
+        ArgumentError: if a value is not a probability.
     """
     p = np.asarray(p_values, float)
     if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():

@@ -38,7 +38,7 @@ class Checkpoints:
 
     Args:
         folder: created if it does not exist.
-        facts: JSON values in which a resumed training must agree with the one that was begun.
+        facts: JSON values in which a resumed training must agree with the training that was begun.
         device: that it runs on. If device, threads or versions differ from those of the beginning,
             the results are not bit-identical, and there is a warning.
         resume: continue the training in the folder, or begin one if there is none.

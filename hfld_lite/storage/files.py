@@ -130,7 +130,7 @@ def regular_size(path: Path) -> int:
 def read_text(path: Path, most: int) -> str:
     """The text of a regular file of ``most`` bytes at most, in UTF-8, or in UTF-16 with its mark.
 
-    A mark at the beginning (BOM), as Windows writes it, is no part of the text.
+    A mark at the beginning (BOM), as Windows writes it, is not part of the text.
 
     Raises:
         ValueError: it is too long, or in another encoding.

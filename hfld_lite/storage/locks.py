@@ -15,7 +15,7 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 
 
 def lock_files(folder: Path) -> tuple[Path, Path]:
-    """The lock of a folder, and the one that stands for it where a file system has no locks.
+    """The lock of a folder, and the soft lock that replaces it where a file system has no locks.
 
     They lie beside the folder, since Windows does not rename a folder in which a file is open.
     """

@@ -127,8 +127,8 @@ class Saved:
         """Read a file that :meth:`save` wrote or a person edited.
 
         Raises:
-            RecipeError: if the file cannot be read, is no JSON object, or holds an unknown key or
-                an impossible value; the message names it.
+            RecipeError: if the file cannot be read, is not a JSON object, or holds an unknown key
+                or an impossible value; the message names it.
         """
         try:
             values = read_json(Path(path))
