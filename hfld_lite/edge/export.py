@@ -162,7 +162,7 @@ class _Spectrum(nn.Module):
     X_{k₁ + N₁ k₂} = Σ_{n₂} e^{−2πi n₂ k₁ / N} (Σ_{n₁} x_{N₂ n₁ + n₂} e^{−2πi n₁ k₁ / N₁})
     e^{−2πi n₂ k₂ / N₂}: products with two small matrices, which every runtime does fast and
     exactly. Of a length that is not a power of two, ONNX Runtime's DFT takes several times as long
-    and errs by 1e-4 of the largest magnitude (ONNX Runtime 1.32). It is left for lengths with no two
+    and errs by 1e-4 of the largest magnitude (ONNX Runtime 1.32). It is left for lengths without
     factors that are near each other, such as primes, whose matrices would be too large. Source:
     Cooley and Tukey, "An algorithm for the machine calculation of complex Fourier series", 1965.
     """
