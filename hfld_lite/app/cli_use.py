@@ -25,8 +25,9 @@ from hfld_lite.app.report import display_table
 from hfld_lite.app.runs import Run, load_run
 from hfld_lite.app.series import PAGE, runs_of
 from hfld_lite.app.tables import read_results
+from hfld_lite.data.names import some_names
 from hfld_lite.data.parts import NO_ONSET, Cut
-from hfld_lite.data.readers import files_below, read_cuts, some_names
+from hfld_lite.data.readers import files_below, read_cuts
 from hfld_lite.edge.analysis import threads, with_costs
 from hfld_lite.errors import DataError, HfldError, RecipeError
 from hfld_lite.evaluation.baselines import USUAL

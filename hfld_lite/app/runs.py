@@ -21,9 +21,10 @@ from torch import Tensor
 
 from hfld_lite.app.facts import Facts
 from hfld_lite.app.identity import among, differ, labelling, read_sketch, write_sketch
+from hfld_lite.data.names import some_names
 from hfld_lite.data.parts import Part
 from hfld_lite.data.prepared import MANIFEST
-from hfld_lite.data.readers import read_folder, some_names
+from hfld_lite.data.readers import read_folder
 from hfld_lite.data.recordings import Recordings, digests, place
 from hfld_lite.data.simulator.simulate import VERSION, simulate_tiles
 from hfld_lite.data.splits import Split

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from hfld_lite.data.names import tidy
+from hfld_lite.data.names import some_names, tidy
 from hfld_lite.data.parts import Part
 from hfld_lite.data.plausibility import reading_findings
 from hfld_lite.data.readers import (
@@ -133,7 +133,7 @@ def read_mat(
     if turned:
         warnings.warn(
             f"{files[0].parent}: in {len(turned)} of {len(files)} files {_COLUMNS} {samples} "
-            f"samples: {', '.join(turned[:3])}{', …' * (len(turned) > 3)}",
+            f"samples: {some_names(turned)}",
             stacklevel=2,
         )
     counts = [len(cut.signals) for cut in cuts]
@@ -258,11 +258,9 @@ def read_long_mat(
     shown = f"{first!r}"
     if others:
         shown = f"{first!r}, …"
-        some_names = [f"{name} of {file}" for file, name in chosen.items()][:3]
+        named = some_names(f"{name} of {file}" for file, name in chosen.items())
         warnings.warn(
-            f"{files[0].parent}: the variables that fit {variable!r} are {', '.join(some_names)}"
-            f"{', …' * (len(chosen) > 3)}",
-            stacklevel=2,
+            f"{files[0].parent}: the variables that fit {variable!r} are {named}", stacklevel=2
         )
     return Recordings(
         signals=np.concatenate(signals),

@@ -136,6 +136,12 @@ def one_spelling(
     return known
 
 
+def some_names(names: Iterable[object], count: int = 0) -> str:
+    """Up to three of the names, each once, and dots where there are more, or `count` is above 3."""
+    first = list(dict.fromkeys(map(str, names)))
+    return ", ".join(first[:3]) + ", …" * (max(len(first), count) > 3)
+
+
 def _shown(name: str) -> str:
     """A name in quotes, with the codes of characters that may look like others."""
     return repr(name) if repr(name) == ascii(name) else f"{name!r} ({ascii(name)[1:-1]})"

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from hfld_lite.data.names import some_names
+
 if TYPE_CHECKING:
     from hfld_lite.data.recordings import Recordings
 
@@ -164,8 +166,8 @@ def cancelled_finding(names: Sequence[str], count: int) -> str:
         return ""
     return (
         f"The channels of {len(names)} of {count} files cancel when they are averaged, as one is "
-        f"about the negative of another ({_some(names)}); keep one channel of each of these files "
-        "(sox in.wav out.wav remix 1)."
+        f"about the negative of another ({some_names(names)}); keep one channel of each of these "
+        "files (sox in.wav out.wav remix 1)."
     )
 
 
@@ -308,7 +310,7 @@ def _equal(recordings: Recordings) -> list[str]:
             pairs = [" = ".join(names_of(recordings, rows[:2])) for rows in sets[:3]]
             said.append(
                 f"{count} recordings equal another one, sample for sample, {what} "
-                f"({_some(pairs, sets)})."
+                f"({some_names(pairs, len(sets))})."
             )
     return said
 
@@ -378,7 +380,7 @@ def _said(
     there = np.flatnonzero(rows)
     if not there.size:
         return ""
-    names = _some(names_of(recordings, there[:3]), there)
+    names = some_names(names_of(recordings, there[:3]), len(there))
     verb = verbs[len(there) > 1]
     return f"{len(there)} of {len(rows)} recordings {verb} {what} ({names}): {why}."
 
@@ -390,12 +392,7 @@ def names_of(recordings: Recordings, rows: Iterable[int]) -> list[str]:
     return [str(origins[row]).removesuffix(":0") if alone else str(origins[row]) for row in rows]
 
 
-def _some(names: Sequence[str], of: Sequence | None = None) -> str:
-    """Up to three names, and dots where there are more."""
-    return ", ".join(names[:3]) + ", …" * (len(names if of is None else of) > 3)
-
-
 def _listed(names: Sequence[str]) -> str:
     if len(names) > 3:
-        return f"{len(names)} classes ({_some(names)})"
+        return f"{len(names)} classes ({some_names(names)})"
     return " and ".join(filter(None, (", ".join(names[:-1]), names[-1])))

@@ -358,12 +358,6 @@ def some(paths: Sequence[Path]) -> str:
     return f"{names}, … ({len(paths)} in all)" if len(paths) > 5 else names or "it is empty"
 
 
-def some_names(names: Iterable[object]) -> str:
-    """Name up to three of many files, each once."""
-    first = list(dict.fromkeys(map(str, names)))
-    return ", ".join(first[:3]) + ", …" * (len(first) > 3)
-
-
 def left_out(folder: Path, paths: Sequence[Path], why: str) -> None:
     """Warn that `paths` were not read: because they `why`, or are not those of people."""
     told = dict.fromkeys(of_people(paths))
@@ -396,8 +390,8 @@ def known_classes(
     return names
 
 
-def expression(text: str, what: str, named: str = "") -> re.Pattern:
-    """Compile a regular expression that has exactly one group, `named` if so wanted.
+def expression(text: str, what: str) -> re.Pattern:
+    """Compile a regular expression that has exactly one group.
 
     It is in Unicode's form NFC, as the names must be that it is searched in.
     """
@@ -405,9 +399,8 @@ def expression(text: str, what: str, named: str = "") -> re.Pattern:
         pattern = re.compile(unicodedata.normalize("NFC", text))
     except re.error as error:
         raise ArgumentError(f"{what} {text!r} is not a regular expression: {error}.") from error
-    if pattern.groups != 1 or (named and named not in pattern.groupindex):
-        form = f"(?P<{named}>…)" if named else "(…)"
-        raise ArgumentError(f"{what} {text!r} must have exactly one group, {form}.")
+    if pattern.groups != 1:
+        raise ArgumentError(f"{what} {text!r} must have exactly one group, (…).")
     return pattern
 
 
