@@ -11,11 +11,12 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hfld_lite.errors import ArgumentError, called, look_up, registering
+from hfld_lite.data.examples import UNLABELLED
+from hfld_lite.errors import ArgumentError, called, collapse, look_up, registering
 from hfld_lite.losses import check_heads, one_to_all_matching, separated_logit_loss
 from hfld_lite.networks import Output, conv_bn
 from hfld_lite.teachers import Batch, LiveTeacher, TeacherTargets
-from hfld_lite.weighting import Fixed, Weighting, collapse
+from hfld_lite.weighting import Fixed, Weighting
 
 CROSS_ENTROPY = "cross_entropy"
 """The term of the labels, which every objective has."""
@@ -82,9 +83,11 @@ class Objective(nn.Module):
     ``objective(batch)`` gives the scalar to minimise and the unweighted terms of the loss by name;
     ``monitor()`` other figures to keep, averaged over an epoch; ``verdict(row)`` a sentence where
     an epoch's figures show that something is wrong. What is trained is a registered submodule.
-    ``answers_from`` are the targets or live teachers that the student learns from.
+    ``answers_from`` are the targets or live teachers that the student learns from. With
+    ``unlabelled``, batches hold rows without a label as well, whose target is UNLABELLED.
     """
 
+    unlabelled = False
     answers_from: Sequence[TeacherTargets | LiveTeacher] = ()
 
     def __init__(self, student: nn.Module) -> None:
@@ -120,8 +123,7 @@ class Supervised(Objective):
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The cross-entropy, a scalar, which is also the only term."""
-        logits = self.student(batch.inputs).logits
-        loss = F.cross_entropy(logits.float(), batch.target)
+        loss = cross_entropy(self.student(batch.inputs).logits, batch.target)
         return loss, {CROSS_ENTROPY: loss}
 
 
@@ -130,7 +132,8 @@ class Distiller(Objective):
 
     Where a term wants it, the student's features are projected to the teacher's channels (1x1
     convolution, batch norm); the teacher's are never touched, or the target would drift toward the
-    student.
+    student. A row without a label has no cross-entropy; other terms take the class that the teacher
+    finds likeliest as its target.
 
     Args:
         student: the network to train.
@@ -146,6 +149,8 @@ class Distiller(Objective):
         ArgumentError: if a term or an option is unknown, the heads do not divide the teacher's
             channels, or the teacher has other classes than the student.
     """
+
+    unlabelled = True
 
     def __init__(
         self,
@@ -176,8 +181,8 @@ class Distiller(Objective):
 
     def forward(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum, and the unweighted terms by name, scalars."""
-        output = self.student(batch.inputs)
-        teacher = self.targets.answers(batch)
+        output, teacher = self.student(batch.inputs), self.targets.answers(batch)
+        target = filled(batch.target, teacher.logits)
         projected = output
         if self.project is not None:
             features = self.project(output.features.flatten(2))
@@ -185,8 +190,8 @@ class Distiller(Objective):
         terms: dict[str, Tensor] = {}
         for made, options in self.terms:
             read = projected if made.projected else output
-            terms |= called(made.loss, made.names, read, teacher, batch.target, **options)
-        terms[CROSS_ENTROPY] = F.cross_entropy(output.logits.float(), batch.target)
+            terms |= called(made.loss, made.names, read, teacher, target, **options)
+        terms[CROSS_ENTROPY] = cross_entropy(output.logits, batch.target)
         weighed = {name: terms[name] for name in self.weigh.terms}
         # Weighed here: "meta" takes gradients of the terms, which Fabric allows only before its
         # wrapper has returned them.
@@ -206,6 +211,16 @@ class Distiller(Objective):
             idle = [name for name in idle if name != "nckd"]
         said = "was zero although it has a weight: it taught nothing."
         return f"The term {idle[0]} {said}" if idle else ""
+
+
+def cross_entropy(logits: Tensor, target: Tensor) -> Tensor:
+    """Cross-entropy, a mean over the rows that have a label."""
+    return F.cross_entropy(logits.float(), target, ignore_index=UNLABELLED)
+
+
+def filled(target: Tensor, logits: Tensor) -> Tensor:
+    """The target, and where it is missing the likeliest class by these logits."""
+    return target.where(target != UNLABELLED, logits.argmax(1))
 
 
 def check_classes(student: nn.Module, teacher: TeacherTargets | LiveTeacher | nn.Module) -> None:

@@ -1,6 +1,7 @@
 """The errors that a user of the package can cause, each a sentence that says how to mend it."""
 
 import difflib
+import math
 import os
 import signal
 import threading
@@ -176,6 +177,30 @@ def note_weak_teacher(role: str, known: float, *, chance: float = -1.0, alone: f
             f"{said}and the student alone in {alone:.1%}, so it may hold students back.",
             stacklevel=4,
         )
+
+
+def collapse(
+    weights: Mapping[str, float], low: float = 0.01, sigmoid: bool = False, saturated: float = 1e-3
+) -> str:
+    """Name the collapse of the weights in a sentence, or return "" where there is none.
+
+    A term is starved below the share ``low`` of all weight (exactly 0 means switched off), and a
+    ``sigmoid`` is ``saturated`` as near as that to 0 or 1.
+    """
+    used = {name: float(w) for name, w in weights.items() if w != 0}
+    total = sum(used.values())
+    if not math.isfinite(total):
+        return f"The weights are no longer finite: {used}."
+    if sigmoid and all(min(w, 1 - w) < saturated for w in used.values()):
+        return f"All weights are saturated (sum {total:.2g}), each within {saturated:g} of 0 or 1."
+    shares = {name: w / total for name, w in used.items()}
+    if len(shares) > 1:
+        winner = max(shares, key=shares.get)
+        if shares[winner] > 1 - low:
+            return f"{winner} has {shares[winner]:.1%} of all weight; no other term counts."
+        if starved := [f"{name} ({share:.1%})" for name, share in shares.items() if share < low]:
+            return f"Terms with less than {low:.0%} of all weight: {', '.join(starved)}."
+    return ""
 
 
 @contextmanager

@@ -73,6 +73,8 @@ class Recipe(Saved):
         patience: steps without a better validation after which a network's training ends; None
             to train to the end.
         batch_size: recordings a step; None for a tenth of the training part, 8 to 32.
+        unlabelled: share of each batch that a distilled student reads of recordings without a
+            label, where there are any; 0 to distil on labelled ones alone.
         balance: draw classes equally often where they differ by more than 3 to 1.
         temperature: T of the logit terms, no unit.
         heads: h of one-to-all matching; they must divide the teacher's channels.
@@ -116,6 +118,7 @@ class Recipe(Saved):
     warmup: Count | None = None
     patience: Count | None = None
     batch_size: Annotated[Whole, Field(ge=2)] | None = None  # batch norm needs two
+    unlabelled: Annotated[Weight, Field(lt=1)] = 0.5
     balance: bool = True
     temperature: Positive = 5.0
     heads: Annotated[Whole, Field(ge=1)] = 8

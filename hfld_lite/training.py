@@ -200,8 +200,9 @@ class _Loop:
         number, began, sums = self.epoch + 1, time.perf_counter(), {}
         self.model.train()
         count = len(self.train.inputs)
-        shuffled = shuffle(self.train.target, self.order, self.recipe.balance)
-        order = shuffled.to(self.fabric.device).split(self.recipe.batch(count))[: self.steps]
+        size, share = self.recipe.batch(count), self.recipe.unlabelled * self.objective.unlabelled
+        shuffled = shuffle(self.train.target, self.order, self.recipe.balance, size, share)
+        order = shuffled.to(self.fabric.device).split(size)[: self.steps]
         for step, (rows, inputs) in enumerate(batches(self.train.inputs, order), 1):
             place = f"at step {step} of {self.steps} of epoch {number}"
             for name, value in self._step(rows, inputs, place).items():

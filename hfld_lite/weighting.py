@@ -4,7 +4,6 @@ The weights are given, or a small network (PVPN) predicts them from the student'
 ways to train it are in ``rivals``. Source: the paper that the package teaches (HFLKD) and its code.
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
@@ -30,7 +29,7 @@ class Weighting(nn.Module):
 
     Attributes:
         weights: the last w by term, detached scalars, averaged over the batch; empty before.
-        sigmoid: the weights are sigmoids in (0, 1) and their sum is free, for :func:`collapse`.
+        sigmoid: the weights are sigmoids in (0, 1) and their sum is free, for ``errors.collapse``.
         meta_batches: the strategy needs batches that are kept from training.
         rate: factor on the learning rate of the strategy's own parameters.
     """
@@ -218,27 +217,3 @@ class Predicted(Weighting):
     def _scaled(self, weights: Tensor, active: Tensor) -> Tensor:
         weights = weights * active
         return weights * ((active.sum() if self.total is None else self.total) / weights.sum())
-
-
-def collapse(
-    weights: Mapping[str, float], low: float = 0.01, sigmoid: bool = False, saturated: float = 1e-3
-) -> str:
-    """Name the collapse of the weights in a sentence, or return "" where there is none.
-
-    A term is starved below the share ``low`` of all weight (exactly 0 means switched off), and a
-    ``sigmoid`` is ``saturated`` as near as that to 0 or 1.
-    """
-    used = {name: float(w) for name, w in weights.items() if w != 0}
-    total = sum(used.values())
-    if not math.isfinite(total):
-        return f"The weights are no longer finite: {used}."
-    if sigmoid and all(min(w, 1 - w) < saturated for w in used.values()):
-        return f"All weights are saturated (sum {total:.2g}), each within {saturated:g} of 0 or 1."
-    shares = {name: w / total for name, w in used.items()}
-    if len(shares) > 1:
-        winner = max(shares, key=shares.get)
-        if shares[winner] > 1 - low:
-            return f"{winner} has {shares[winner]:.1%} of all weight; no other term counts."
-        if starved := [f"{name} ({share:.1%})" for name, share in shares.items() if share < low]:
-            return f"Terms with less than {low:.0%} of all weight: {', '.join(starved)}."
-    return ""

@@ -93,6 +93,72 @@ def distiller(targets, seed: int = 0) -> Distiller:
         return Distiller(student, targets, WEIGHTS)
 
 
+# Unlabelled rows
+
+
+def half_known(train: Samples = TRAIN) -> Samples:
+    """Samples of which two thirds have no label."""
+    known = torch.arange(len(train.target)) % 9 < 3
+    return Samples(train.inputs, torch.where(known, train.target, -1))
+
+
+def test_batches_mix_labelled_and_unlabelled_rows_in_the_share_that_is_asked_for():
+    target, draw = half_known().target, torch.Generator().manual_seed(0)
+    for share, free in ((0.5, 4), (0.25, 2), (0.0, 0), (0.99, 7)):
+        batches = shuffle(target, draw, True, 8, share).split(8)[:4]
+        assert [int((target[rows] == -1).sum()) for rows in batches] == [free] * 4
+    rows = shuffle(target, draw, False, 8, 0.5)
+    assert len(rows) == len(target)
+    once = rows[target[rows] == -1]
+    assert len(set(once.tolist())) == len(once)  # 16 of 24: none comes again before all came
+    everything = torch.arange(36) % 3
+    as_before = torch.randperm(36, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(shuffle(everything, torch.Generator().manual_seed(3), 0, 8, 0.5), as_before)
+
+
+def test_labels_alone_are_read_where_an_objective_needs_them():
+    objective = Watched(network())
+    run(objective, train=half_known())
+    assert len(objective.batches) == 2 * (36 // 8)
+    assert all((batch.target >= 0).all() for batch in objective.batches)
+
+
+def test_unlabelled_rows_enter_all_terms_but_cross_entropy(taught):
+    _, targets = taught
+    objective = distiller(targets)
+    rows = torch.arange(9)
+    target = half_known().target[rows]
+    batch = Batch(TRAIN.inputs[rows], target, rows)
+    objective.eval()
+    _, terms = objective(batch)
+    output = objective.student(batch.inputs)
+    known = target >= 0
+    expected = F.cross_entropy(output.logits[known], target[known])
+    assert torch.allclose(terms["cross_entropy"], expected)
+    said = targets.logits[rows]
+    guessed = torch.where(known, target, said.argmax(1))
+    tckd, nckd = separated_logit_loss(output.logits, said, guessed, 5.0)
+    assert torch.allclose(terms["tckd"], tckd)
+    assert torch.allclose(terms["nckd"], nckd)
+    terms["feature"].backward()
+    assert objective.student.stem[0].weight.grad.abs().sum() > 0
+
+
+def test_unlabelled_rows_change_a_distilled_student_and_zero_leaves_them_out(taught):
+    _, targets = taught
+    seen = {}
+    for share in (0.0, 0.5):
+        objective = distiller(targets)
+        result = run(objective, RECIPE.replace(unlabelled=share), train=half_known())
+        assert result.history["cross_entropy"].notna().all()
+        seen[share] = state(objective.student)
+    assert not same(seen[0.0], seen[0.5])
+    labelled = distiller(targets)
+    labelled.unlabelled = False
+    run(labelled, train=half_known())
+    assert same(state(labelled.student), seen[0.0])
+
+
 # Learning
 
 

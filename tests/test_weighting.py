@@ -14,7 +14,7 @@ import hfld_lite.rivals.meta as meta_module
 from hfld_lite import distill_chain
 from hfld_lite.data.examples import Shape
 from hfld_lite.distillation import Distiller
-from hfld_lite.errors import ArgumentError, RecipeError
+from hfld_lite.errors import ArgumentError, RecipeError, collapse
 from hfld_lite.losses import separated_logit_loss
 from hfld_lite.networks import Output, count_parameters, resnet1d
 from hfld_lite.recipes import Recipe
@@ -23,14 +23,7 @@ from hfld_lite.rivals.released import ImagePVPN, Published, PublishedImages
 from hfld_lite.rivals.strategies import Naive, Uncertainty
 from hfld_lite.storage.randomness import seeded
 from hfld_lite.teachers import Batch, teacher_targets
-from hfld_lite.weighting import (
-    PVPN,
-    TERMS,
-    WEIGHTINGS,
-    Fixed,
-    collapse,
-    make_weighting,
-)
+from hfld_lite.weighting import PVPN, TERMS, WEIGHTINGS, Fixed, make_weighting
 
 CHANNELS, POSITIONS, CLASSES = 6, 3, 4
 EQUAL = dict.fromkeys(TERMS, 1.0)

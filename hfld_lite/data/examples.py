@@ -97,17 +97,62 @@ IMBALANCE = 3.0
 """Classes are drawn equally often if one has more than so many times as many as another."""
 
 
-def shuffle(target: Tensor, generator: torch.Generator, balance: bool = False) -> Tensor:
+UNLABELLED = -1
+"""The label of a recording whose class is not known."""
+
+
+def shuffle(
+    target: Tensor,
+    generator: torch.Generator,
+    balance: bool = False,
+    size: int = 1,
+    unlabelled: float = 0.0,
+) -> Tensor:
     """Rows for one pass, int64 ``(n,)`` on the CPU: all of them in a new order.
 
     With ``balance`` and classes that differ by more than IMBALANCE, rows are drawn with
     replacement, each class with the same probability.
+
+    Where labels are missing, n rows are drawn so that each batch of ``size`` holds the same number
+    of unlabelled rows, the share ``unlabelled``, rounded, and one labelled row at least. Either
+    kind comes in one new order after the other, as often as needed: a pass has as many steps
+    whatever the share, which 0 makes a pass over labelled rows alone.
+
+    Args:
+        target: int64 ``(n,)``, UNLABELLED where the class is not known.
+        generator: draws the order.
+        balance: as above.
+        size: of a batch.
+        unlabelled: from 0 to below 1.
     """
-    counts = target.cpu().bincount()
-    if not balance or counts.max() <= IMBALANCE * counts[counts > 0].min():
-        return torch.randperm(len(target), generator=generator)
-    chances = 1 / counts[target.cpu()]
-    return torch.multinomial(chances, len(target), replacement=True, generator=generator)
+    known = (target.cpu() != UNLABELLED).nonzero().squeeze(1)
+    n = len(target)
+    if len(known) < n:
+        rest = (target.cpu() == UNLABELLED).nonzero().squeeze(1)
+        free, steps = min(size - 1, round(unlabelled * size)), -(-n // size)
+        drawn = [
+            _stream(rest, steps * free, generator).view(steps, free),
+            _stream(known, steps * (size - free), generator, target, balance).view(steps, -1),
+        ]
+        return torch.cat(drawn, 1).flatten()[:n]
+    return _stream(known, n, generator, target, balance)
+
+
+def _stream(
+    rows: Tensor,
+    count: int,
+    generator: torch.Generator,
+    target: Tensor | None = None,
+    balance: bool = False,
+) -> Tensor:
+    """As many of the rows as asked for: one new order after the other, or balanced by class."""
+    if balance:
+        counts = target[rows].cpu().bincount()
+        if counts.max() > IMBALANCE * counts[counts > 0].min():
+            chances = 1 / counts[target[rows].cpu()]
+            return rows[torch.multinomial(chances, count, replacement=True, generator=generator)]
+    passes = [torch.randperm(len(rows), generator=generator) for _ in range(-(-count // len(rows)))]
+    return rows[torch.cat([*passes, torch.empty(0, dtype=torch.int64)])[:count]]
 
 
 @contextmanager

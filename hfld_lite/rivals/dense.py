@@ -3,10 +3,9 @@
 from collections.abc import Sequence
 from functools import partial
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hfld_lite.distillation import Objective, check_classes
+from hfld_lite.distillation import Objective, check_classes, cross_entropy
 from hfld_lite.errors import ArgumentError
 from hfld_lite.hierarchy import CONTROLS, Stage, Trainer
 from hfld_lite.rivals.losses import densely_guided_kd_loss
@@ -25,6 +24,8 @@ class DenselyGuided(Objective):
     Raises:
         ArgumentError: if there is no target, or one has other classes than the student.
     """
+
+    unlabelled = True
 
     def __init__(
         self,
@@ -47,7 +48,7 @@ class DenselyGuided(Objective):
         teachers = [target.answers(batch).logits for target in self.targets]
         terms = {
             "dense": densely_guided_kd_loss(logits, teachers, self.temperature),
-            "cross_entropy": F.cross_entropy(logits.float(), batch.target),
+            "cross_entropy": cross_entropy(logits, batch.target),
         }
         return terms["cross_entropy"] + self.weight * terms["dense"], terms
 
