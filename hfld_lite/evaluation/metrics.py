@@ -208,13 +208,11 @@ def paired_interval(
     Each seed gives one difference, measured on the same recordings, so that what is hard for both
     methods cancels; the interval and p are :func:`mean_interval`'s over these differences. They
     vary with the training and with the test recordings, and t counts both. (A percentile bootstrap
-    over seeds is too narrow: for five seeds by a factor of √(4/5) · 1.96 / 2.78 = 0.63.) If all
-    seeds were tested on the same recordings, the interval is one for these recordings.
+    over five seeds is too narrow, by a factor of √(4/5) · 1.96 / 2.78 = 0.63.) If all seeds were
+    tested on the same recordings, the interval is one for these recordings.
 
-    With one seed, or the same difference for every seed, nothing shows how much seeds vary. The
-    interval is then a percentile bootstrap over groups (tiles), drawn with replacement in each
-    seed, and does not count the training's chance. Source: Efron and Tibshirani, "An introduction
-    to the bootstrap", 1993.
+    With one seed, or the same difference for every seed, nothing shows how much seeds vary; then
+    :func:`group_bootstrap` gives the interval.
 
     Args:
         runs: for each seed, whether the first and the second method were right, booleans ``(n,)``,
@@ -224,8 +222,7 @@ def paired_interval(
 
     Returns:
         The mean difference, first method minus second, in shares of 1; the ends of its interval;
-        and a two-sided p. The bootstrap's p is twice the smaller share of rounds on either side of
-        zero, at least 2 / (rounds + 1), because a number of rounds cannot show that p is zero.
+        and a two-sided p.
 
     Raises:
         ArgumentError: if there is no seed.
@@ -233,8 +230,27 @@ def paired_interval(
     over_seeds = mean_interval(
         [np.mean(np.subtract(first, second, dtype=float)) for first, second, _ in runs]
     )
-    if not math.isnan(over_seeds.low):
-        return over_seeds
+    return group_bootstrap(runs, rng, rounds) if math.isnan(over_seeds.low) else over_seeds
+
+
+def group_bootstrap(
+    runs: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]],
+    rng: np.random.Generator,
+    rounds: int = 2000,
+) -> Paired:
+    """The difference of :func:`paired_interval` with a 95 % percentile bootstrap over groups.
+
+    Each round draws groups (tiles) with replacement in every seed; both methods are measured on the
+    same draw. The chance of training is not counted. Source: Efron and Tibshirani, "An introduction
+    to the bootstrap", 1993.
+
+    Args:
+        runs, rng, rounds: as there.
+
+    Returns:
+        As there; p is twice the smaller share of rounds on either side of zero, at least
+        2 / (rounds + 1), because a number of rounds cannot show that p is zero.
+    """
     gains, sizes = [], []
     for first, second, groups in runs:
         _, member = np.unique(groups, return_inverse=True)
@@ -242,14 +258,16 @@ def paired_interval(
         sizes.append(np.bincount(member))
     means = []
     for _ in range(rounds):
-        drawn = [rng.integers(len(n), size=len(n)) for n in sizes]
-        means.append(
-            np.mean([g[d].sum() / n[d].sum() for g, n, d in zip(gains, sizes, drawn, strict=True)])
-        )
+        drawn = []
+        for gain, size in zip(gains, sizes, strict=True):
+            tiles = rng.integers(len(size), size=len(size))
+            drawn.append(gain[tiles].sum() / size[tiles].sum())
+        means.append(np.mean(drawn))
+    difference = np.mean([g.sum() / n.sum() for g, n in zip(gains, sizes, strict=True)])
     low, high = np.quantile(means, (0.025, 0.975))
     beyond = min(np.sum(np.less_equal(means, 0)), np.sum(np.greater_equal(means, 0)))
     p = min(1.0, 2 * (int(beyond) + 1) / (rounds + 1))
-    return Paired(over_seeds.difference, float(low), float(high), p)
+    return Paired(float(difference), float(low), float(high), p)
 
 
 def holm(p_values: Sequence[float]) -> np.ndarray:
