@@ -370,11 +370,13 @@ def test_the_default_weighting_is_the_one_that_validation_chose():
 
 
 QUOTED = re.compile(r"([+-]\d+\.\d)\s\(([+-]\d+\.\d)\sto\s([+-]\d+\.\d)\)")
+SHARE = re.compile(r"\s(\d\.\d\d)\s\((-?\d\.\d\d)\sto\s(\d\.\d\d)\)")
 
 
 def quoted(text):
-    """Differences in points with their intervals: +1.4 (+0.5 to +2.4)."""
-    return {tuple(map(float, ends)) for ends in QUOTED.findall(text)}
+    """Differences in points, +1.4 (+0.5 to +2.4), and shares, 0.77 (0.37 to 2.43)."""
+    found = QUOTED.findall(text) + SHARE.findall(text)
+    return {tuple(map(float, ends)) for ends in found}
 
 
 @pytest.mark.parametrize(
