@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from scipy.special import stdtr, stdtrit
 
 from hfld_lite.errors import ArgumentError
 
@@ -147,6 +146,8 @@ def mean_interval(values: Sequence[float]) -> Paired:
     Raises:
         ArgumentError: if there is no value.
     """
+    from scipy.special import stdtr, stdtrit  # slow to import
+
     x = np.asarray(values, float)
     if not x.size:
         raise ArgumentError("mean_interval needs at least one value; found none.")
@@ -179,6 +180,8 @@ def ratio_interval(above: Sequence[float], below: Sequence[float]) -> tuple[floa
     Raises:
         ArgumentError: if there is no pair, or the lengths differ.
     """
+    from scipy.special import stdtrit  # slow to import
+
     y, x = np.asarray(above, float), np.asarray(below, float)
     if not len(x) or x.shape != y.shape:
         raise ArgumentError(
