@@ -376,8 +376,9 @@ def write_tested() -> None:
         "for 0.3.0, and once more now, after its log-mel was mended on validation parts.",
         "baseline: of scikit-learn's, fitted by hfld_lite.evaluation.baselines, the one that is "
         "best on these test parts (a user does not know it; the strictest comparison).",
-        "over_alone, over_baseline: student less the other, shares of 1, with a paired 95 % "
-        "bootstrap interval over seeds and groups. seconds: of a whole chain, on shared cores.",
+        "over_alone, over_baseline: student less the other, shares of 1, with a paired 95 % t "
+        "interval over seeds (a percentile bootstrap over groups where all seeds have the same "
+        "difference). seconds: of a whole chain, on shared cores.",
         f"Empty: the defaults of 0.2.0 refuse 64 samples (digits), and were not trained on {SLOW}.",
     )
 

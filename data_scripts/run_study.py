@@ -34,6 +34,7 @@ from _summary import (
     choose_secondary,
     draw,
     gap_closed,
+    said_share,
     write_page,
     write_tables,
 )
@@ -400,8 +401,7 @@ def main(
     write_page(out, table, rows, *notes)
     print(table[["data", "method", "seeds", "accuracy", "against_alone"]].to_string(index=False))
     for data in dict.fromkeys(rows["data"]):
-        share, low, high = gap_closed(rows, data)
-        print(f"{data}: share of the gap closed {share:.2f} ({low:.2f} to {high:.2f})")
+        print(f"{data}: share of the gap closed {said_share(*gap_closed(rows, data))}")
 
 
 def _run(study: Study, jobs: int, until: float | None) -> tuple[pd.DataFrame, pd.DataFrame] | None:

@@ -52,6 +52,10 @@ def test_a_forest_says_how_far_the_far_ones_are_and_does_not_squeeze_the_others(
     assert -6 < low < -5
     assert high < 6
     assert "-59 (-64 to -55)" in [text.get_text() for text in axis.texts]
+    compared.loc[1, ["low_alone", "high_alone"]] = [-1.5, 0.3]
+    unclear = figures.forest({"bearings": compared}, "alone").axes[0]
+    marks = [[m for m in a.get_lines() if m.get_marker() == "<"] for a in (axis, unclear)]
+    assert [m.get_markerfacecolor() for (m,) in marks] == [COLOURS[1], "white"]
 
 
 def test_trends_has_a_line_for_each_method_in_the_order_of_x(study_figures):

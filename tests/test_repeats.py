@@ -26,23 +26,30 @@ def test_mean_sample_deviation_and_paired_difference():
     forest = table.loc["forest"]
     assert forest["seeds"] == 3
     assert forest["student_minus"] == pytest.approx((0.1 + 0.05 + 0.1) / 3)
-    assert 0.05 <= forest["low"] <= forest["student_minus"] <= forest["high"] <= 0.1
+    # 0.1, 0.05 and 0.1: s / √3 = 1 / 60, and t(0.975; 2) = 4.3027
+    assert [forest["low"], forest["high"]] == pytest.approx(
+        [0.25 / 3 - 4.3027 / 60, 0.25 / 3 + 4.3027 / 60], abs=1e-5
+    )
 
 
-def test_the_interval_is_paired_and_that_of_scipys_bootstrap():
-    from scipy.stats import bootstrap
+def test_the_interval_is_paired_and_that_of_scipys_t_test():
+    from scipy.stats import ttest_1samp
 
     rng = np.random.default_rng(0)
     hard = rng.normal(0.6, 0.2, 12)  # seeds differ by far more than the methods
     gain = rng.normal(0.02, 0.01, 12)
-    table = summary(runs(student=list(hard + gain), alone=list(hard)), rounds=4000)
+    table = summary(runs(student=list(hard + gain), alone=list(hard)))
     found = table.set_index("method").loc["alone"]
-    known = bootstrap(
-        (gain,), np.mean, n_resamples=20_000, method="percentile", random_state=1
-    ).confidence_interval
-    assert found["low"] == pytest.approx(known.low, abs=1e-3)
-    assert found["high"] == pytest.approx(known.high, abs=1e-3)
+    known = ttest_1samp(gain, 0).confidence_interval(0.95)
+    assert found["low"] == pytest.approx(known.low)
+    assert found["high"] == pytest.approx(known.high)
     assert found["high"] - found["low"] < 0.02
+
+
+def test_seeds_that_all_differ_alike_do_not_show_an_interval():
+    table = summary(runs(student=[0.9, 0.8, 0.7], forest=[0.8, 0.7, 0.6])).set_index("method")
+    assert table.loc["forest", "student_minus"] == pytest.approx(0.1)
+    assert np.isnan(table.loc["forest", ["low", "high"]].astype(float)).all()
 
 
 def test_a_method_is_compared_on_the_seeds_that_it_has_and_one_seed_gives_no_interval():

@@ -21,8 +21,8 @@ TABLE, PAGE = "seeds.csv", "seeds.html"
 
 NOTE = (
     "Each seed has its own split and initial weights. The deviation is that of a single run, over "
-    "seeds; the interval, at 95 %, is that of the mean difference, paired by seed (bootstrap over "
-    "seeds). With few seeds it is too narrow rather than too wide, and test parts of several seeds "
+    "seeds; the interval, at 95 %, is that of the mean difference, paired by seed (t interval over "
+    "seeds; none for one seed or where all have the same difference). Test parts of several seeds "
     "share recordings."
 )
 
@@ -146,8 +146,10 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
     """The table of :func:`hfld_lite.evaluation.repeats.summary` in percent and points."""
 
     def points(row: Any) -> str:
-        if pd.isna(row.low):
+        if pd.isna(row.student_minus):
             return ""
+        if pd.isna(row.low):
+            return f"{100 * row.student_minus:+.1f} (no interval)"
         low, high = (f"{100 * end:+.1f}" for end in (row.low, row.high))
         return f"{100 * row.student_minus:+.1f} ({low} to {high})"
 

@@ -368,8 +368,9 @@ def threshold(
 def forest(tables: Mapping[str, pd.DataFrame], base: str) -> Figure:
     """Differences of many methods from one, with their intervals; one panel for each data.
 
-    Filled marks: the interval excludes zero. A difference beyond FAR is drawn as a triangle at the
-    edge with its value, because it would squeeze all others.
+    Filled marks: the interval excludes zero. Bars that reach the edge end beyond it. A difference
+    beyond FAR is drawn as a triangle at the edge with its value, because it would squeeze all
+    others.
 
     Args:
         tables: rows with ``method``, ``against_BASE``, ``low_BASE``, ``high_BASE`` in shares of 1;
@@ -391,7 +392,13 @@ def forest(tables: Mapping[str, pd.DataFrame], base: str) -> Figure:
             colour = COLOURS[0] if middle > 0 else COLOURS[1]
             if abs(middle) > FAR:
                 edge, side = np.sign(middle) * FAR, "right" if middle > 0 else "left"
-                axis.plot(edge, order.index(method), marker="<>"[int(middle > 0)], color=colour)
+                axis.plot(
+                    edge,
+                    order.index(method),
+                    marker="<>"[int(middle > 0)],
+                    color=colour if clear else "0.45",
+                    markerfacecolor=colour if clear else "white",
+                )
                 axis.text(
                     edge - np.sign(middle) * 0.25,
                     order.index(method),

@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.errors import ArgumentError
-from hfld_lite.evaluation.metrics import paired_interval
+from hfld_lite.evaluation.metrics import mean_interval
 from hfld_lite.hierarchy import distill_chain
 from hfld_lite.recipes import Recipe
 
@@ -69,23 +69,21 @@ def scores(table: pd.DataFrame, seed: int, method: str = "role") -> pd.DataFrame
     )
 
 
-def summary(runs: pd.DataFrame, rounds: int = 2000) -> pd.DataFrame:
+def summary(runs: pd.DataFrame) -> pd.DataFrame:
     """Mean and deviation of every method, and how much better the student is.
 
     Args:
         runs: as :class:`Repeats` has them.
-        rounds: of the bootstrap.
 
     Returns:
         A row for each method, in their order: method, seeds, accuracy and macro_recall (means),
         deviation (sample standard deviation of the accuracy over seeds; NaN for one seed), and of
         the accuracy's paired difference, student minus method, over the seeds that have both, the
-        mean ``student_minus`` and its 95 % bootstrap interval over seeds, ``low`` and ``high``
-        (NaN for the student itself, and the interval for one seed). With few seeds such an
-        interval is too narrow rather than too wide.
+        mean ``student_minus`` and its 95 % t interval over seeds, ``low`` and ``high`` (NaN for
+        the student itself; the interval also for one seed and for equal differences).
     """
     wide = runs.pivot(index="seed", columns="method", values="accuracy")
-    rng, table = np.random.default_rng(0), []
+    table = []
     for method, part in runs.groupby("method", sort=False):
         row = {"method": method, "seeds": len(part), "accuracy": part["accuracy"].mean()}
         row |= {"deviation": part["accuracy"].std(ddof=1)}
@@ -94,10 +92,7 @@ def summary(runs: pd.DataFrame, rounds: int = 2000) -> pd.DataFrame:
         if method != STUDENT and STUDENT in wide:
             pairs = wide[[STUDENT, method]].dropna().to_numpy()
             if len(pairs):
-                row["student_minus"] = float(np.mean(pairs[:, 0] - pairs[:, 1]))
-            if len(pairs) > 1:  # one "recording" a seed: only seeds are drawn
-                one = np.zeros(1)
-                found = paired_interval([([a], [b], one) for a, b in pairs], rng, rounds)
-                row |= {"low": found.low, "high": found.high}
+                found = mean_interval(pairs[:, 0] - pairs[:, 1])
+                row |= {"student_minus": found.difference, "low": found.low, "high": found.high}
         table.append(row)
     return pd.DataFrame(table)
