@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from hfld_lite.data.examples import UNLABELLED
+from hfld_lite.data.recordings import UNLABELLED
 from hfld_lite.errors import ArgumentError, called, collapse, look_up, registering
 from hfld_lite.losses import check_heads, one_to_all_matching, separated_logit_loss
 from hfld_lite.networks import Output, conv_bn

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from hfld_lite.data.augmentation import augment, check_shift
 from hfld_lite.data.names import refuse_twins, tidy
-from hfld_lite.data.recordings import Recordings
+from hfld_lite.data.recordings import UNLABELLED, Recordings
 from hfld_lite.data.splits import Split, split
 from hfld_lite.data.views import network_inputs
 from hfld_lite.errors import ArgumentError, DataError
@@ -95,10 +95,6 @@ class Samples(NamedTuple):
 
 IMBALANCE = 3.0
 """Classes are drawn equally often if one has more than so many times as many as another."""
-
-
-UNLABELLED = -1
-"""The label of a recording whose class is not known."""
 
 
 def shuffle(

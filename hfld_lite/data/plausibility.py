@@ -217,13 +217,14 @@ def separations(
 
     Args:
         values: ``(n,)``.
-        labels, groups: of each value.
+        labels, groups: of each value; one without a label does not count.
         classes: how many there are.
 
     Returns:
         for each cut that does: the classes below and above, the threshold, the balanced accuracy.
     """
-    values, labels, groups = np.asarray(values), np.asarray(labels), np.asarray(groups)
+    known = np.asarray(labels) >= 0
+    values, labels, groups = (np.asarray(part)[known] for part in (values, labels, groups))
     counts = np.bincount(labels, minlength=classes)
     enough = [
         c
@@ -294,7 +295,8 @@ def _equal(recordings: Recordings) -> list[str]:
     """Recordings that are there twice: of one class, and of two, so that a label is wrong."""
     within, across = [], []
     for rows in equal_rows(recordings.signals):
-        same = len(np.unique(recordings.labels[rows])) == 1
+        labels = recordings.labels[rows]
+        same = len(np.unique(labels[labels >= 0])) < 2  # one without a label contradicts none
         (within if same else across).append(rows)
     said = []
     for sets, what in (
@@ -316,7 +318,7 @@ def _equal(recordings: Recordings) -> list[str]:
 
 
 def _imbalance(recordings: Recordings) -> str:
-    counts = np.bincount(recordings.labels, minlength=len(recordings.class_names))
+    counts = recordings.counts
     there = np.flatnonzero(counts)
     few, many = there[counts[there].argmin()], there[counts[there].argmax()]
     if counts[many] <= IMBALANCE * counts[few]:

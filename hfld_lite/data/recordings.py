@@ -19,6 +19,9 @@ from hfld_lite.data.parts import Part
 from hfld_lite.errors import ArgumentError, DataError, HfldError, nearest
 from hfld_lite.storage.files import bytes_digest
 
+UNLABELLED = -1
+"""The label of a recording whose class is not known."""
+
 _CHUNK = 1 << 24  # values checked together, 64 MiB: a memory map may be larger than memory
 
 
@@ -28,7 +31,7 @@ class Recordings:
 
     Args:
         signals: float32 ``(n, samples)``, in memory or memory-mapped.
-        labels: int64 ``(n,)``, indices into `class_names`.
+        labels: int64 ``(n,)``, indices into `class_names`, or UNLABELLED.
         groups: str ``(n,)``, names the physical tile: a split keeps each group in one part.
         sample_rate: in Hz.
         class_names: two or more.
@@ -101,7 +104,7 @@ class Recordings:
     def _check_names(self) -> None:
         """Refuse classes that look alike, and groups that do and are not just the file's name."""
         how = "merge them with hfld_lite.data.names.merged"
-        counts = np.bincount(self.labels, minlength=len(self.class_names))
+        counts = self.counts
         refuse_twins("recordings", dict(zip(self.class_names, counts, strict=True)), "class", how)
         names, first, counts = np.unique(self.groups, return_index=True, return_counts=True)
         origins = self.origins[first].tolist()
@@ -123,14 +126,16 @@ class Recordings:
                 if labels.shape == (self.samples,)
                 else "",
             )
-        outside = np.flatnonzero((labels < 0) | (labels >= classes))
+        labels = labels.astype(np.int64, copy=False)
+        outside = np.flatnonzero((labels < UNLABELLED) | (labels >= classes))
         if outside.size:
             raise DataError(
                 place(self.origins[outside[0]]),
                 f"the label is {labels[outside[0]]}",
-                expected=f"0 to {classes - 1}, as there are {classes} classes",
+                expected=f"0 to {classes - 1}, as there are {classes} classes, or {UNLABELLED} "
+                "where the class is not known",
             )
-        return labels.astype(np.int64, copy=False)
+        return labels
 
     def _checked_wholes(self) -> np.ndarray:
         wholes = _strings(self.wholes, len(self), "wholes")
@@ -173,6 +178,11 @@ class Recordings:
 
     def __len__(self) -> int:
         return len(self.signals)
+
+    @property
+    def counts(self) -> np.ndarray:
+        """Recordings of each class, ``(classes,)``; those without a label are not counted."""
+        return np.bincount(self.labels[self.labels != UNLABELLED], minlength=len(self.class_names))
 
     @property
     def samples(self) -> int:
@@ -222,11 +232,12 @@ class Recordings:
         """Return four lines, source, counts and seconds, classes, groups, and what looks wrong."""
         seconds = self.samples / self.sample_rate
         units = f", in {self.units}" if self.units else ""
-        counts = np.bincount(self.labels, minlength=len(self.class_names))
         classes = [
             f"{name} {count}{' (normal)' if name in self.normal_classes else ''}"
-            for name, count in zip(self.class_names, counts, strict=True)
+            for name, count in zip(self.class_names, self.counts, strict=True)
         ]
+        if rest := int(np.sum(self.labels == UNLABELLED)):
+            classes.append(f"unlabelled {rest}")
         codes = np.unique(self.groups, return_inverse=True)[1]
         classes_of = np.bincount(np.unique(np.stack([codes, self.labels]), axis=1)[0])
         groups = f"groups: {len(classes_of)}"

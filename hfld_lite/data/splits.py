@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import Field, ValidationError
 
 from hfld_lite.data.plausibility import equal_rows, names_of
-from hfld_lite.data.recordings import Recordings, indices_of, place
+from hfld_lite.data.recordings import UNLABELLED, Recordings, indices_of, place
 from hfld_lite.errors import ArgumentError, DataError
 from hfld_lite.storage.models import Checked, Index, explain
 
@@ -71,7 +71,8 @@ def split(
 ) -> Split:
     """Draw a split by class and by group (scikit-learn's StratifiedGroupKFold).
 
-    Groups that share a recording, sample for sample, are one group.
+    Groups that share a recording, sample for sample, are one group. Recordings without a label are
+    for training; those of a group that is drawn for validation or test are in no part.
 
     Args:
         recordings: what to split.
@@ -84,7 +85,12 @@ def split(
         ArgumentError: a fraction or the seed is out of range.
     """
     fractions = (test, validation) if validation else (test,)
-    drawn, rest = _draw(recordings, np.arange(len(recordings)), fractions, seed)
+    known = np.flatnonzero(recordings.labels != UNLABELLED)
+    drawn, rest = _draw(recordings, known, fractions, seed)
+    if len(known) < len(recordings):
+        groups = _linked_groups(recordings)
+        apart = np.isin(groups, groups[np.concatenate(drawn)])
+        rest = np.flatnonzero(~apart)
     return check_split(Split(rest, drawn[1] if validation else [], drawn[0]), recordings)
 
 
@@ -155,7 +161,16 @@ def check_split(split: Split, recordings: Recordings) -> Split:
         )
     _check_equal(recordings, side)
     for part, indices in split.parts().items():
-        there = np.bincount(recordings.labels[indices], minlength=len(recordings.class_names))
+        labels = recordings.labels[indices]
+        if part != "train" and (labels == UNLABELLED).any():
+            first = indices[labels == UNLABELLED][0]
+            raise DataError(
+                f"{where}: {place(recordings.origins[first])}",
+                f"it has no label and is in the {part} part",
+                expected="recordings without a label in the train part only",
+            )
+        labels = labels[labels != UNLABELLED]
+        there = np.bincount(labels, minlength=len(recordings.class_names))
         for name, found in zip(recordings.class_names, there, strict=True):
             if not found and (indices.size or part != "validation"):
                 raise DataError(
