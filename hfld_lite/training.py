@@ -160,6 +160,8 @@ class _Loop:
         # Moved before the optimiser looks at the parameters, and without a wrapper to peel off.
         fabric.to_device(objective)
         self.steps, self.optimizer = steps, _optimizer(objective, recipe)
+        if hasattr(objective, "weigh"):
+            objective.weigh.optimizer = self.optimizer
         self.schedule = LambdaLR(self.optimizer, _schedule(recipe, epochs, steps))
         self.model, self.wrapped_optimizer = fabric.setup(objective, self.optimizer)
         self.order = torch.Generator().manual_seed(derive_seed(seed, "order"))

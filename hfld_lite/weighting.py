@@ -32,10 +32,11 @@ class Weighting(nn.Module):
         sigmoid: the weights are sigmoids in (0, 1) and their sum is free, for ``errors.collapse``.
         meta_batches: the strategy needs batches that are kept from training.
         rate: factor on the learning rate of the strategy's own parameters.
+        optimizer: what moves the student, where the training loop has said so.
     """
 
     sigmoid = meta_batches = False
-    rate = 1.0
+    rate, optimizer = 1.0, None
 
     def __init__(self, terms: Sequence[str] = TERMS) -> None:
         super().__init__()

@@ -3,11 +3,13 @@
 import copy
 import itertools
 import math
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.optimize import minimize
 from torch import nn
 
 import hfld_lite.rivals.meta as meta_module
@@ -21,13 +23,14 @@ from hfld_lite.recipes import Recipe
 from hfld_lite.rivals.meta import Meta, _drops_out, meta_gradient
 from hfld_lite.rivals.released import ImagePVPN, Published, PublishedImages
 from hfld_lite.rivals.strategies import Naive, Uncertainty
+from hfld_lite.rivals.trusted import Trusted, optimizer_step
 from hfld_lite.storage.randomness import seeded
 from hfld_lite.teachers import Batch, teacher_targets
 from hfld_lite.weighting import PVPN, TERMS, WEIGHTINGS, Fixed, make_weighting
 
 CHANNELS, POSITIONS, CLASSES = 6, 3, 4
 EQUAL = dict.fromkeys(TERMS, 1.0)
-LEARNED = ("naive", "uncertainty", "meta")
+LEARNED = ("naive", "uncertainty", "meta", "trusted")
 PREDICTED = ("published", *LEARNED)
 
 
@@ -76,7 +79,7 @@ class World:
         return named, features
 
     def weighting(self, name, **options):
-        if name == "meta":
+        if name in ("meta", "trusted"):
             given = {"student": self.student, "next_batch": lambda: self.meta}
             options = {**given, "learning_rate": 0.1, "every": 1, **options}
         read = (EQUAL,) if name == "fixed" else (CHANNELS, POSITIONS)
@@ -224,6 +227,8 @@ def test_the_student_learns_from_the_weighted_terms_with_the_weights_held(name):
 def test_which_pvpn_learns(name):
     world = World()
     weighting = world.weighting(name)
+    if name == "trusted":
+        heard(weighting, *[(1.0, -2.0, 0.5, -3.0), (1.0, -2.0, -0.5, 3.0)] * 3)
     start = copy.deepcopy(weighting.pvpn.state_dict())
     weighting(*world.losses()).backward()
     last = weighting.pvpn.layers[-1]
@@ -497,13 +502,236 @@ def test_meta_leaves_frozen_parameters_and_evaluation_alone():
     assert weighting.pvpn.layers[-1].bias.grad is None
 
 
+# Trusted
+
+RATIO = dict(zip(TERMS, (1.0, 0.3, 0.6, 2.0), strict=True))
+
+
+def heard(weighting, *updates):
+    """Let a weighting have seen meta gradients."""
+    for update in updates:
+        gradient = torch.tensor(update, dtype=torch.float64)
+        weighting._keep(gradient, torch.ones(len(update), dtype=torch.bool))
+    return weighting
+
+
+def follow(weighting, losses, features, steps=400):
+    """The weights after steps of the PVPN alone."""
+    losses = {name: loss.detach() for name, loss in losses.items()}
+    optimizer = torch.optim.Adam(weighting.parameters(), 0.02)
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 0.02 * (1 - step / steps)
+        optimizer.zero_grad()
+        weighting(losses, features).backward()
+        optimizer.step()
+    weighting(losses, features)
+    return torch.stack(list(weighting.weights.values()))
+
+
+def test_trusted_settles_where_the_trust_region_has_its_minimum():
+    world, never = World(), 10**9
+    weighting = world.weighting("trusted", prior=RATIO, kappa=1.5, every=never)
+    first, second = (1.0, 2.0, -1.0, -3.0), (1.1, -1.9, -1.2, -3.0)
+    heard(weighting, *[first, second] * 3)
+    signal, prior = weighting.signal().numpy(), weighting.prior.numpy()
+    assert signal[0] == 1 and signal[3] == -1 and 0 < abs(signal[1]) < 1, "within and beyond"
+    total = prior.sum()
+
+    def objective(free):  # Σ w is fixed: the last weight is what is left
+        w = np.append(free, total - free.sum())
+        return w @ signal + (w * np.log(w / prior)).sum() / 1.5
+
+    bounds = [(1e-6, None)] * 3
+    left = {"type": "ineq", "fun": lambda free: total - free.sum() - 1e-6}
+    found = minimize(objective, prior[:3], bounds=bounds, constraints=left, tol=1e-12).x
+    stated = prior * np.exp(-1.5 * signal)
+    np.testing.assert_allclose(found, (stated * total / stated.sum())[:3], rtol=1e-4)
+    reached = follow(weighting, *world.losses()).numpy()
+    np.testing.assert_allclose(reached[:3], found, rtol=2e-3)
+    assert reached.sum() == pytest.approx(total)
+
+
+@pytest.mark.parametrize("kappa", [0.5, 2.0])
+def test_trusted_bounds_what_a_term_loses(kappa):
+    world = World()
+    weighting = world.weighting("trusted", kappa=kappa, every=10**9)
+    heard(weighting, *[(1e6, -1e-6, 1.0, -1.0), (1e6, -2e-6, 1.0, -1.0)] * 3)
+    weights = follow(weighting, *world.losses())
+    assert weights.max() / weights.min() == pytest.approx(math.exp(2 * kappa), rel=0.01)
+    say(weighting.pvpn, 9.0, -9.0, 9.0, -9.0)  # whatever the PVPN says on its way
+    weighting(*world.losses())
+    weights = torch.stack(list(weighting.weights.values()))
+    assert weights.max() / weights.min() == pytest.approx(math.exp(2 * kappa), rel=1e-9)
+
+
+@pytest.mark.parametrize("case", ["no update", "three updates", "kappa 0", "noise", "all help"])
+def test_trusted_is_fixed_without_a_reason(case):
+    world, same = World(), Fixed(RATIO).double()
+    kappa = 0.0 if case == "kappa 0" else 2.0
+    weighting = world.weighting("trusted", prior=RATIO, kappa=kappa, every=10**9)
+    up, down = (1.0, -2.0, 3.0, -4.0), (-1.0, 2.0, -3.0, 4.0)
+    updates = {"no update": (), "three updates": (up,) * 3, "kappa 0": (up,) * 9}
+    updates |= {"noise": (up, down, down, up) * 3}
+    updates |= {"all help": ((-1.0, -50.0, -3.0, -4.0), (-1.1, -51.0, -3.0, -4.0)) * 3}
+    heard(weighting, *updates[case])
+    losses, features = world.losses()
+    weights = follow(weighting, losses, features, steps=0 if case == "noise" else 30)
+    torch.testing.assert_close(weights, same.values, rtol=1e-12, atol=0)
+    assert weighting(losses, features).item() == pytest.approx(same(losses).item(), rel=1e-12)
+    if case == "noise":
+        assert weighting.signal().abs().max() < 0.3
+
+
+def test_trusted_grows_with_the_evidence_and_forgets():
+    weighting = World().weighting("trusted", every=10**9)
+    noisy, seen = [(1.0, 1.0, 1.0, 1.0), (1.0, 1.0, 1.0, -0.5)], []
+    for _ in range(5):
+        seen.append(float(heard(weighting, *noisy).signal()[3]))
+    assert 0 == seen[0] < seen[1] < seen[4] < 1 == weighting.signal()[0]
+    heard(weighting, *[(-1.0, 1.0, 1.0, 1.0)] * 60)
+    assert weighting.signal().tolist() == [-1, 1, 1, 1]
+
+
+def after_steps(kind, student, world, steps=3, **options):
+    """An optimiser with a history, as in the midst of a training."""
+    optimizer = kind(student.parameters(), **options)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        sum(world.losses(student)[0].values()).backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    return optimizer
+
+
+OPTIMIZERS = [
+    (torch.optim.AdamW, {"lr": 0.05, "weight_decay": 0.3}),
+    (torch.optim.SGD, {"lr": 0.05, "momentum": 0.9, "weight_decay": 0.01}),
+    (torch.optim.SGD, {"lr": 0.05}),
+]
+
+
+@pytest.mark.parametrize(("kind", "options"), OPTIMIZERS, ids=["adamw", "momentum", "sgd"])
+@pytest.mark.parametrize("steps", [0, 3])
+def test_trusted_takes_the_gradient_of_the_real_step(kind, options, steps):
+    world, h = World(), 1e-5
+    optimizer = after_steps(kind, world.student, world, steps, **options)
+    weights = torch.tensor([0.3, 1.7, 0.6, 1.4], dtype=torch.float64)
+
+    def meta_loss(weights):
+        student = copy.deepcopy(world.student)
+        real = kind(student.parameters(), **options)
+        real.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+        losses, _ = world.losses(student)
+        sum(w * losses[term] for w, term in zip(weights, TERMS, strict=True)).backward()
+        real.step()
+        return F.cross_entropy(student(world.meta[0]).logits, world.meta[1]).item()
+
+    unit = h * torch.eye(4, dtype=torch.float64)
+    expected = [(meta_loss(weights + u) - meta_loss(weights - u)) / (2 * h) for u in unit]
+    before = copy.deepcopy(optimizer.state_dict())
+    losses, _ = world.losses()
+    step = partial(optimizer_step, optimizer)
+    found = meta_gradient(list(losses.values()), weights, world.student, *world.meta, step)
+    expected = torch.tensor(expected, dtype=torch.float64)
+    torch.testing.assert_close(found, expected, rtol=2e-5, atol=1e-8)
+    if steps or kind is not torch.optim.AdamW:  # the first step of Adam is η sign(g), whatever w
+        assert expected.abs().min() > 1e-5
+    for old, new in zip(before["state"].values(), optimizer.state.values(), strict=True):
+        assert all(torch.equal(torch.as_tensor(old[k]), torch.as_tensor(new[k])) for k in old)
+
+
+def test_trusted_asks_the_optimiser_that_the_loop_gives_it():
+    world = World()
+    asked, gradients = world.weighting("trusted"), []
+    for optimizer in (None, after_steps(*OPTIMIZERS[0][:1], world.student, world, lr=0.05)):
+        asked.optimizer = optimizer
+        asked._keep = lambda gradient, _: gradients.append(gradient)
+        asked(*world.losses())
+    weights, losses = torch.ones(4, dtype=torch.float64), list(world.losses()[0].values())
+    for step, found in zip((0.1, partial(optimizer_step, optimizer)), gradients, strict=True):
+        expected = meta_gradient(losses, weights, world.student, *world.meta, step)
+        torch.testing.assert_close(found, expected)
+    assert not torch.allclose(*gradients, rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [(torch.optim.Adam, {}), (torch.optim.SGD, {"momentum": 0.9, "nesterov": True, "lr": 0.1})],
+)
+def test_trusted_refuses_an_optimiser_whose_step_it_does_not_know(kind, options):
+    student = Student()
+    with pytest.raises(ArgumentError, match=f"The optimiser is {kind.__name__}.*knows the steps"):
+        optimizer_step(kind(student.parameters(), **options), [], [])
+
+
+def test_trusted_leaves_out_a_term_that_is_zero():
+    world = World()
+    weighting = world.weighting("trusted", prior=RATIO, every=1)
+    for _ in range(3):
+        losses, features = world.losses()
+        losses["nckd"] = losses["nckd"] * 0
+        weighting(losses, features)
+    weights = floats(weighting)
+    assert weights["nckd"] == 0
+    assert sum(weights.values()) == pytest.approx(3.3), "Σ of the given weights of the others"
+    assert weighting.sums[2].tolist() == pytest.approx([2.71, 2.71, 0, 2.71])
+    assert weighting.signal()[2] == 0
+
+
+@pytest.mark.parametrize("strategy", ["meta", "trusted"])
+def test_rows_without_a_label_do_no_harm(strategy):
+    world = World(dtype=torch.float32)
+    targets = teacher_targets(copy.deepcopy(world.student), world.inputs)
+    weighting = world.weighting(strategy).float()
+    objective = Distiller(world.student, targets, weighting, heads=2, channels=CHANNELS)
+    target = world.target.clone()
+    target[::3] = -1
+    total, _ = objective.train()(Batch(world.inputs, target, torch.arange(12)))
+    total.backward()
+    gradients = [p.grad for p in objective.parameters() if p.grad is not None]
+    assert all(torch.isfinite(gradient).all() for gradient in gradients)
+    assert objective.weigh.step == 1
+    if strategy == "trusted":
+        assert objective.weigh.sums[2].min() == 1
+
+
+def test_trusted_goes_on_where_it_stopped():
+    world = World()
+    weighting, resumed = (vary(world.weighting("trusted", every=2)) for _ in range(2))
+    for _ in range(5):
+        weighting(*world.losses())
+    resumed.load_state_dict(copy.deepcopy(weighting.state_dict()))
+    for _ in range(3):
+        for one in (weighting, resumed):
+            one.zero_grad()
+            one(*world.losses()).backward()
+        assert floats(weighting) == floats(resumed)
+        assert torch.equal(weighting.sums, resumed.sums)
+        for a, b in zip(weighting.parameters(), resumed.parameters(), strict=True):
+            assert torch.equal(a.grad, b.grad)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"kappa": -1.0}, "kappa must be 0 or more"),
+        ({"memory": 1.0}, "memory between 0 and 1"),
+        ({"prior": {"feature": -1.0}}, "each weight must be 0 or more and one above 0"),
+        ({"prior": {"kd": 1.0}}, "one above 0"),
+    ],
+)
+def test_trusted_refuses_impossible_options(options, said):
+    with pytest.raises(ArgumentError, match=said):
+        World().weighting("trusted", **options)
+
+
 # By name
 
 
 def test_strategies_by_name():
-    kinds = (Fixed, Published, Naive, Uncertainty, Meta)
+    kinds = (Fixed, Published, Naive, Uncertainty, Meta, Trusted)
     for name, kind in zip(
-        ("fixed", "published", "naive", "uncertainty", "meta"), kinds, strict=True
+        ("fixed", "published", "naive", "uncertainty", "meta", "trusted"), kinds, strict=True
     ):
         weighting = World().weighting(name)
         assert type(weighting) is kind
@@ -525,6 +753,10 @@ def test_a_recipe_makes_its_strategy():
     assert type(made) is Meta
     assert made.terms == (*TERMS, "kd")
     assert (made.learning_rate, made.every, made.rate) == (recipe.learning_rate, 7, 7.0)
+    trusted = make_weighting(recipe.replace(weighting="trusted"), shape, world.student, None)
+    assert type(trusted) is Trusted
+    assert (trusted.learning_rate, trusted.every) == (recipe.learning_rate, 7)
+    assert trusted.prior.tolist() == pytest.approx([1.0, 0.3, 0.3, 1.0, 1.0])
     fixed = make_weighting(recipe.replace(weighting="fixed"), shape, world.student, None)
     assert fixed.values.tolist() == pytest.approx([1.0, 0.3, 0.3, 1.0, 1.0])
 

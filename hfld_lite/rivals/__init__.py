@@ -3,6 +3,6 @@
 Importing this registers them: terms, controls, weightings, and the released behaviour.
 """
 
-from hfld_lite.rivals import dense, losses, meta, released, strategies
+from hfld_lite.rivals import dense, losses, meta, released, strategies, trusted
 
-__all__ = ["dense", "losses", "meta", "released", "strategies"]
+__all__ = ["dense", "losses", "meta", "released", "strategies", "trusted"]

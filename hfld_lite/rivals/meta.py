@@ -5,6 +5,7 @@ Source: Ren et al., "Learning to reweight examples for robust deep learning", 20
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from torch.func import functional_call
 from hfld_lite.errors import ArgumentError
 from hfld_lite.rivals.strategies import active_terms
 from hfld_lite.weighting import TERMS, Predicted, weighting
+
+Step = Callable[[Sequence[Tensor], Sequence[Tensor]], tuple[list[Tensor], Sequence[Any]]]
+"""Of θ and the gradient g: θ′ after an optimiser's step, and the diagonal of ∂θ′/∂g."""
 
 
 @weighting("meta")
@@ -91,14 +95,26 @@ class Meta(Predicted):
         self.step += self.training
         if not self.training or self.step % self.every:
             return total
-        answer = None if logits is None or inputs is None else (inputs, features, logits)
-        student, batch = self._student[0], self.next_batch()
-        gradient = meta_gradient(terms, weights, student, *batch, self.learning_rate, answer)
+        gradient = self.gradient(terms, weights, features, logits, inputs, self.learning_rate)
         # By its largest magnitude, so that the PVPN's own learning rate means the same whatever η
         # and the scale of the losses.
         gradient = gradient / gradient.abs().max().clamp_min(1e-30)
         aim = weights @ gradient.to(weights.dtype)
         return total + (aim - aim.detach())
+
+    def gradient(
+        self,
+        losses: Sequence[Tensor],
+        weights: Tensor,
+        features: Tensor,
+        logits: Tensor | None,
+        inputs: Tensor | None,
+        step: float | Step,
+    ) -> Tensor:
+        """∂L_meta/∂w on the next meta batch; see :func:`meta_gradient`."""
+        answer = None if logits is None or inputs is None else (inputs, features, logits)
+        student, batch = self._student[0], self.next_batch()
+        return meta_gradient(losses, weights, student, *batch, step, answer)
 
     def get_extra_state(self) -> Tensor:
         """The step, so that a resumed run updates the PVPN at the same steps."""
@@ -115,7 +131,7 @@ def meta_gradient(
     student: nn.Module,
     inputs: Tensor,
     target: Tensor,
-    learning_rate: float,
+    step: float | Step,
     answer: tuple[Tensor, Tensor, Tensor] | None = None,
 ) -> Tensor:
     """How the cross-entropy on a meta batch after one step changes with each term's weight.
@@ -124,8 +140,12 @@ def meta_gradient(
 
         ∂L_meta/∂w_i = −η ∇L_meta(θ′) · ∇L_i(θ)
 
-    Exact for plain SGD; momentum, weight decay and Adam's scaling are left out. The student's
-    parameters and buffers stay as they are, and the graph of the losses is kept.
+    Exact for plain SGD; momentum, weight decay and Adam's scaling are left out. With another
+    optimiser's step θ′(θ, g), g = Σ w_i ∇L_i(θ), whose ∂θ′/∂g is diagonal, it is exact as well::
+
+        ∂L_meta/∂w_i = ∇L_meta(θ′) · (∂θ′/∂g ∇L_i(θ))
+
+    The student's parameters and buffers stay as they are, and the graph of the losses is kept.
 
     A backward pass for each term gives the right factors. With ``answer`` there is a cheaper way
     to the same numbers: the terms depend on θ through the student's features and logits z alone,
@@ -136,7 +156,7 @@ def meta_gradient(
         weights: w_i, ``(len(losses),)``; constants here.
         student: returns ``(features, logits)``; it is run in the mode in which it stands.
         inputs, target: the meta batch.
-        learning_rate: η.
+        step: η of plain SGD, or the step of another optimiser.
         answer: the training batch's inputs and the student's features and logits with their
             graph; not used where dropout would answer otherwise when it is asked again.
 
@@ -145,18 +165,20 @@ def meta_gradient(
     """
     named = {name: p for name, p in student.named_parameters() if p.requires_grad}
     theta = list(named.values())
+    scale, move = (1.0, step) if callable(step) else (-step, partial(_plain_step, step))
     # Batch norm updates its buffers in place: it gets copies.
     buffers = {name: buffer.clone() for name, buffer in student.named_buffers()}
 
     def direction(gradient: Sequence[Tensor]) -> list[Tensor]:
-        """∇L_meta after a step against the gradient of the weighted sum."""
+        """∇L_meta after a step against the gradient of the weighted sum, by what moves it."""
         with torch.no_grad():
-            after = [p - learning_rate * g for p, g in zip(theta, gradient, strict=True)]
+            after, slopes = move(theta, gradient)
         state = {name: p.requires_grad_() for name, p in zip(named, after, strict=True)}
         output = functional_call(
             student, state | {k: b.clone() for k, b in buffers.items()}, inputs
         )
-        return _gradients(F.cross_entropy(output.logits, target), after)
+        found = _gradients(F.cross_entropy(output.logits, target), after)
+        return [g * slope for g, slope in zip(found, slopes, strict=True)]
 
     if answer is None or _drops_out(student):
         gradients = [_gradients(loss, theta, keep=True) for loss in losses]
@@ -172,7 +194,15 @@ def meta_gradient(
             said = functional_call(student, state, read)
             change = [forward_ad.unpack_dual(z).tangent for z in said]
         along = [_dot(part, change) for part in parts]
-    return -learning_rate * torch.stack(along)
+    return scale * torch.stack(along)
+
+
+def _plain_step(
+    rate: float, theta: Sequence[Tensor], gradient: Sequence[Tensor]
+) -> tuple[list[Tensor], list[float]]:
+    """A step of plain SGD; its factor −η is left to the caller."""
+    after = [p - rate * g for p, g in zip(theta, gradient, strict=True)]
+    return after, [1.0] * len(after)
 
 
 def _partial(loss: Tensor, features: Tensor, logits: Tensor) -> list[Tensor]:
