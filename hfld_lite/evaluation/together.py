@@ -46,6 +46,9 @@ AT_ONCE = 16
 VALIDATED = 128
 """Validation recordings of each network in one pass."""
 
+KNOWN_CONTROLS = ("alone", "direct", "dense")
+"""Controls that train one stage and do not use it before it is trained."""
+
 SHARED = ("optimizer", "learning_rate", "momentum", "weight_decay", "schedule", "drops", "warmup")
 SHARED += ("batch_size", "balance", "unlabelled", "patience", "precision")
 """Choices of a recipe in which networks that are trained together must agree."""
@@ -434,9 +437,11 @@ def train_together(
         HfldError, Interrupted: as :func:`fit_together`; stages that are not trained are removed.
     """
     made: list[tuple[Trainer, Stage]] = []
+    trainers: list[Trainer] = []
     waiting: list[_Waiting] = []
     try:
         for trainer, train in jobs:
+            trainers.append(trainer)
             stage, call = _asked(trainer, train)
             if call is not None:
                 waiting.append(_Waiting(len(made), *call))
@@ -453,9 +458,10 @@ def train_together(
                 made[one.place] = trainer, replace(stage, fit=found)
                 trainer.stages[stage.role] = made[one.place][1]
     except BaseException:
-        for trainer, stage in made:
-            if stage.fit is _NOT_YET:
-                trainer.stages.pop(stage.role, None)
+        for trainer in trainers:
+            for name, stage in [*trainer.stages.items()]:
+                if stage.fit is _NOT_YET:
+                    del trainer.stages[name]
         raise
     return [stage for _, stage in made]
 
