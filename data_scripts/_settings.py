@@ -59,14 +59,14 @@ STRATEGIES = ("weights uncertainty", "weights meta", "weights trusted")
 RIVALS = ("kd", "dkd", "fitnet", "dense")
 HFLKD = ("one-to-one", "direct", "hierarchy")
 SHARES = (1, 5, 10, 25)
-LIFTS = ("alone", "kd", "normalised", "ensemble", "born again")
+LIFTS = ("normalised", "ensemble", "born again")
 LONG = ("alone long", "kd long", "alone varied", "patient")
 DOUBTED = ("kd", "direct", "hierarchy", *STRATEGIES)
 
 SETTINGS: dict[str, Setting] = {
     "labels 100": Setting(("alone", *RIVALS, *HFLKD, *STRATEGIES)),
     **{f"labels {n}": Setting(("alone", *RIVALS, *HFLKD), n / 100) for n in SHARES},
-    **{f"all {n}": Setting(("pseudo-labels", *RIVALS, *HFLKD), n / 100, True) for n in SHARES},
+    **{f"all {n}": Setting(("pseudo-labels", *RIVALS[:2], *HFLKD), n / 100, True) for n in SHARES},
     "own 10": Setting(("pseudo-labels", "kd", *HFLKD[1:]), 0.1, True, "own 10"),
     "weak": Setting(DOUBTED, teacher="weak"),
     "wrong": Setting(DOUBTED, teacher="wrong"),
@@ -74,8 +74,8 @@ SETTINGS: dict[str, Setting] = {
         f"noise {n}": Setting(("alone", *DOUBTED), teacher=f"noisy {n}", noise=n / 100)
         for n in (20, 40)
     },
-    "lifts 10": Setting((*LIFTS[2:], *LONG), 0.1),
-    "lifts 100": Setting((*LIFTS[2:], *LONG)),
+    "lifts 10": Setting(LIFTS, 0.1),
+    "lifts 100": Setting((*LIFTS, *LONG)),
 }
 """Every setting by name. What stands in "labels N" is not trained again in "all N" or "lifts N".
 

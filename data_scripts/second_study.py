@@ -62,12 +62,15 @@ learned from the teacher by plain KD."""
 
 
 class Scale(NamedTuple):
-    """How large it is: tiles a class, steps of a network, seeds, those of "lifts" and of tuning."""
+    """How large it is: tiles a class, steps of a network, seeds, fewer seeds, those of the tuning.
+
+    The fewer seeds are those of the settings "lifts" and of the data set beside the main ones.
+    """
 
     tiles: int
     steps: int | None
     seeds: int
-    lifts: int
+    fewer: int
     tuning: int
 
 
@@ -109,29 +112,32 @@ class Study:
             for number in range(len(GRIDS[method]))
         ]
 
-    def batches(self) -> list[list[tuple]]:
-        """The final cells, seed by seed: teachers, then students."""
-        found = []
-        for data in self.data:
-            for seed in range(self.scale.seeds):
-                lifted = seed < self.scale.lifts and data != BESIDE
+    def final(self) -> list[tuple]:
+        """The final cells, seed by seed; the teachers of a seed come long before its students."""
+        taught, learned = {}, {}
+        for seed in range(self.scale.seeds):
+            taught[seed], learned[seed] = [], []
+            for data in self.data:
+                fewer = seed < self.scale.fewer
+                if data == BESIDE and not fewer:
+                    continue
+                lifted = fewer and data != BESIDE
                 named = FEWER if data == BESIDE else SETTINGS
                 named = [n for n in named if lifted or not n.startswith("lifts")]
                 teachers = dict.fromkeys(SETTINGS[n].teacher for n in named)
                 teachers = (*teachers, *LIFTS) if lifted else (*teachers,)
-                found.append(
-                    [
-                        self.teaching(data, range(seed, seed + 1), teachers),
-                        [("learn", data, n, seed, m) for n in named for m in SETTINGS[n].methods],
-                    ]
-                )
-        # Every data set gets its first seeds before any gets its last.
-        each = self.scale.seeds
-        return [found[d * each + seed] for seed in range(each) for d in range(len(self.data))]
+                taught[seed] += self.teaching(data, range(seed, seed + 1), teachers)
+                methods = [(n, m) for n in named for m in SETTINGS[n].methods]
+                learned[seed] += [("learn", data, n, seed, m) for n, m in methods]
+        ahead = [*taught.values(), []]
+        jobs = list(ahead[0])
+        for seed, students in learned.items():
+            jobs += [*ahead[seed + 1], *students]
+        return jobs
 
     def plan(self) -> str:
         """How many cells there are, and how many are finished."""
-        total = [*self.tuning(), *(job for pair in self.batches() for jobs in pair for job in jobs)]
+        total = [*self.tuning(), *self.final()]
         tuned = dict.fromkeys(TUNED_ON[data] for data in self.data)
         total += [
             job for data in tuned for job in self.teaching(data, self.tuning_seeds, ("sound",))
@@ -290,7 +296,7 @@ def main(
     if found is None:
         print("Too little is finished for a table; the same command goes on.")
         return
-    write_all(out, *found, study.plan(), study.scale.seeds, study.scale.lifts)
+    write_all(out, *found, study.plan(), study.scale.seeds, study.scale.fewer)
 
 
 def _run(study: Study, jobs: int, until: float | None) -> tuple[pd.DataFrame, pd.DataFrame] | None:
@@ -310,13 +316,10 @@ def _run(study: Study, jobs: int, until: float | None) -> tuple[pd.DataFrame, pd
     if len(tuned) < len(candidates):
         return None
     write_whole(study.work / "chosen.json", json.dumps(choose(tuned), indent=1))
-    pairs = study.batches()
-    # Teachers of a seed come before its students, and all cores have work in between.
-    taught = step([job for teachers, _ in pairs for job in teachers])
-    learned = step([job for _, students in pairs for job in students])
-    if learned.empty:
+    rows = step(study.final())
+    if rows.empty or not (rows["method"] == "hierarchy").any():
         return None
-    return tuned, pd.concat([taught, learned], ignore_index=True)
+    return tuned, rows
 
 
 if __name__ == "__main__":
