@@ -297,7 +297,7 @@ def test_a_fifth_term_is_one_weight(mine, tiny_recordings):
     np.testing.assert_allclose(history["total"], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("strategy", ["naive", "uncertainty", "meta", "published"])
+@pytest.mark.parametrize("strategy", ["naive", "uncertainty", "meta", "trusted", "published"])
 def test_every_strategy_weighs_a_fifth_term(strategy, mine, tiny_recordings):
     recipe = SMALL.replace(
         terms={"halved_error": 1.0}, weighting=strategy, meta_share=0.25, meta_every=2

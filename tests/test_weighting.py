@@ -81,6 +81,8 @@ class World:
     def weighting(self, name, **options):
         if name in ("meta", "trusted"):
             given = {"student": self.student, "next_batch": lambda: self.meta}
+            if name == "trusted":
+                given |= {"kappa": 2.0, "low": 1.0, "high": 3.0, "memory": 0.9}
             options = {**given, "learning_rate": 0.1, "every": 1, **options}
         read = (EQUAL,) if name == "fixed" else (CHANNELS, POSITIONS)
         return WEIGHTINGS[name](*read, **options).double()

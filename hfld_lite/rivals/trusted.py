@@ -17,6 +17,12 @@ from hfld_lite.rivals.meta import Meta
 from hfld_lite.rivals.strategies import active_terms
 from hfld_lite.weighting import TERMS, weighting
 
+RATE = 3.0
+"""Factor on the PVPN's learning rate, with which it follows within some 20 steps."""
+
+UNKNOWN = ("nesterov", "dampening", "amsgrad", "maximize")
+"""Options of the optimisers whose steps are not worked out here."""
+
 
 @weighting("trusted")
 class Trusted(Meta):
@@ -58,6 +64,9 @@ class Trusted(Meta):
         low, high: deviations above 0 at which a harm begins to count, and is certain.
         memory: factor from 0 to 1 by which an earlier update counts less than the next.
 
+    The last four were chosen on the bearings' validation data. With a ``memory`` of 0.9 the weights
+    of a wrong teacher came back at the end, where small gradients show no harm any more.
+
     Raises:
         ArgumentError: if a weight is negative, none is above 0, or an argument is outside these
             values.
@@ -73,10 +82,10 @@ class Trusted(Meta):
         every: int = 10,
         terms: Sequence[str] = TERMS,
         prior: Mapping[str, float] | None = None,
-        kappa: float = 2.0,
-        low: float = 1.0,
-        high: float = 3.0,
-        memory: float = 0.9,
+        kappa: float = 3.0,
+        low: float = 0.5,
+        high: float = 2.0,
+        memory: float = 0.95,
         hidden: str = "adaptive",
     ) -> None:
         meta = (student, next_batch, learning_rate, every, terms, None, hidden)
@@ -148,16 +157,12 @@ class Trusted(Meta):
         gradient = gradient * active
         length = gradient.norm()
         if not torch.isfinite(length) or length == 0:
-            return  # a loss that is not finite is the loop's to report
+            return  # no meta gradient; a loss that is not finite is for the loop to report
         g = (gradient / length).to(self.sums.dtype)
         one = torch.ones_like(g)
         kept = self.memory * self.sums
         kept[3] = self.memory**2 * self.sums[3]
         self.sums = torch.where(active, kept + torch.stack([g, g**2, one, one]), self.sums)
-
-
-RATE = 3.0
-"""Factor on the PVPN's learning rate, with which it follows within some 20 steps."""
 
 
 def optimizer_step(
@@ -190,9 +195,6 @@ def optimizer_step(
         for p, g in zip(theta, gradient, strict=True)
     ]
     return [after for after, _ in moved], [slope for _, slope in moved]
-
-
-UNKNOWN = ("nesterov", "dampening", "amsgrad", "maximize")
 
 
 def _adamw_step(group: dict, state: dict, p: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
