@@ -2,7 +2,8 @@
 
 from hfld_lite.app.estimate import Estimate, estimate
 from hfld_lite.app.facts import CLASSES
-from hfld_lite.data.recordings import Recordings
+from hfld_lite.app.runs import unlabelled_counts
+from hfld_lite.data.recordings import Recordings, labelled
 from hfld_lite.data.splits import Split, check_split, split
 from hfld_lite.errors import DataError
 from hfld_lite.evaluation.choice import check_choice
@@ -46,6 +47,38 @@ def check_training(
         if auto is not None:
             check_choice(recordings, one, parts, budget=auto)
     return estimate(recordings, recipe, parts, **options)
+
+
+def said_of_unlabelled(
+    recordings: Recordings, recipe: Recipe, parts: Split | None = None
+) -> list[str]:
+    """What becomes of unlabelled recordings in a training, a sentence each; none without them.
+
+    Args:
+        recordings, recipe, parts: as :func:`check_training` gets them.
+    """
+    if len(labelled(recordings)) == len(recordings):
+        usual = recipe.unlabelled == Recipe().unlabelled
+        return [] if usual else ["No recording is unlabelled, so the share of these has no effect."]
+    if parts is None:
+        parts = split(recordings, validation=recipe.validation, test=recipe.test, seed=recipe.seed)
+    count, known = len(parts.train), len(labelled(recordings, parts.train))
+    size = recipe.batch(round(count * (1 - recipe.meta_share)))
+    free = min(size - 1, round(recipe.unlabelled * size))
+    how = f"distilled networks learn from both ({free} of the {size} in a batch are unlabelled), "
+    how += "the teacher and the student alone from the labelled ones"
+    if not free or recipe.behaviour == "published":
+        how = "all networks learn from the labelled ones only, as "
+        published = recipe.behaviour == "published"
+        how += "the released code knows no others" if published else "the share of the others is 0"
+    many = "recordings" if recordings.wholes is None else "windows"
+    said = [f"Training part: {count} {many}, {known} labelled, {count - known} unlabelled: {how}."]
+    if left_out := unlabelled_counts(recordings, parts)["unlabelled_left_out"]:
+        said.append(
+            f"{left_out} unlabelled {many} are left out, since their group is in the validation or "
+            "test part."
+        )
+    return said
 
 
 def _check_parts(recordings: Recordings, recipe: Recipe, parts: Split | None) -> None:

@@ -229,6 +229,12 @@ def _draw(
     labels, groups = recordings.labels[rows], _linked_groups(recordings)[rows]
     for label, name in enumerate(recordings.class_names):
         found = len(np.unique(groups[labels == label]))
+        if not found and UNLABELLED in recordings.labels:
+            raise DataError(
+                "split",
+                f"the class {name!r} has no labelled recording",
+                expected=f"recordings of it from {folds} groups or more, with their label",
+            )
         if found < folds:
             parts = " and ".join(f"{fraction:.0%}" for fraction in fractions)
             raise DataError(
