@@ -570,7 +570,8 @@ def _item(data: Dataset, index: int, count: int) -> tuple[Tensor, int, Any]:
 
 def _class_names(data: Dataset, labels: Sequence[int], where: str) -> tuple[str, ...]:
     count, given = max(labels) + 1, getattr(data, "classes", None)
-    if not count:
+    known = sum(label != UNLABELLED for label in labels)
+    if not known:
         raise DataError(
             where,
             f"all {len(labels)} items are unlabelled (y is {UNLABELLED})",
@@ -578,10 +579,10 @@ def _class_names(data: Dataset, labels: Sequence[int], where: str) -> tuple[str,
         )
     names = tuple(map(str, given)) if isinstance(given, list | tuple) else ()
     if not names:
-        if count > len(labels):  # an identity number, or 255 for unlabelled, say
+        if count > known:  # an identity number, or 255 for unlabelled, say
             raise DataError(
                 where,
-                f"the labels run to {count - 1}, and there are {len(labels)} items",
+                f"the labels run to {count - 1}, and there are {known} labelled items",
                 expected="labels from 0 to the number of classes - 1",
                 mend=f"number the classes from 0 without gaps ({UNLABELLED}: not known)",
             )
