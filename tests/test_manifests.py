@@ -208,7 +208,7 @@ class TestTwins:
         ("file,label\nmanifest.csv,ok\n", "line 2: the file 'manifest.csv' does not end in .wav"),
         ("file,label\n0.wav,ok\n1.wav\n", "line 3: the label is missing; expected one in"),
         ("file,label\n0.wav,ok,x\n", "line 2: there are 3 fields; expected 2, .*in quotes"),
-        ("file,label\n0.wav,\n", "all recordings are unlabelled"),
+        ("file,label\n0.wav,\n", "only unlabelled recordings, and no class"),
         ("file,label,group\n0.wav,ok,\u00a0\n", "line 2: the group is empty"),
         ("file,label\n0.wav,ok\n1.wav,#N/A\n", "line 3: the label is #N/A, an error of the spread"),
         ('file,label\n0.wav,ok\n"1.wav', "cannot be read"),

@@ -127,11 +127,13 @@ class TestRefused:
             make([-1] * 4)
         with pytest.raises(DataError, match="the class 'bad' has no labelled recording"):
             split(make([0] * 20 + [-1] * 20))
+        with pytest.raises(DataError, match="'bad' has 1 labelled group to draw"):
+            split(make([0] * 20 + [-1] * 20 + [1, 1]))
 
     @pytest.mark.parametrize(
         ("labels", "words"),
         [
-            (["", "-1", "unlabelled"], "all recordings are unlabelled"),
+            (["", "-1", "unlabelled"], "only unlabelled recordings, and no class"),
             (["good", "", ""], "only the class 'good' beside unlabelled recordings"),
             (["-1", "-2", "0"], "labels -1 and -2; expected -1 as the only negative label"),
         ],
@@ -200,6 +202,8 @@ def test_words_about_a_training(mixed, tiny_recordings, tiny_recipe, tmp_path):
     assert re.match(r"\d+ unlabelled recordings are left out, since their group", left_out)
     alone = said_of_unlabelled(mixed, tiny_recipe.replace(unlabelled=0))[0]
     assert "learn from the labelled ones only" in alone
+    meta = said_of_unlabelled(mixed, tiny_recipe.replace(meta_share=0.33))
+    assert "in the meta, validation or test part" in meta[1]
     folder = write_wav_folder(mixed, tmp_path / "wav")
     assert training in check_folder(folder, tiny_recipe, part="whole").notes
 

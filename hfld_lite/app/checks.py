@@ -73,10 +73,14 @@ def said_of_unlabelled(
         how += "the released code knows no others" if published else "the share of the others is 0"
     many = "recordings" if recordings.wholes is None else "windows"
     said = [f"Training part: {count} {many}, {known} labelled, {count - known} unlabelled: {how}."]
-    if left_out := unlabelled_counts(recordings, parts)["unlabelled_left_out"]:
+    left_out, where = unlabelled_counts(recordings, parts)["unlabelled_left_out"], "validation or"
+    if recipe.meta_share:
+        kept = _without_meta(recordings.select(parts.train), recipe)
+        left_out, where = left_out + count - len(kept.train) - len(kept.test), "meta, validation or"
+    if left_out:
         said.append(
-            f"{left_out} unlabelled {many} are left out, since their group is in the validation or "
-            "test part."
+            f"{left_out} unlabelled {many} are left out, since their group is in the {where} test "
+            "part."
         )
     return said
 
@@ -88,7 +92,11 @@ def _check_parts(recordings: Recordings, recipe: Recipe, parts: Split | None) ->
         parts = split(recordings, **shares, seed=recipe.seed)
     count = len(check_split(parts, recordings).train)
     if recipe.meta_share:
-        train = recordings.select(parts.train)
-        count = len(split(train, validation=0, test=recipe.meta_share, seed=recipe.seed).train)
+        count = len(_without_meta(recordings.select(parts.train), recipe).train)
     for role in recipe.chain:
         check_warmup(recipe, recipe.epochs(role, count) * max(1, count // recipe.batch(count)))
+
+
+def _without_meta(train: Recordings, recipe: Recipe) -> Split:
+    """A training part divided into what is trained on and, as the test part, the meta batches."""
+    return split(train, validation=0, test=recipe.meta_share, seed=recipe.seed)

@@ -373,7 +373,7 @@ def need_two(names: Sequence[str], where: object, unlabelled: bool = False) -> N
         rest = " beside unlabelled recordings" * unlabelled
         found = f"there is only the class {names[0]!r}{rest}" if names else "there is no class"
         if unlabelled and not names:
-            found = "all recordings are unlabelled"
+            found = "there are only unlabelled recordings, and no class"
         raise DataError(
             where if isinstance(where, str | os.PathLike) else "the given files",
             found,
