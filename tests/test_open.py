@@ -571,7 +571,9 @@ def test_items_that_change_from_reading_to_reading_are_refused():
 
 
 def test_a_label_that_is_an_identity_number_takes_no_memory():
-    with pytest.raises(DataError, match="the labels run to 1000000000, and there are 36 items"):
+    with pytest.raises(
+        DataError, match="the labels run to 1000000000, and there are 36 labelled items"
+    ):
         Examples.of(broken(3, (X, 10**9)), SMALL)
     with pytest.raises(DataError, match="x is a ndarray; expected a tensor or an array of real"):
         Examples.of(broken(3, (X.astype(complex), 1)), SMALL)
