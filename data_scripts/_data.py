@@ -69,7 +69,7 @@ def tiles_case(condition: str, seed: int, recipe: Recipe, count: int) -> Case:
     parts = split(recordings, seed=seed)
     if condition.endswith("labels"):
         share = float(condition.split()[0]) / 100
-        parts = replace(parts, train=_share(recordings, parts.train, share, seed))
+        parts = replace(parts, train=share_of(recordings, parts.train, share, seed))
     return Case(recordings, recipe.replace(seed=seed), parts)
 
 
@@ -166,12 +166,12 @@ def _unseen(recordings: Recordings, share: float, seed: int, recipe: Recipe) -> 
     unseen = np.char.startswith(names, "C")
     of_c = np.flatnonzero(unseen)
     cut = split(two.select(of_c), validation=0, test=0.4, seed=seed)
-    labelled = _share(two, of_c[cut.train], share, seed)
+    labelled = share_of(two, of_c[cut.train], share, seed)
     known = np.sort(np.concatenate([np.flatnonzero(~unseen), labelled]))
     return _case(two, known, of_c[cut.test], seed, recipe)
 
 
-def _share(recordings: Recordings, rows: np.ndarray, share: float, seed: int) -> np.ndarray:
+def share_of(recordings: Recordings, rows: np.ndarray, share: float, seed: int) -> np.ndarray:
     """A share of the rows by whole groups, at least one group a class (none for a share of 0)."""
     if not share:
         return rows[:0]

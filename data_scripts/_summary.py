@@ -280,38 +280,38 @@ def write_page(out: Path, table: pd.DataFrame, rows: pd.DataFrame, *notes: str) 
     judged = verdicts(table)
     if len(judged):
         judged["p_holm"] = judged["p_holm"].round(3)
-        judged["difference, points"] = [_interval(*r) for r in judged[_ENDS].to_numpy()]
-        text += [_markdown(judged[["claim", "data", "better", "than", *_POINTS, "verdict"]])]
+        judged["difference, points"] = [said_interval(*r) for r in judged[_ENDS].to_numpy()]
+        text += [markdown(judged[["claim", "data", "better", "than", *_POINTS, "verdict"]])]
     text += ["## HFLKD on all data, and how much of the gap to the teacher it closes"]
     closed = gaps(rows)
     for name in ("alone", "hierarchy", "secondary_teacher", "teacher"):
-        closed[name] = _one_digit(100 * closed[name])
+        closed[name] = one_digit(100 * closed[name])
     pairs = table.set_index(["data", "method"])
     for base in ("alone", "kd"):
         if (ends := _ends(base))[0] in table:
             mine = pairs[ends].xs("hierarchy", level="method").reindex(closed["data"])
-            closed[f"hierarchy against {base}"] = [_interval(*r) for r in mine.to_numpy()]
+            closed[f"hierarchy against {base}"] = [said_interval(*r) for r in mine.to_numpy()]
     closed["share (95 % interval)"] = [
         said_share(*ends) for ends in closed[["share", "low", "high"]].to_numpy()
     ]
-    text += [_markdown(closed.drop(columns=["share", "low", "high"]))]
+    text += [markdown(closed.drop(columns=["share", "low", "high"]))]
     for data, part in table.groupby("data", sort=False):
         shown = pd.DataFrame({"method": part["method"], "seeds": part["seeds"]})
-        shown["accuracy, %"] = _one_digit(100 * part["accuracy"])
-        shown["deviation"] = _one_digit(100 * part["deviation"])
+        shown["accuracy, %"] = one_digit(100 * part["accuracy"])
+        shown["deviation"] = one_digit(100 * part["deviation"])
         for base in BASES:
             if (ends := _ends(base))[0] in part:
-                shown[f"against {base}"] = [_interval(*r) for r in part[ends].to_numpy()]
+                shown[f"against {base}"] = [said_interval(*r) for r in part[ends].to_numpy()]
         for title, name in (
             ("misses, %", "miss_rate"),
             ("false alarms, %", "false_alarm_rate"),
             ("misses at 5 % false alarms", "misses_at_5_percent"),
             ("ECE, %", "calibration_error"),
         ):
-            shown[title] = _one_digit(100 * part[name])
-        shown["CPU s"] = _one_digit(part["cpu_seconds"])
-        shown["MiB"] = _one_digit(part["peak_mib"])
-        text += [f"## {data}", _markdown(shown)]
+            shown[title] = one_digit(100 * part[name])
+        shown["CPU s"] = one_digit(part["cpu_seconds"])
+        shown["MiB"] = one_digit(part["peak_mib"])
+        text += [f"## {data}", markdown(shown)]
     for name, (title, alt) in FIGURES.items():
         if (out / f"study_{name}.png").exists():
             text += [f"## {title}", f"![{alt}](study_{name}.png)"]
@@ -326,11 +326,11 @@ def _ends(base: str) -> list[str]:
     return [f"{name}_{base}" for name in ("against", "low", "high")]
 
 
-def _one_digit(values: pd.Series) -> list[str]:
+def one_digit(values: pd.Series) -> list[str]:
     return ["" if np.isnan(value) else f"{value:.1f}" for value in values]
 
 
-def _interval(middle: float, low: float, high: float) -> str:
+def said_interval(middle: float, low: float, high: float) -> str:
     if np.isnan(middle):
         return ""
     return f"{100 * middle:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})"
@@ -345,7 +345,7 @@ def said_share(share: float, low: float, high: float) -> str:
     return f"{share:.2f} ({low:.2f} to {high:.2f})"
 
 
-def _markdown(table: pd.DataFrame) -> str:
+def markdown(table: pd.DataFrame) -> str:
     lines = [[*table.columns], ["---"] * len(table.columns), *table.astype(str).to_numpy()]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 

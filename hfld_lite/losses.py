@@ -14,6 +14,9 @@ from torch import Tensor
 
 from hfld_lite.errors import ArgumentError
 
+FEW_POSITIONS = 64
+"""Of the student, up to which M is computed as written; beyond, by torch's fused attention."""
+
 _warned: set[str] = set()
 
 
@@ -99,7 +102,8 @@ def one_to_all_matching(
         teacher_features: ``(batch, C, N_t)``, or with height and width; no gradient flows into it.
         heads: h, a divisor of C.
         scale: divide by √d; without it, as published, attention saturates.
-        return_similarity: return M too. Costs memory; without it torch's fused attention is used.
+        return_similarity: return M too. Costs memory where positions are many; without it torch's
+            fused attention is used then.
 
     Returns:
         The loss, a scalar, or (loss, M).
@@ -112,17 +116,17 @@ def one_to_all_matching(
     student = at_least_float32(student_features).flatten(2)
     teacher = at_least_float32(teacher_features.detach()).flatten(2)
 
-    def by_head(x: Tensor) -> Tensor:  # (B, C, N) -> (B, h, N, d)
-        return x.unflatten(1, (heads, -1)).transpose(2, 3)
-
-    queries, keys = by_head(teacher), by_head(student)
-    factor = 1 / math.sqrt(queries.shape[-1]) if scale else 1.0
+    queries, keys = (x.unflatten(1, (heads, -1)) for x in (teacher, student))  # (B, h, d, N)
+    factor = 1 / math.sqrt(queries.shape[2]) if scale else 1.0
     with torch.autocast(student.device.type, enabled=False):  # it would attend in bf16
-        if not return_similarity:
-            matched = F.scaled_dot_product_attention(queries, keys, keys, scale=factor)
-            return F.mse_loss(matched, queries)
-        similarity = torch.softmax(queries @ keys.transpose(2, 3) * factor, dim=-1)
-        return F.mse_loss(similarity @ keys, queries), similarity
+        if keys.shape[3] > FEW_POSITIONS and not return_similarity:
+            rows = [x.transpose(2, 3) for x in (queries, keys)]
+            matched = F.scaled_dot_product_attention(*rows, rows[1], scale=factor)
+            return F.mse_loss(matched, rows[0])
+        # Mᵀ, (B, h, N_s, N_t): a softmax over a last axis of few positions takes four times as long.
+        weights = torch.softmax(keys.transpose(2, 3) @ (queries * factor), dim=2)
+        loss = F.mse_loss(keys @ weights, queries)
+    return (loss, weights.transpose(2, 3)) if return_similarity else loss
 
 
 def at_least_float32(x: Tensor) -> Tensor:

@@ -297,7 +297,7 @@ def test_a_fifth_term_is_one_weight(mine, tiny_recordings):
     np.testing.assert_allclose(history["total"], expected, rtol=1e-5)
 
 
-@pytest.mark.parametrize("strategy", ["naive", "uncertainty", "meta", "published"])
+@pytest.mark.parametrize("strategy", ["naive", "uncertainty", "meta", "trusted", "published"])
 def test_every_strategy_weighs_a_fifth_term(strategy, mine, tiny_recordings):
     recipe = SMALL.replace(
         terms={"halved_error": 1.0}, weighting=strategy, meta_share=0.25, meta_every=2
@@ -571,7 +571,9 @@ def test_items_that_change_from_reading_to_reading_are_refused():
 
 
 def test_a_label_that_is_an_identity_number_takes_no_memory():
-    with pytest.raises(DataError, match="the labels run to 1000000000, and there are 36 items"):
+    with pytest.raises(
+        DataError, match="the labels run to 1000000000, and there are 36 labelled items"
+    ):
         Examples.of(broken(3, (X, 10**9)), SMALL)
     with pytest.raises(DataError, match="x is a ndarray; expected a tensor or an array of real"):
         Examples.of(broken(3, (X.astype(complex), 1)), SMALL)

@@ -51,7 +51,11 @@ class TestFields:
             ({"labels": ["N"] * 12}, ["labels", "12 integers"]),
             ({"labels": np.zeros(11, int)}, ["labels", "(11,)", "12 integers"]),
             ({"labels": np.arange(12)}, ["tiles.mat, row 2 ", "label is 2", "0 to 1"]),
-            ({"labels": -np.ones(12, int)}, ["tiles.mat, row 0 ", "label is -1"]),
+            (
+                {"labels": np.arange(12) % 2 - 2},
+                ["tiles.mat, row 0 ", "label is -2", "or -1 where"],
+            ),
+            ({"labels": -np.ones(12, int)}, ["none of the 12 has a label", "labelled recordings"]),
             ({"groups": ["a"] * 11}, ["groups", "12 strings"]),
             ({"groups": [""] * 12}, ["groups", "none of them empty"]),
             ({"origins": np.zeros((12, 2))}, ["origins", "12 strings"]),

@@ -22,6 +22,7 @@ from hfld_lite.recipes import Network, Recipe
 from hfld_lite.rivals.meta import Meta
 from hfld_lite.rivals.presets import preset
 from hfld_lite.rivals.strategies import Naive, Uncertainty
+from hfld_lite.rivals.trusted import Trusted, optimizer_step
 from hfld_lite.storage.checkpoints import Checkpoints, StageCheckpoints
 from hfld_lite.storage.randomness import derive_seed, seeded
 from hfld_lite.teachers import Batch, teacher_targets
@@ -626,7 +627,7 @@ def test_progress_shows_title_terms_and_validation(capsys):
     assert capsys.readouterr().err == ""
 
 
-def meta_objective(taught, order=None):
+def meta_objective(taught, order=None, kind=Meta):
     student = network()
     order = order or torch.Generator().manual_seed(0)
 
@@ -634,7 +635,7 @@ def meta_objective(taught, order=None):
         rows = torch.randint(len(VALIDATION.inputs), (8,), generator=order)
         return VALIDATION.inputs[rows], VALIDATION.target[rows]
 
-    weighting = Meta(student.feature_channels, 9, student, next_batch, 1e-2, every=2)
+    weighting = kind(student.feature_channels, 9, student, next_batch, 1e-2, every=2)
     return Distiller(student, taught[1], weighting, 4.0, 8)
 
 
@@ -656,6 +657,18 @@ def test_the_weights_predictor_is_an_optimiser_group_of_its_own(taught):
     assert {id(p) for p in used[1]["params"]} == {id(p) for p in objective.weigh.parameters()}
     held = sum(len(group["params"]) for group in used)
     assert held == len(list(objective.parameters())), "every parameter is in just one group"
+
+
+def test_a_strategy_is_given_the_optimiser_of_the_training(taught):
+    objective, seen = meta_objective(taught, kind=Trusted), []
+    real = objective.weigh.gradient
+    objective.weigh.gradient = lambda *read: seen.append(read[-1]) or real(*read)
+    run(objective, META, epochs=1)
+    assert seen
+    assert {step.func for step in seen} == {optimizer_step}
+    groups = [step.args[0].param_groups[0] for step in seen]
+    held = {id(p) for p in groups[0]["params"]}
+    assert {id(p) for p in objective.student.parameters()} <= held
 
 
 def test_given_weights_are_never_called_collapsed(taught):
@@ -947,7 +960,7 @@ SGD = replace(RECIPE, optimizer="sgd", learning_rate=0.02, schedule="drops", dro
 META = replace(RECIPE, weighting="meta", meta_share=0.1, meta_every=2)
 
 
-@pytest.mark.parametrize("kind", ["augmented", "sgd", "outside", "meta", "uncertainty"])
+@pytest.mark.parametrize("kind", ["augmented", "sgd", "outside", "meta", "trusted", "uncertainty"])
 def test_an_interrupted_training_goes_on_with_the_same_bits(tmp_path, taught, kind):
     def train(folder=None, resume=False, on_epoch=None):
         order = torch.Generator().manual_seed(5)
@@ -961,6 +974,11 @@ def test_an_interrupted_training_goes_on_with_the_same_bits(tmp_path, taught, ki
         elif kind == "meta":
             with seeded(6):
                 objective, recipe = meta_objective(taught, order), META
+            options["generators"] = {"meta": order}
+        elif kind == "trusted":
+            with seeded(6):
+                recipe, objective = META, meta_objective(taught, order, Trusted)
+            objective.weigh.low, objective.weigh.high = -9.0, 9.0  # every signal moves the weights
             options["generators"] = {"meta": order}
         else:
             with seeded(6):
@@ -986,6 +1004,9 @@ def test_an_interrupted_training_goes_on_with_the_same_bits(tmp_path, taught, ki
     assert same(resumed[0], undisturbed[0])
     assert resumed[1].equals(undisturbed[1])
     assert resumed[2] == undisturbed[2]
+    if kind == "trusted":
+        weights = resumed[1][["weight_tckd", "weight_nckd"]].to_numpy()
+        assert abs(weights[-1] - 1).max() > 1e-3
 
 
 def test_the_best_epoch_may_lie_before_the_interruption(tmp_path, monkeypatch):

@@ -2,7 +2,8 @@
 
 from hfld_lite.app.estimate import Estimate, estimate
 from hfld_lite.app.facts import CLASSES
-from hfld_lite.data.recordings import Recordings
+from hfld_lite.app.runs import unlabelled_counts
+from hfld_lite.data.recordings import Recordings, labelled
 from hfld_lite.data.splits import Split, check_split, split
 from hfld_lite.errors import DataError
 from hfld_lite.evaluation.choice import check_choice
@@ -48,6 +49,42 @@ def check_training(
     return estimate(recordings, recipe, parts, **options)
 
 
+def said_of_unlabelled(
+    recordings: Recordings, recipe: Recipe, parts: Split | None = None
+) -> list[str]:
+    """What becomes of unlabelled recordings in a training, a sentence each; none without them.
+
+    Args:
+        recordings, recipe, parts: as :func:`check_training` gets them.
+    """
+    if len(labelled(recordings)) == len(recordings):
+        usual = recipe.unlabelled == Recipe().unlabelled
+        return [] if usual else ["No recording is unlabelled, so the share of these has no effect."]
+    if parts is None:
+        parts = split(recordings, validation=recipe.validation, test=recipe.test, seed=recipe.seed)
+    count, known = len(parts.train), len(labelled(recordings, parts.train))
+    size = recipe.batch(round(count * (1 - recipe.meta_share)))
+    free = min(size - 1, round(recipe.unlabelled * size))
+    how = f"distilled networks learn from both ({free} of the {size} in a batch are unlabelled), "
+    how += "the teacher and the student alone from the labelled ones"
+    if not free or recipe.behaviour == "published":
+        how = "all networks learn from the labelled ones only, as "
+        published = recipe.behaviour == "published"
+        how += "the released code knows no others" if published else "the share of the others is 0"
+    many = "recordings" if recordings.wholes is None else "windows"
+    said = [f"Training part: {count} {many}, {known} labelled, {count - known} unlabelled: {how}."]
+    left_out, where = unlabelled_counts(recordings, parts)["unlabelled_left_out"], "validation or"
+    if recipe.meta_share:
+        kept = _without_meta(recordings.select(parts.train), recipe)
+        left_out, where = left_out + count - len(kept.train) - len(kept.test), "meta, validation or"
+    if left_out:
+        said.append(
+            f"{left_out} unlabelled {many} are left out, since their group is in the {where} test "
+            "part."
+        )
+    return said
+
+
 def _check_parts(recordings: Recordings, recipe: Recipe, parts: Split | None) -> None:
     """Draw the parts, and from the training part what is kept for meta batches."""
     shares = {"validation": recipe.validation, "test": recipe.test}
@@ -55,7 +92,11 @@ def _check_parts(recordings: Recordings, recipe: Recipe, parts: Split | None) ->
         parts = split(recordings, **shares, seed=recipe.seed)
     count = len(check_split(parts, recordings).train)
     if recipe.meta_share:
-        train = recordings.select(parts.train)
-        count = len(split(train, validation=0, test=recipe.meta_share, seed=recipe.seed).train)
+        count = len(_without_meta(recordings.select(parts.train), recipe).train)
     for role in recipe.chain:
         check_warmup(recipe, recipe.epochs(role, count) * max(1, count // recipe.batch(count)))
+
+
+def _without_meta(train: Recordings, recipe: Recipe) -> Split:
+    """A training part divided into what is trained on and, as the test part, the meta batches."""
+    return split(train, validation=0, test=recipe.meta_share, seed=recipe.seed)

@@ -16,7 +16,7 @@ from rich.table import Table
 from safetensors import SafetensorError
 from typer import Option
 
-from hfld_lite.app.checks import check_training
+from hfld_lite.app.checks import check_training, said_of_unlabelled
 from hfld_lite.app.chosen import chosen
 from hfld_lite.app.cli_report import reported
 from hfld_lite.app.compared import wanted_baselines
@@ -67,7 +67,8 @@ def train(
         Path | None,
         Option(
             help="Folder of recordings: prepared by a data script, tiles in .mat files (AN.mat, "
-            "AD.mat, …), or WAV or FLAC files, a folder for each class. Default: simulated tiles."
+            "AD.mat, …), or WAV or FLAC files, a folder for each class, and a folder unlabelled "
+            "for those of an unknown class. Default: simulated tiles."
         ),
     ] = None,
     preset_name: Annotated[
@@ -117,6 +118,14 @@ def train(
         Option(
             help="What students learn by: hflkd (the default), or cross-entropy and one loss, such "
             "as kd, dkd, fitnet, attention, standardised, or one that a plugin registers."
+        ),
+    ] = None,
+    unlabelled: Annotated[
+        float | None,
+        Option(
+            help="Share of each batch that students read of unlabelled recordings, where there "
+            "are any: 0 to below 1; 0 learns from labelled ones alone. By default the recipe's, "
+            "0.5."
         ),
     ] = None,
     teacher: Annotated[
@@ -204,7 +213,7 @@ def train(
     """
     replaced = {"seed": seed, "steps": steps, "epochs": epochs, "learning_rate": learning_rate}
     replaced |= {"batch_size": batch_size, "view": view, "bins": bins, "level": level}
-    replaced |= {"method": method}
+    replaced |= {"method": method, "unlabelled": unlabelled}
     if (out is None) == (resume is None):
         raise RecipeError("hfld train needs --out FOLDER for a new run, or --resume FOLDER.")
     reading = {
@@ -355,6 +364,8 @@ def _check(plan: _Plan, recordings: Recordings, quiet: bool) -> None:
         networks=networks,
         trained=networks.keys(),
     )
+    for said in said_of_unlabelled(recordings, plan.recipe, plan.parts):
+        console.print(said)
     if quiet or found is None:
         return
     console.print(found.said)

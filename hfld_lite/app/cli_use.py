@@ -22,7 +22,7 @@ from hfld_lite.app.console import (
 )
 from hfld_lite.app.output import Output, check_output, write_output
 from hfld_lite.app.report import display_table
-from hfld_lite.app.runs import Run, load_run
+from hfld_lite.app.runs import Run, load_run, part_counts
 from hfld_lite.app.series import PAGE, runs_of
 from hfld_lite.app.tables import read_results
 from hfld_lite.data.names import some_names
@@ -56,7 +56,7 @@ def evaluate(
 ) -> None:
     """Measure a run's networks on its test part or on other recordings of the same classes.
 
-    Other recordings that the networks were trained on are left out.
+    Other recordings that the networks were trained on are left out, and so are unlabelled ones.
     """
     check_output(output)
     if training and data is None:
@@ -248,15 +248,13 @@ def info(run: RunFolder) -> None:
         )
     loaded = load_run(run)
     facts, results = loaded.facts, read_results(loaded.folder)
-    parts = {name: len(part) for name, part in loaded.split.parts().items()}
     part = loaded.detector.part
     many = "windows of recordings" if part and part.kind == "windows" else "recordings"
     console.print(f"{run}: preset {loaded.detector.recipe.name}, hfld_lite {facts['hfld_lite']}")
     console.print(f"Data: {facts['source']}")
     console.print(
         f"Classes: {', '.join(facts['class_names'])}; {facts['samples']} samples at "
-        f"{facts['sample_rate']} Hz; {many}: "
-        + ", ".join(f"{name} {count}" for name, count in parts.items())
+        f"{facts['sample_rate']} Hz; {many}: {part_counts(loaded)}"
     )
     for role, stage in facts["stages"].items():
         console.print(

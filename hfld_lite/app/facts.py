@@ -78,6 +78,10 @@ class Facts(Checked):
     """Kinds of the networks that the recipe does not describe, by role."""
     labelling: Text = ""
     """Digest of classes and groups; empty in a run of hfld_lite 0.2.0, as are those below."""
+    unlabelled: Index = 0
+    """Unlabelled recordings in the training part."""
+    unlabelled_left_out: Index = 0
+    """Those in no part, since their group is in the validation or test part."""
     made: Annotated[dict[Name, Text], Few] = Field(default_factory=dict)
     findings: Annotated[list[Text], Field(max_length=1000, fail_fast=True)] = Field(
         default_factory=list

@@ -9,6 +9,7 @@ from hfld_lite.errors import RecipeError
 from hfld_lite.recipes import Recipe
 
 REPLACED = ("steps", "learning_rate", "batch_size", "view", "bins", "level", "seed", "method")
+REPLACED += ("unlabelled",)
 """Options that have the name of the recipe's attribute."""
 
 _ATTRIBUTE = re.compile(r"(?:The recipe's|The network's|its) (\w+)")

@@ -13,7 +13,7 @@ from hfld_lite.app.chosen import display_tried, tried
 from hfld_lite.app.compared import Comparison, compared
 from hfld_lite.app.figures import confusions, curves, size_against_accuracy, spectra
 from hfld_lite.app.fonts import numbered
-from hfld_lite.app.runs import Run, load_run
+from hfld_lite.app.runs import Run, load_run, part_counts
 from hfld_lite.app.style import png, words
 from hfld_lite.app.tables import read_history, read_predictions, read_results, roles_in
 from hfld_lite.data.examples import Examples
@@ -166,7 +166,6 @@ def write_report(
         }
     choice = tried(folder)
     choice = None if choice is None else display_tried(choice)
-    counts = {name: len(part) for name, part in run.split.parts().items()}
     many = detector.part is not None and detector.part.kind == "windows"
     made = {"Command": "unknown"} | facts.get("made", {})
     page = render(
@@ -198,7 +197,7 @@ def write_report(
             ("Data", facts["source"]),
             (
                 "Windows of recordings" if many else "Recordings",
-                ", ".join(f"{name} {count}" for name, count in counts.items()),
+                part_counts(run),
             ),
             (
                 "Signal",

@@ -25,7 +25,7 @@ from hfld_lite.data.names import some_names
 from hfld_lite.data.parts import Part
 from hfld_lite.data.prepared import MANIFEST
 from hfld_lite.data.readers import read_folder
-from hfld_lite.data.recordings import Recordings, digests, place
+from hfld_lite.data.recordings import Recordings, digests, labelled, place
 from hfld_lite.data.simulator.simulate import VERSION, simulate_tiles
 from hfld_lite.data.splits import Split
 from hfld_lite.data.views import SCALINGS, level_of
@@ -176,7 +176,8 @@ class Run:
         """Read other recordings with the options of the training, cut as those were.
 
         Those that the run was trained on or chosen by are recognised by their samples and left out,
-        which is said; a recording is left out if any of its windows is known.
+        as are unlabelled ones, which is said; a recording is left out if any of its windows is
+        known.
 
         Args:
             folder: of recordings.
@@ -195,6 +196,13 @@ class Run:
         if (Path(folder) / MANIFEST).exists():  # it is cut and resampled already
             options = {}
         recordings = read_origin({"folder": folder, "options": options}, part=part)
+        known = labelled(recordings)
+        if rest := len(recordings) - len(known):
+            say(
+                f"{folder}: {rest} of {len(recordings)} recordings are unlabelled; these are left "
+                "out, since nothing can be measured on them."
+            )
+            recordings = recordings.select(known)
         return _divided(self, recordings, folder, training, say)
 
 
@@ -283,6 +291,28 @@ def _seen(recordings: Recordings, split: Split) -> list[str]:
     return sorted(set(recordings.select(rows).digests())) if len(rows) <= MOST_LISTED else []
 
 
+def unlabelled_counts(recordings: Recordings, split: Split) -> dict[str, int]:
+    """Unlabelled recordings in the training part, and those that a split leaves out."""
+    count = len(recordings) - len(labelled(recordings))
+    trained = len(split.train) - len(labelled(recordings, split.train))
+    return {"unlabelled": trained, "unlabelled_left_out": count - trained}
+
+
+def part_counts(run: Run) -> str:
+    """How many recordings a run's parts have, and how many of them are unlabelled, in words."""
+    counts = {name: str(len(part)) for name, part in run.split.parts().items()}
+    unlabelled, left_out = (
+        run.facts.get(name, 0) for name in ("unlabelled", "unlabelled_left_out")
+    )
+    if unlabelled:
+        known = len(run.split.train) - unlabelled
+        counts["train"] += f" ({known} labelled, {unlabelled} unlabelled)"
+    said = ", ".join(f"{name} {count}" for name, count in counts.items())
+    if left_out:
+        said += f"; {left_out} unlabelled left out, their groups being in validation or test"
+    return said
+
+
 def or_note(lost: str, step: Callable[[], T]) -> T | None:
     """What a step after the training gives, or None and a note that says what is lost by it.
 
@@ -365,6 +395,7 @@ def save_run(
         "fingerprint": recordings.fingerprint(),
         "labelling": labelling(recordings),
         "seen": _seen(recordings, chain.split),
+        **unlabelled_counts(recordings, chain.split),
         "made": {
             "Command": command[:LINE],
             "Processor": f"{processor()}, {torch.get_num_threads()} threads in training",

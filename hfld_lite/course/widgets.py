@@ -22,11 +22,12 @@ from threadpoolctl import threadpool_limits
 
 from hfld_lite.app.style import png
 from hfld_lite.course import figures
-from hfld_lite.data.recordings import Recordings
+from hfld_lite.data.recordings import UNLABELLED, Recordings
 from hfld_lite.data.simulator.simulate import SAMPLE_RATE, simulate_tiles
 from hfld_lite.data.simulator.tiles import Bench
 from hfld_lite.data.views import spectrum
 from hfld_lite.edge.analysis import receptive_field, sizes
+from hfld_lite.errors import ArgumentError
 from hfld_lite.losses import one_to_all_matching, separated_logit_loss
 from hfld_lite.networks import resnet1d
 from hfld_lite.rivals.losses import kd_loss
@@ -286,8 +287,13 @@ def explore_guess(
         recordings: of two kinds of classes, sound and defective.
         rows: of the recordings to choose from.
         answers: by network, what it said of each of these rows, "sound" or "defective".
+
+    Raises:
+        ArgumentError: if one of the rows is unlabelled.
     """
     names = recordings.class_names
+    if (recordings.labels[np.asarray(rows, int)] == UNLABELLED).any():
+        raise ArgumentError("Some of the rows are unlabelled; give rows whose class is known.")
     truth = [
         "sound" if names[recordings.labels[row]] in recordings.normal_classes else "defective"
         for row in rows

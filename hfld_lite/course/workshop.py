@@ -16,6 +16,7 @@ import ipywidgets
 import numpy as np
 import soundfile
 
+from hfld_lite.app.checks import said_of_unlabelled
 from hfld_lite.app.export import export_run
 from hfld_lite.app.figures import confusions, spectra
 from hfld_lite.app.report import report_run
@@ -25,7 +26,7 @@ from hfld_lite.app.unfinished import new_run
 from hfld_lite.course.monitor import Monitor, monitor
 from hfld_lite.course.widgets import image
 from hfld_lite.data.readers import read_folder
-from hfld_lite.data.recordings import Recordings
+from hfld_lite.data.recordings import UNLABELLED, Recordings
 from hfld_lite.data.splits import Split, split
 from hfld_lite.data.views import frequencies, network_inputs
 from hfld_lite.edge.deploy import Export
@@ -71,7 +72,7 @@ def write_wav_folder(recordings: Recordings, folder: str | Path) -> Path:
     """Write recordings as WAV files of 16 bits, a subfolder a class, with a ``manifest.csv``.
 
     The loudest sample of all is at nine tenths of full scale. The manifest has the columns
-    ``file``, ``label`` and ``group``, which :func:`read_wav_folder` reads.
+    ``file``, ``label`` (empty where not known) and ``group``, which :func:`read_wav_folder` reads.
 
     Args:
         recordings: of classes whose names can be folders.
@@ -92,8 +93,8 @@ def write_wav_folder(recordings: Recordings, folder: str | Path) -> Path:
         for row, (signal, label, group) in enumerate(
             zip(recordings.signals, recordings.labels, recordings.groups, strict=True)
         ):
-            name = recordings.class_names[label]
-            stem = portable_name(name)
+            name = "" if label == UNLABELLED else recordings.class_names[label]
+            stem = portable_name(name or "unlabelled")
             path = folder / stem / f"{stem}_{row:0{digits}}.wav"
             path.parent.mkdir(parents=True, exist_ok=True)
             soundfile.write(path, scale * signal, recordings.sample_rate, "PCM_16")
@@ -138,6 +139,7 @@ def check_folder(folder: str | Path, recipe: Recipe | None = None, **options: An
             "With two classes the term NCKD of the loss is zero; where there are several types of "
             "parts, give each its own classes, such as AN, AD, BN, BD."
         )
+    notes += said_of_unlabelled(recordings, recipe, parts)
     if len(parts.train) < CALIBRATION:
         notes.append(
             f"Only {len(parts.train)} recordings are trained on; an export in eight bits needs "

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hfld_lite.data.manifests import manifest_in, read_manifest
-from hfld_lite.data.names import one_spelling, tidy
+from hfld_lite.data.names import no_label, one_spelling, tidy
 from hfld_lite.data.parts import Cut, Part, choose_part
 from hfld_lite.data.plausibility import cancelled_finding, collecting, reading_findings
 from hfld_lite.data.prepared import MANIFEST
@@ -24,6 +24,7 @@ from hfld_lite.data.readers import (
     expression,
     float32,
     known_classes,
+    label_of,
     layout,
     left_out,
     listing,
@@ -42,7 +43,10 @@ from hfld_lite.storage.progress import bar
 _NORMAL = {"n", "normal", "ok", "good", "sound", "intact"}
 
 
-LAYOUT = "one subfolder of {endings} files per class, or a manifest.csv"
+LAYOUT = (
+    "one subfolder of {endings} files per class (unlabelled/ for recordings of an unknown class), "
+    "or a manifest.csv"
+)
 _NAMED = "where the files' names contain the class, give --label-pattern (label_pattern=)"
 
 
@@ -52,6 +56,7 @@ class _File(NamedTuple):
     path: Path
     name: str
     label: str
+    """Empty where the class is not known."""
     group: str
     rate: int | None
     samples: int
@@ -97,6 +102,9 @@ def read_wav_folder(
     averaged into one. The files may differ in length: a part of each is used. Blanks around names
     and Unicode's forms make no difference.
 
+    Where the class of a recording is not known, its label in the manifest is empty or -1, or it is
+    in the subfolder ``unlabelled`` (or ``unlabeled``) beside those of the classes.
+
     Args:
         folder: what to read.
         part: which part of each file: first, loudest, onset, whole or windows; see
@@ -140,9 +148,10 @@ def read_wav_folder(
     if group_pattern is not None:
         listed = _grouped(listed, expression(group_pattern, "group_pattern"))
     listed = _spelled(listed, manifest or folder, merge_names)
-    names = sorted({label for _, label, _ in listed.values()})
+    labels = {label for _, label, _ in listed.values()}
+    names = sorted(labels - {""})
+    need_two(names, folder, "" in labels)
     normal, names = _wav_classes(names, normal)
-    need_two(names, folder)
     files = [_File(path, *entry, *_opened(path)) for path, entry in listed.items()]
     rate = _common_rate(files, sample_rate, resample)
     shown = bar(files, "reading", progress=progress)
@@ -169,7 +178,7 @@ def read_wav_folder(
     notes = reading_findings(
         [file.length(rate) for file in files],
         [count * chosen.samples for count in counts],
-        [names.index(file.label) for file in files],
+        [label_of(file.label, names) for file in files],
         [file.group for file in files],
         names,
         chosen.kind,
@@ -179,7 +188,7 @@ def read_wav_folder(
     windows = chosen.kind == "windows"
     return Recordings(
         signals=np.concatenate([cut.signals for cut in cuts]),
-        labels=np.repeat([names.index(file.label) for file in files], counts),
+        labels=np.repeat([label_of(file.label, names) for file in files], counts),
         groups=np.repeat([file.group for file in files], counts),
         sample_rate=rate,
         class_names=names,
@@ -309,13 +318,31 @@ def _spelled(
                 expected="one of them",
                 mend="compare them, and move the others elsewhere or rename them",
             )
-    labels = one_spelling(where, [label for _, label, _ in listed.values()], "class", merge)
+    written = [label for _, label, _ in listed.values()]
+    unknown = {label for label in written if no_label(label)}
+    _check_negative(where, written)
+    known = [label for label in written if label not in unknown]
+    labels = one_spelling(where, known, "class", merge)
+    labels |= dict.fromkeys(unknown, "")
     given = [group for name, _, group in listed.values() if group != name]
     groups = one_spelling(where, given, "group", merge)  # names of files remain as they are
     return {
         path: (name, labels[label], name if group == name else groups[group])
         for path, (name, label, group) in listed.items()
     }
+
+
+def _check_negative(where: object, labels: Sequence[str]) -> None:
+    """Refuse other negative numbers beside -1, which might be a number like them."""
+    numbers = {tidy(label) for label in labels}
+    others = sorted(n for n in numbers if re.fullmatch(r"-[0-9.]+", n) and not no_label(n))
+    if others and any(re.fullmatch(r"-1(\.0+)?", n) for n in numbers):
+        raise DataError(
+            where,
+            f"there are the labels -1 and {others[0]}",
+            expected="-1 as the only negative label: it means that the class is not known",
+            mend="name the classes otherwise, or leave the label empty where it is not known",
+        )
 
 
 def _wav_classes(names: Sequence[str], normal: Sequence[str] | None) -> tuple[list[str], list[str]]:

@@ -250,7 +250,7 @@ class Examples:
     Attributes:
         inputs: all of them, ``(n, …)``, or None where they stay in ``dataset``.
         dataset: gives ``(x, y, …)`` by index, where inputs are not in memory.
-        labels: int64 ``(n,)``; groups, origins: str ``(n,)``.
+        labels: int64 ``(n,)``, UNLABELLED where not known; groups, origins: str ``(n,)``.
         recordings: what the inputs were made of, if it was recordings.
         fingerprint: digest of all values, to tell whether data are those of a training.
     """
@@ -282,8 +282,8 @@ class Examples:
 
         Args:
             data: recordings, or a map-style dataset of ``(x, y)`` or ``(x, y, group)``: x of one
-                shape, y a whole number from 0. Its ``classes``, if it has them, are the names;
-                items without a group are a group each.
+                shape, y a whole number from 0, or −1 where the class is not known. Its ``classes``,
+                if it has them, are the names; items without a group are a group each.
             recipe: view, samples and bins of recordings.
             in_memory: by default, whether the inputs take less than MEMORY_SHARE of the memory.
             workers: processes that read where inputs are not in memory.
@@ -558,25 +558,33 @@ def _item(data: Dataset, index: int, count: int) -> tuple[Tensor, int, Any]:
         raise DataError(
             where, "x holds NaN or infinity", expected="finite numbers", mend="leave the item out"
         )
-    if label.dtype.kind not in "iu" or label.size != 1 or label.item() < 0:
+    if label.dtype.kind not in "iu" or label.size != 1 or label.item() < UNLABELLED:
         raise DataError(
             where,
             f"y is {label.tolist()!r}",
-            expected="a whole number from 0, the index of the class",
+            expected="a whole number from 0, the index of the class, or "
+            f"{UNLABELLED} where the class is not known",
         )
     return x, int(label.item()), group[0] if group else None
 
 
 def _class_names(data: Dataset, labels: Sequence[int], where: str) -> tuple[str, ...]:
     count, given = max(labels) + 1, getattr(data, "classes", None)
+    known = sum(label != UNLABELLED for label in labels)
+    if not known:
+        raise DataError(
+            where,
+            f"all {len(labels)} items are unlabelled (y is {UNLABELLED})",
+            expected="labelled items of two classes or more",
+        )
     names = tuple(map(str, given)) if isinstance(given, list | tuple) else ()
     if not names:
-        if count > len(labels):  # an identity number, or 255 for unlabelled, say
+        if count > known:  # an identity number, or 255 for unlabelled, say
             raise DataError(
                 where,
-                f"the labels run to {count - 1}, and there are {len(labels)} items",
+                f"the labels run to {count - 1}, and there are {known} labelled items",
                 expected="labels from 0 to the number of classes - 1",
-                mend="number the classes from 0 without gaps",
+                mend=f"number the classes from 0 without gaps ({UNLABELLED}: not known)",
             )
         names = tuple(map(str, range(count)))
     if len(names) < max(count, 2):

@@ -37,7 +37,8 @@ def read_manifest(folder: Path, manifest: Path) -> dict[Path, tuple[str, str, st
 
     Spreadsheets and programs write manifests in several ways: with commas, semicolons or tabs
     between the columns, in capitals, with further columns, with empty rows, in UTF-8 or UTF-16,
-    with paths of Windows. All values are read as text, so that 007 and NA stay as they are.
+    with paths of Windows. All values are read as text, so that 007 and NA stay as they are. A label
+    that is empty or -1 says that the class is not known.
 
     Raises:
         DataError: the manifest cannot be read, or a row is incomplete or names a file that is not
@@ -122,6 +123,7 @@ class _Table:
                 continue
             row = {n: field for n, field in zip(self.names, fields, strict=False) if n in _COLUMNS}
             lacking = [n for n in self.names if n in _COLUMNS and not tidy(row.get(n, ""))]
+            lacking = [n for n in lacking if n != "label" or n not in row]  # empty: not known
             wrong = [n for n, value in row.items() if _ERRORS.fullmatch(tidy(value))]
             fault = expected = mend = ""
             if any(map(tidy, fields[len(self.names) :])):
@@ -130,6 +132,9 @@ class _Table:
                 mend = "put a name that contains the separator in quotes"
             if lacking:
                 fault, expected = f"the {lacking[0]} is empty or missing", "one in each row"
+                if lacking[0] == "label":
+                    fault = "the label is missing"
+                    mend = "where the class is not known, leave it empty behind its separator"
             if wrong:
                 fault = f"the {wrong[0]} is {row[wrong[0]]}, an error of the spreadsheet"
                 expected, mend = "a name", "mend its formula and save it again"

@@ -17,13 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from hfld_lite.data.names import some_names, tidy
+from hfld_lite.data.names import no_label, some_names, tidy
 from hfld_lite.data.parts import Part
 from hfld_lite.data.plausibility import reading_findings
 from hfld_lite.data.readers import (
     expression,
     float32,
     known_classes,
+    label_of,
     layout,
     left_out,
     listing,
@@ -75,7 +76,8 @@ def read_mat(
 
     One .mat file per type and class, ``*N.mat`` normal and ``*D.mat`` defective. Its variable holds
     one recording per row, of which a part is used, the first `samples` columns by default. The
-    layout does not say which tile a row belongs to, so each recording is a group of its own.
+    layout does not say which tile a row belongs to, so each recording is a group of its own. The
+    rows of ``unlabelled.mat`` are of an unknown class.
 
     Where the rows of a variable are too short and its columns are not, the recordings are its
     columns, and a warning says so.
@@ -97,7 +99,7 @@ def read_mat(
     chosen = Part(part, samples)
     files = _mat_files(paths)
     for file in files:
-        if not file.stem.endswith(("N", "D")):
+        if not file.stem.endswith(("N", "D")) and not no_label(file.stem):
             raise DataError(
                 file,
                 "the name ends neither in N nor in D",
@@ -105,9 +107,11 @@ def read_mat(
                 mend="rename the file or move it elsewhere (long recordings: read_long_mat)",
             )
     files.sort(key=lambda file: pooled_order(file.stem))
-    classes = [file.stem if pool else file.stem[-1] for file in files]
-    names = sorted(set(classes), key=pooled_order)
-    need_two(names, paths)
+    classes = [
+        "" if no_label(file.stem) else file.stem if pool else file.stem[-1] for file in files
+    ]
+    names = sorted({name for name in classes if name}, key=pooled_order)
+    need_two(names, paths, "" in classes)
     cuts, labels, rows, lengths, turned = [], [], [], [], []
     for file, label in zip(bar(files, "reading", progress=progress), classes, strict=True):
         array = mat_variable(file, variable)
@@ -127,7 +131,7 @@ def read_mat(
         origins = [f"{file.name}:{row}" for row in range(len(array))]
         named = zip(float32(array), map(place, origins), strict=True)
         cuts += [chosen.cut(signal, sample_rate, where) for signal, where in named]
-        labels += [names.index(label)] * len(array)
+        labels += [label_of(label, names)] * len(array)
         rows += origins
         lengths += [array.shape[1]] * len(array)
     if turned:
@@ -188,7 +192,8 @@ def read_long_mat(
     Each recording is first cut into equal blocks of time, then each block into windows, so that no
     window crosses a border between blocks. The groups are the blocks (``file/block03``): a split
     keeps them whole. Both parts still contain every machine: if a class is one physical bearing, a
-    network learns to distinguish *known bearings*.
+    network learns to distinguish *known bearings*. The class *unlabelled* stands for an unknown
+    one (``unlabelled_load0.mat``).
 
     Args:
         paths: a folder, a file, or several.
@@ -229,8 +234,8 @@ def read_long_mat(
         found[file] = tidy(match[1])
     leave_out = known_classes(leave_out, found.values(), "leave_out")
     files = [file for file in found if found[file] not in leave_out]
-    names = sorted({found[file] for file in files})
-    need_two(names, paths)
+    names = sorted({found[file] for file in files if not no_label(found[file])})
+    need_two(names, paths, any(no_label(found[file]) for file in files))
     signals, labels, groups, origins, unused, chosen = [], [], [], [], [], {}
     for file in bar(files, "reading", progress=progress):
         chosen[file.name] = name = variable_name(file, variable)
@@ -245,7 +250,7 @@ def read_long_mat(
             )
         cut, block = _windows(float32(array.ravel()), window, hop, blocks, file)
         signals.append(cut)
-        labels += [names.index(found[file])] * len(cut)
+        labels += [label_of(found[file], names)] * len(cut)
         groups += [f"{file.stem}/block{number:02d}" for number in block]
         origins += [f"{file.name}:{row}" for row in range(len(cut))]
         used = np.bincount(block, minlength=blocks)

@@ -35,6 +35,11 @@ def tidy(name: str) -> str:
     return unicodedata.normalize("NFC", name[begin:end])
 
 
+def no_label(name: str) -> bool:
+    """Whether a class name says that the class is unknown: nothing, -1 or unlabelled."""
+    return bool(re.fullmatch(r"|-1(\.0+)?|unlabell?ed", tidy(name).casefold()))
+
+
 def tidied(names: np.ndarray) -> np.ndarray:
     """An array of names with :func:`tidy` applied to each; the same array where nothing changes."""
     known = {name: tidy(name) for name in set(names.tolist())}

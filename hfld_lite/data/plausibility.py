@@ -320,6 +320,8 @@ def _equal(recordings: Recordings) -> list[str]:
 def _imbalance(recordings: Recordings) -> str:
     counts = recordings.counts
     there = np.flatnonzero(counts)
+    if not there.size:
+        return ""
     few, many = there[counts[there].argmin()], there[counts[there].argmax()]
     if counts[many] <= IMBALANCE * counts[few]:
         return ""

@@ -27,10 +27,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hfld_lite.data.names import tidy
+from hfld_lite.data.names import no_label, tidy
 from hfld_lite.data.parts import Cut, Part
 from hfld_lite.data.prepared import MANIFEST
-from hfld_lite.data.recordings import Recordings
+from hfld_lite.data.recordings import UNLABELLED, Recordings
 from hfld_lite.errors import ArgumentError, DataError, HfldError, nearest
 from hfld_lite.storage.files import RATIO, SLACK
 
@@ -367,15 +367,26 @@ def left_out(folder: Path, paths: Sequence[Path], why: str) -> None:
         warnings.warn(f"{folder}: left out {'; and '.join(said)}", stacklevel=3)
 
 
-def need_two(names: Sequence[str], where: object) -> None:
-    """Refuse data of one class, before it is read."""
+def need_two(names: Sequence[str], where: object, unlabelled: bool = False) -> None:
+    """Refuse data of one class, or of unlabelled recordings only, before it is read."""
     if len(names) < 2:
+        rest = " beside unlabelled recordings" * unlabelled
+        found = f"there is only the class {names[0]!r}{rest}" if names else "there is no class"
+        if unlabelled and not names:
+            found = "there are only unlabelled recordings, and no class"
         raise DataError(
             where if isinstance(where, str | os.PathLike) else "the given files",
-            f"there is only the class {names[0]!r}" if names else "there is no class",
-            expected="two classes or more",
+            found,
+            expected="labelled recordings of two classes or more"
+            if unlabelled
+            else "two classes or more",
             mend="add the recordings of another class",
         )
+
+
+def label_of(name: str, names: Sequence[str]) -> int:
+    """The number of a class; UNLABELLED for a name that says that the class is not known."""
+    return UNLABELLED if no_label(name) else names.index(name)
 
 
 def known_classes(

@@ -6,10 +6,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import InitVar, asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -31,7 +33,8 @@ class Recordings:
 
     Args:
         signals: float32 ``(n, samples)``, in memory or memory-mapped.
-        labels: int64 ``(n,)``, indices into `class_names`, or UNLABELLED.
+        labels: int64 ``(n,)``, indices into `class_names`, or −1 (UNLABELLED) where the class is
+            not known: networks may be distilled on such a recording, and nothing is measured on it.
         groups: str ``(n,)``, names the physical tile: a split keeps each group in one part.
         sample_rate: in Hz.
         class_names: two or more.
@@ -98,6 +101,12 @@ class Recordings:
         if self.wholes is not None:
             object.__setattr__(self, "wholes", self._checked_wholes())
         if not checked:
+            if not self.counts.any():
+                raise DataError(
+                    "recordings",
+                    f"none of the {len(self)} has a label",
+                    expected="labelled recordings of each class beside those of an unknown one",
+                )
             self._check_names()
             self._check_signals()
 
@@ -238,14 +247,15 @@ class Recordings:
         ]
         if rest := int(np.sum(self.labels == UNLABELLED)):
             classes.append(f"unlabelled {rest}")
-        codes = np.unique(self.groups, return_inverse=True)[1]
-        classes_of = np.bincount(np.unique(np.stack([codes, self.labels]), axis=1)[0])
-        groups = f"groups: {len(classes_of)}"
+        names, codes = np.unique(self.groups, return_inverse=True)
+        known = np.stack([codes, self.labels])[:, self.labels != UNLABELLED]
+        classes_of = np.bincount(np.unique(known, axis=1)[0])
+        groups = f"groups: {len(names)}"
         number = len(self) if self.wholes is None else len(np.unique(self.wholes))
         many = f"{len(self)} recordings"
         if self.wholes is not None:
             many = f"{len(self)} windows, cut from {number} recordings,"
-        if len(classes_of) == number:
+        if len(names) == number:
             groups += ", each recording its own"
         elif mixed := np.sum(classes_of > 1):
             groups += f", {mixed} of them in more than one class"
@@ -330,6 +340,35 @@ class Recordings:
             return read
         except HfldError as error:  # the folder is at fault, so it comes first in the message
             raise DataError(folder, str(error).rstrip("."), mend="prepare it again") from error
+
+
+Known = TypeVar("Known", bound="Recordings")  # or Examples, which are made of them
+
+
+def labelled(data: Known, rows: np.ndarray | None = None) -> np.ndarray:
+    """Those of the rows, by default of all, that have a label."""
+    rows = np.arange(len(data.labels)) if rows is None else rows
+    return rows[data.labels[rows] != UNLABELLED]
+
+
+def measurable(data: Known) -> Known:
+    """Recordings or examples without those that have no label; a warning counts these.
+
+    Raises:
+        DataError: if none has a label.
+    """
+    rows = labelled(data)
+    if len(rows) == len(data):
+        return data
+    where, rest = data.source or "recordings", len(data) - len(rows)
+    if not len(rows):
+        raise DataError(where, f"all {rest} recordings are unlabelled", expected="labelled ones")
+    warnings.warn(
+        f"{where}: {rest} of {len(data)} recordings are unlabelled; these are left out, and "
+        f"{len(rows)} are measured.",
+        stacklevel=3,
+    )
+    return data.select(rows)
 
 
 def digests(signals: np.ndarray) -> list[str]:

@@ -229,11 +229,19 @@ def _draw(
     labels, groups = recordings.labels[rows], _linked_groups(recordings)[rows]
     for label, name in enumerate(recordings.class_names):
         found = len(np.unique(groups[labels == label]))
+        kind = "labelled " * (UNLABELLED in recordings.labels)
+        if kind and not found:
+            raise DataError(
+                "split",
+                f"the class {name!r} has no labelled recording",
+                expected=f"recordings of it from {folds} groups or more, with their label",
+            )
         if found < folds:
             parts = " and ".join(f"{fraction:.0%}" for fraction in fractions)
             raise DataError(
                 "split",
-                f"the class {name!r} has {found} group{'s' * (found != 1)} to draw {parts} from",
+                f"the class {name!r} has {found} {kind}group{'s' * (found != 1)} to draw {parts} "
+                "from",
                 expected=f"at least {folds}",
                 mend="record more tiles of this class, or take larger parts (validation=, test=; "
                 "`validation` and `test` of a recipe)",

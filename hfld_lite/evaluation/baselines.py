@@ -18,7 +18,7 @@ import pandas as pd
 
 from hfld_lite.data.examples import IMBALANCE, Examples
 from hfld_lite.data.parts import average
-from hfld_lite.data.recordings import Recordings
+from hfld_lite.data.recordings import Recordings, labelled, measurable
 from hfld_lite.data.splits import Split
 from hfld_lite.data.views import FRAME, mel_edges, mel_weights
 from hfld_lite.errors import ArgumentError, DataError, look_up
@@ -163,7 +163,7 @@ class Baselines:
         return max(self.fitted, key=lambda one: np.nan_to_num(one.validation_accuracy))
 
     def test(self, data: Recordings | Examples) -> "Baselines":
-        """The same baselines, measured on other recordings.
+        """The same baselines, measured on other recordings; unlabelled ones are left out.
 
         Raises:
             DataError: if classes, sample rate or samples differ from training.
@@ -175,7 +175,7 @@ class Baselines:
                 f"classes, sample rate and samples are {found}",
                 expected=f"{self.kind}, as in training",
             )
-        return _measured(self.fitted, examples, self.recipe)
+        return _measured(self.fitted, measurable(examples), self.recipe)
 
 
 def fit_baselines(
@@ -186,6 +186,8 @@ def fit_baselines(
     seed: int | None = None,
 ) -> Baselines:
     """Fit baselines on the training part and measure them on the test part, which is read once.
+
+    Unlabelled recordings of the training part are left out.
 
     Of a baseline's candidates the validation part chooses one, which is used as it is. Without a
     validation part it is the middle one.
@@ -203,22 +205,18 @@ def fit_baselines(
     """
     examples = data if isinstance(data, Examples) else Examples.of(data, recipe)
     seed = recipe.seed if seed is None else seed
-    labels = examples.labels
-    count = np.bincount(labels[parts.train])
+    labels, train = examples.labels, labelled(examples, parts.train)
+    count = np.bincount(labels[train])
     weights = "balanced" if count.max() > IMBALANCE * count.min() else None
     wanted = {name: look_up(BASELINES, name, "Baseline")(weights, seed) for name in names}
     readable = [NETWORKS_VIEW] if examples.inputs is not None else []
     readable += [MEL, SAMPLES] if examples.recordings is not None else []
     known = {
-        reads: [
-            _read(examples.select(part), reads, recipe) for part in (parts.train, parts.validation)
-        ]
+        reads: [_read(examples.select(part), reads, recipe) for part in (train, parts.validation)]
         for reads in readable
     }
     fitted = tuple(
-        _choose(
-            name, reads, candidates, known[reads], labels[parts.train], labels[parts.validation]
-        )
+        _choose(name, reads, candidates, known[reads], labels[train], labels[parts.validation])
         for name, candidates in wanted.items()
         for reads in readable
         if (reads == SAMPLES) == (name == "minirocket")

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from hfld_lite.data.examples import Examples
 from hfld_lite.data.parts import Part, average
-from hfld_lite.data.recordings import Recordings
+from hfld_lite.data.recordings import Recordings, labelled, measurable
 from hfld_lite.data.splits import Split
 from hfld_lite.data.views import frequencies, network_inputs
 from hfld_lite.errors import ArgumentError, DataError, HfldError
@@ -153,11 +153,12 @@ class Detector:
             )
 
     def evaluate(self, recordings: Recordings, role: str = "student") -> Evaluation:
-        """Figures of one network on recordings of the same classes.
+        """Figures of one network on recordings of the same classes; unlabelled ones are left out.
 
         Raises:
             DataError: if classes, sample rate or samples differ from training.
         """
+        recordings = measurable(recordings)
         probabilities, rows = self._by_recording(recordings, role)
         return self._compare(probabilities.argmax(1), recordings, rows)
 
@@ -167,11 +168,12 @@ class Detector:
         """Every network's figures and predictions on the same data, in one reading.
 
         Where the rows are windows of recordings, their probabilities are averaged by recording.
+        Unlabelled recordings are left out, which a warning says.
         What the networks cost is added by :func:`hfld_lite.edge.analysis.with_costs`.
         """
         known = isinstance(data, Recordings | Examples)
         recordings = data if known else Examples.of(data, self.recipe)
-        recordings = recordings if rows is None else recordings.select(rows)
+        recordings = measurable(recordings if rows is None else recordings.select(rows))
         evaluations, table = {}, []
         wholes = _wholes(recordings)
         first = average(recordings.labels, wholes)[1]
@@ -268,7 +270,7 @@ def trust_of(
 ) -> Trust:
     """The limits of *unsure* and of the warnings for a network, set on the validation part.
 
-    See :mod:`hfld_lite.evaluation.trust`.
+    See :mod:`hfld_lite.evaluation.trust`. Unlabelled recordings set no limit.
 
     Args:
         detector: whose classes these are.
@@ -287,7 +289,7 @@ def trust_of(
         )
     seen = recordings.select(parts.validation)
     return make_trust(
-        _signals(recordings.select(parts.train)),
+        _signals(recordings.select(labelled(recordings, parts.train))),
         _signals(seen),
         predict(seen.signals),
         detector.normal_positions,

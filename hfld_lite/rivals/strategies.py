@@ -22,10 +22,11 @@ class Uncertainty(Predicted):
     """Weights w_i = exp(−s_i) that settle at 1/L_i, then scaled to a fixed sum.
 
     s are the PVPN's outputs, averaged over the batch and softly clamped to ±6 (6·tanh(s/6): from
-    beyond a hard clamp no gradient leads back). With the losses constant, the PVPN minimises
-    Σ (w_i L_i − log w_i); with the weights constant, the student minimises Σ w̃_i L_i, where
-    w̃ = w · total / Σ w. Zero terms are left out of all three sums. After Kendall et al.,
-    "Multi-task learning using uncertainty to weigh losses", 2018.
+    beyond a hard clamp no gradient leads back). A loss below exp(−6) = 0.0025 therefore settles at
+    a weight near exp(6) = 403 and not at 1/L, and a loss above 403 near exp(−6). With the losses
+    constant, the PVPN minimises Σ (w_i L_i − log w_i); with the weights constant, the student
+    minimises Σ w̃_i L_i, where w̃ = w · total / Σ w. Zero terms are left out of all three sums.
+    After Kendall et al., "Multi-task learning using uncertainty to weigh losses", 2018.
     """
 
     def unscaled(self, features: Tensor) -> Tensor:

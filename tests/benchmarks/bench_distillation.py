@@ -26,7 +26,6 @@ from hfld_lite.distillation import Distiller, Supervised
 from hfld_lite.evaluation.metrics import paired_interval
 from hfld_lite.hierarchy import distill_chain
 from hfld_lite.networks import POSITIONS, resnet1d
-from hfld_lite.rivals.meta import Meta
 from hfld_lite.rivals.presets import preset
 from hfld_lite.rivals.released import Published, PublishedDistiller
 from hfld_lite.teachers import Batch, teacher_targets
@@ -52,7 +51,10 @@ def first(samples: Batch) -> Batch:
 def stepper(objective, recipe) -> Callable[[], None]:
     """A training step of an objective, as `fit` takes it."""
     fabric = Fabric(accelerator="cpu", devices=1, precision=recipe.precision)
-    model, optimizer = fabric.setup(objective, _optimizer(objective, recipe))
+    optimizer = _optimizer(objective, recipe)
+    if hasattr(objective, "weigh"):
+        objective.weigh.optimizer = optimizer
+    model, optimizer = fabric.setup(objective, optimizer)
     batch = first(data())
 
     def step() -> None:
@@ -90,9 +92,10 @@ def distiller(student, targets, strategy="fixed", every=10):
     if strategy == "fixed":
         return Distiller(student, targets, dict.fromkeys(TERMS, 1.0))
     read, meta = (student.feature_channels, POSITIONS), first(data())
-    if strategy != "meta":
-        return Distiller(student, targets, WEIGHTINGS[strategy](*read))
-    weighting = Meta(*read, student, lambda: (meta.inputs, meta.target), 0.01, every)
+    kind = WEIGHTINGS[strategy]
+    if not kind.meta_batches:
+        return Distiller(student, targets, kind(*read))
+    weighting = kind(*read, student, lambda: (meta.inputs, meta.target), 0.01, every)
     return Distiller(student, targets, weighting)
 
 
@@ -179,15 +182,13 @@ def main() -> None:
     say("distillation step, cached teacher / plain step", other / one, 1.10)
 
     # One k-th step and k − 1 others make a cycle.
-    usual = stepper(distiller(student(), targets, "meta", every=10**9), recipe)
-    kth = stepper(distiller(student(), targets, "meta", every=1), recipe)
-    one, cheap, dear = in_turn(max(3, options.rounds // 2), plain, usual, kth)
-    every = recipe.meta_every
-    say(
-        f"meta, amortised over {every} steps / plain step",
-        ((every - 1) * cheap + dear) / every / one,
-        1.35,
-    )
+    every, few = recipe.meta_every, max(3, options.rounds // 2)
+    for name, than, base in (("meta", "plain", plain), ("trusted", "fixed", distilled)):
+        usual = stepper(distiller(student(), targets, name, every=10**9), recipe)
+        kth = stepper(distiller(student(), targets, name, every=1), recipe)
+        one, cheap, dear = in_turn(few, base, usual, kth)
+        ratio = ((every - 1) * cheap + dear) / every / one
+        say(f"{name}, amortised over {every} steps / {than} step", ratio, 1.35)
 
     def fill(precision: str) -> Callable[[], object]:
         fabric = Fabric(accelerator="cpu", devices=1, precision=precision)
@@ -198,7 +199,7 @@ def main() -> None:
 
         return run
 
-    many, few = data(6).inputs, max(3, options.rounds // 2)
+    many = data(6).inputs
     one, full, half = in_turn(few, plain, fill("32-true"), fill("bf16-mixed"))
     epochs = len(many) / BATCH
     say("filling the cache / plain epoch, per recording", full / one / epochs, 2.0)

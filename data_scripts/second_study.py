@@ -1,0 +1,326 @@
+"""The second study: when does a teacher help, and when should a student not trust it?
+
+The first study (run_study.py) found no gain of HFLKD over plain KD where the student is level with
+its teacher. Here the teacher knows more than the student is given (few labels), knows too little,
+or is wrong; or the labels are. Students have the library's default recipe. All methods of a setting
+begin with the same weights, take as many steps, and choose their epoch on the same validation part.
+Finished cells are kept and never computed again: the same command resumes where it was stopped,
+--hours stops it in time, and --hours 0 only writes the tables and figures of what is finished.
+
+How it is judged was committed before it ran: see "The second study" in notebooks/results/README.md.
+"""
+
+import json
+import time
+from pathlib import Path
+from typing import Annotated, NamedTuple
+
+import numpy as np
+import pandas as pd
+import typer
+from _data import Case
+from _methods import SECONDARY
+from _second import write_all
+from _settings import (
+    FEWER,
+    GRIDS,
+    SETTINGS,
+    TEACHERS,
+    TUNED,
+    Setting,
+    given,
+    learn,
+    made,
+    recipe_of,
+)
+from _study import cells, pack, unpack
+from safetensors.torch import load_file, save_file
+from typer import Option
+
+from hfld_lite.evaluation.metrics import evaluate
+from hfld_lite.hierarchy import Stage, Trainer
+from hfld_lite.networks import resnet1d
+from hfld_lite.rivals.presets import preset
+from hfld_lite.storage.files import digest, write_whole
+from hfld_lite.storage.randomness import seeded
+from hfld_lite.training import Fit, predict_logits
+
+DATA = ("tiles", "bearings block", "bearings load")
+"""Six classes of simulated tiles, tested on ten times as many new ones; known bearings, in noise,
+by blocks of time; and trained at three loads, tested at the fourth."""
+
+BESIDE = "bearings load"
+"""The data set of fewer settings, for time."""
+
+TUNED_ON = {"tiles": "tiles", "bearings block": "bearings block", BESIDE: "bearings block"}
+TUNING = 1000
+"""The first seed of the tuning's data."""
+
+LIFTS = ("second", "third", "born again")
+"""Teachers that the settings "lifts" need besides: two with other first weights, and one that
+learned from the teacher by plain KD."""
+
+
+class Scale(NamedTuple):
+    """How large it is: tiles a class, steps of a network, seeds, fewer seeds, those of the tuning.
+
+    The fewer seeds are those of the settings "lifts" and of the data set beside the main ones.
+    """
+
+    tiles: int
+    steps: int | None
+    seeds: int
+    fewer: int
+    tuning: int
+
+
+FULL, QUICK = Scale(130, None, 10, 5, 2), Scale(18, 4, 2, 1, 1)
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+
+class Study:
+    """The cells, in the order in which they are worth most."""
+
+    def __init__(
+        self, scale: Scale, folder: Path, work: Path, data: tuple[str, ...] = DATA
+    ) -> None:
+        self.scale, self.folder, self.work, self.data = scale, folder, work, data
+        self.recipe = preset("classroom")
+        if scale.steps:
+            self.recipe = self.recipe.replace(steps=scale.steps)
+
+    def made_with(self) -> str:
+        """A digest of all that the cells depend on, but for the library itself."""
+        facts = [self.scale[:2], repr(SETTINGS), repr(TEACHERS), repr(GRIDS), repr(TUNED)]
+        return digest(json.dumps([*facts, self.recipe.choices()], default=str), {})[:12]
+
+    # --- what is trained, in order ---
+
+    def teaching(self, data: str, seeds: range, names: tuple[str, ...]) -> list[tuple]:
+        """Cells of teachers."""
+        return [("teach", data, name, seed) for seed in seeds for name in names]
+
+    def tuning(self) -> list[tuple]:
+        """A cell for each candidate of each method."""
+        return [
+            ("tune", data, setting, seed, method, number)
+            for data in dict.fromkeys(TUNED_ON[data] for data in self.data)
+            for seed in range(TUNING, TUNING + self.scale.tuning)
+            for setting, methods in TUNED.items()
+            for method in methods
+            for number in range(len(GRIDS[method]))
+        ]
+
+    def final(self) -> list[tuple]:
+        """The final cells, seed by seed; the teachers of a seed come long before its students."""
+        taught, learned = {}, {}
+        for seed in range(self.scale.seeds):
+            taught[seed], learned[seed] = [], []
+            for data in self.data:
+                fewer = seed < self.scale.fewer
+                if data == BESIDE and not fewer:
+                    continue
+                lifted = fewer and data != BESIDE
+                named = FEWER if data == BESIDE else SETTINGS
+                named = [n for n in named if lifted or not n.startswith("lifts")]
+                teachers = dict.fromkeys(SETTINGS[n].teacher for n in named)
+                teachers = (*teachers, *LIFTS) if lifted else (*teachers,)
+                taught[seed] += self.teaching(data, range(seed, seed + 1), teachers)
+                methods = [(n, m) for n in named for m in SETTINGS[n].methods]
+                learned[seed] += [("learn", data, n, seed, m) for n, m in methods]
+        ahead = [*taught.values(), []]
+        jobs = list(ahead[0])
+        for seed, students in learned.items():
+            jobs += [*ahead[seed + 1], *students]
+        return jobs
+
+    def plan(self) -> str:
+        """How many cells there are, and how many are finished."""
+        total = [*self.tuning(), *self.final()]
+        tuned = dict.fromkeys(TUNED_ON[data] for data in self.data)
+        total += [
+            job for data in tuned for job in self.teaching(data, self.tuning_seeds, ("sound",))
+        ]
+        finished = len([*self.work.glob("*-*.json")])
+        return f"{finished} cells are finished, of {len(total)}."
+
+    @property
+    def tuning_seeds(self) -> range:
+        """Seeds of the tuning's data."""
+        return range(TUNING, TUNING + self.scale.tuning)
+
+    # --- how it is trained ---
+
+    def case(self, data: str, seed: int) -> Case:
+        """Recordings, recipe and parts."""
+        case = made(data, seed, self.scale.tiles, self.folder)
+        return case._replace(recipe=self.recipe.replace(seed=case.recipe.seed))
+
+    def weights(self, name: str, role: str, data: str, seed: int) -> Path:
+        """Where a teacher's weights are kept."""
+        return self.work / f"{name} {role} {data} {seed}.safetensors"
+
+    def trainer(self, case: Case, data: str, seed: int, setting: Setting) -> Trainer:
+        """A trainer whose teachers are trained already."""
+        trainer = Trainer(case.recordings, case.recipe, case.parts, progress=False)
+        wanted = {"teacher": (setting.teacher, "teacher"), SECONDARY: (setting.teacher, SECONDARY)}
+        if any(m in ("ensemble", "born again") for m in setting.methods):
+            wanted |= {name: (name, "teacher") for name in LIFTS}
+        for stage, (name, role) in wanted.items():
+            path = self.weights(name, role, data, seed)
+            if not path.exists():  # the cell is another machine's, whose weights were not kept
+                self.run("teach", data, name, seed)
+            spec = case.recipe.chain[role]
+            network = resnet1d(spec.depth, len(case.recordings.class_names), spec.width, spec.head)
+            network.load_state_dict(load_file(path))
+            network = trainer.fabric.to_device(network.eval())
+            trainer.stages[stage] = Stage(stage, network, "kept", Fit(pd.DataFrame(), 0, 0.0))
+        return trainer
+
+    def run(self, kind: str, data: str, *rest: str | int) -> list[dict]:
+        """One cell."""
+        return getattr(self, f"_{kind}")(data, *rest)
+
+    def _teach(self, data: str, name: str, seed: int) -> list[dict]:
+        case = self.case(data, seed)
+        setting = TEACHERS.get(name, TEACHERS["sound"])
+        case = given(case, setting, wrong=name == "wrong")
+        trainer = Trainer(case.recordings, case.recipe, case.parts, progress=False)
+        if name in LIFTS[:2]:  # other first weights, the same recordings and order
+            with seeded(LIFTS.index(name) + 1):
+                spec = case.recipe.teacher
+                network = resnet1d(
+                    spec.depth, len(case.recordings.class_names), spec.width, spec.head
+                )
+            trainer.networks = {"teacher": network}
+        if name == "born again":
+            taught = self.trainer(case, data, seed, TEACHERS["sound"])
+            recipe = case.recipe.replace(method="kd")
+            stages = [taught.distil("teacher", "teacher", recipe, name)]
+        else:
+            stages = [trainer.supervise("teacher")]
+        if name in TEACHERS:
+            stages.append(trainer.distil(SECONDARY, "teacher"))
+        rows = []
+        for stage in stages:
+            role = SECONDARY if stage.role == SECONDARY else "teacher"
+            path, weights = self.weights(name, role, data, seed), stage.network.cpu().state_dict()
+            write_whole(path, lambda part, weights=weights: save_file(weights, part))
+            row = self._row(trainer, data, f"teacher {name}", seed, stage, seed < TUNING)
+            rows.append(row | {"method": role})
+        return rows
+
+    def _student(self, data: str, setting: str, seed: int, method: str, chosen: dict) -> tuple:
+        asked = SETTINGS[setting]
+        case = given(self.case(data, seed), asked)
+        trainer = self.trainer(recipe_of(case, asked, method), data, seed, asked)
+        return trainer, learn(trainer, method, chosen)
+
+    def _tune(self, data: str, setting: str, seed: int, method: str, number: int) -> list[dict]:
+        chosen = {"hierarchy": {}, method: GRIDS[method][number]}
+        trainer, stage = self._student(data, setting, seed, method, chosen)
+        row = self._row(trainer, data, setting, seed, stage, tested=False)
+        return [row | {"method": method, "number": number}]
+
+    def _learn(self, data: str, setting: str, seed: int, method: str) -> list[dict]:
+        chosen = json.loads((self.work / "chosen.json").read_text())[TUNED_ON[data]]
+        trainer, stage = self._student(data, setting, seed, method, chosen)
+        row = self._row(trainer, data, setting, seed, stage, tested=True)
+        return [row | {"method": method}]
+
+    def _row(
+        self, trainer: Trainer, data: str, setting: str, seed: int, stage: Stage, tested: bool
+    ) -> dict:
+        best = stage.fit.history.set_index("epoch").loc[stage.fit.best_epoch]
+        row = {
+            "data": data,
+            "setting": setting,
+            "seed": seed,
+            "validation_accuracy": float(best["validation_accuracy"]),
+            "seconds": stage.fit.seconds,
+            "verdict": stage.fit.history["verdict"].iloc[-1],
+        }
+        row |= {name: float(best[name]) for name in best.index if name.startswith("weight_")}
+        if not tested:
+            return row
+        rows, examples = trainer.parts.test, trainer.examples
+        inputs, labels = examples.samples(rows).inputs, examples.labels[rows]
+        predicted = predict_logits(stage.network, inputs).argmax(1).numpy()
+        names = (examples.class_names, examples.normal_classes)
+        found = evaluate(predicted, labels, examples.groups[rows], *names)
+        return row | {"accuracy": found.accuracy, "macro_recall": found.macro_recall}
+
+
+def choose(tuned: pd.DataFrame) -> dict[str, dict[str, dict]]:
+    """The candidate of each method with the best mean validation accuracy, the first of equals."""
+    chosen: dict[str, dict[str, dict]] = {}
+    means = tuned.groupby(["data", "method", "number"], sort=False)["validation_accuracy"].mean()
+    for data, part in means.groupby("data", sort=False):
+        by_method = part.droplevel("data").unstack("number")
+        chosen[data] = {
+            method: GRIDS[method][int(np.nanargmax(row))] for method, row in by_method.iterrows()
+        }
+    return chosen
+
+
+@app.command(help=__doc__, epilog="Example: python data_scripts/second_study.py data/bearings")
+def main(
+    folder: Annotated[Path, typer.Argument(help="Bearings, from prepare_bearings.py.")] = Path(
+        "data/bearings"
+    ),
+    data: Annotated[list[str] | None, Option(help=f"Data sets, of {', '.join(DATA)}.")] = None,
+    quick: Annotated[bool, Option("--quick", help="Tiny data, few steps: to try it.")] = False,
+    jobs: Annotated[int, Option(help="Cells at a time, one core each; -1 for all cores.")] = -1,
+    hours: Annotated[float | None, Option(help="Begin no cell after so many hours.")] = None,
+    out: Annotated[Path | None, Option(help="Folder of the tables.")] = None,
+    work: Annotated[Path | None, Option(help="Where finished cells are kept.")] = None,
+    plan: Annotated[bool, Option("--plan", help="Only say what is left to do.")] = False,
+) -> None:
+    """Run what is missing; write the tables of what is finished."""
+    if unknown := set(data or ()) - set(DATA):
+        raise typer.BadParameter(f"data set {sorted(unknown)[0]!r} is unknown; choose of {DATA}")
+    study = Study(QUICK if quick else FULL, folder, Path(), tuple(data or DATA))
+    out = out or Path("runs/quick/results" if quick else "notebooks/results")
+    study.work = (work or Path("runs/quick" if quick else "runs")) / f"second-{study.made_with()}"
+    study.work.mkdir(parents=True, exist_ok=True)
+    packed = out / "second_cells.jsonl.xz"
+    if laid := unpack(packed, study.work, study.made_with()):
+        print(f"{laid} finished cells were in {packed}.")
+    print(study.plan())
+    if plan:
+        return
+    until = None if hours is None else time.time() + 3600 * hours
+    found = _run(study, jobs, until)
+    pack(study.work, packed, study.made_with())
+    if found is None:
+        print("Too little is finished for a table; the same command goes on.")
+        return
+    write_all(out, *found, study.plan(), study.scale.seeds, study.scale.fewer)
+
+
+def _run(study: Study, jobs: int, until: float | None) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    """Run what is missing and may begin; rows of tuning and of tests, or None without students."""
+
+    def step(todo: list[tuple]) -> pd.DataFrame:
+        return cells(study.run, todo, study.work, jobs, until)
+
+    tuned_data = dict.fromkeys(TUNED_ON[data] for data in study.data)
+    sound = [
+        job for data in tuned_data for job in study.teaching(data, study.tuning_seeds, ("sound",))
+    ]
+    candidates = study.tuning()
+    if len(step(sound)) < len(sound):
+        return None
+    tuned = step(candidates)
+    if len(tuned) < len(candidates):
+        return None
+    write_whole(study.work / "chosen.json", json.dumps(choose(tuned), indent=1))
+    rows = step(study.final())
+    if rows.empty or not (rows["method"] == "hierarchy").any():
+        return None
+    return tuned, rows
+
+
+if __name__ == "__main__":
+    app()
