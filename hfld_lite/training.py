@@ -219,9 +219,8 @@ class _Loop:
         row |= {"learning_rate": self.rate, **validate(logits, self.validation.target)}
         if not math.isfinite(row["validation_loss"]):  # before such weights are taken for the best
             said = self._say({name: row[name] for name in (*sums, "validation_loss")})
-            raise Diverged(
-                f"the loss on validation data is not finite after epoch {number} ({said})"
-            )
+            place = f"after epoch {number}"
+            raise Diverged(f"the loss on validation data is not finite {place} ({said})")
         row |= {"seconds": seconds, "verdict": self.objective.verdict(row)}
         score = (row["validation_accuracy"], -row["validation_loss"])
         if score > self.best:

@@ -87,14 +87,15 @@ def check_same(members, fits, objectives, usual, tolerance=1e-7):
 
 def distillers():
     """Objectives of every kind, with other weights, seeds, data and missing labels."""
-    train = samples(26, 1, missing=10)
+    train, recipe = samples(26, 1, missing=10), RECIPE.replace(unlabelled=0.5)
     weights = [dict.fromkeys(TERMS, 1.0), {"kd": 0.5, "cross_entropy": 1.0}]
     made = []
     for i, given in enumerate(weights):
         objective = Distiller(student(i), targets(26, i), given, heads=4).double()
-        made.append(member(f"distilled {i}", objective, seed=i, train=train))
+        made.append(member(f"distilled {i}", objective, seed=i, train=train, recipe=recipe))
     dense = DenselyGuided(student(2), [targets(26, 5), targets(26, 6)])
-    return [*made, member("dense", dense, seed=2), member("alone", seed=3)]
+    more = {"train": samples(26, 2, missing=5), "recipe": recipe}
+    return [*made, member("dense", dense, seed=2, **more), member("alone", seed=3, **more)]
 
 
 # In float64, since AdamW divides a gradient by its size: where one is nearly zero, the last bit of
