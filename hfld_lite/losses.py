@@ -123,7 +123,7 @@ def one_to_all_matching(
             rows = [x.transpose(2, 3) for x in (queries, keys)]
             matched = F.scaled_dot_product_attention(*rows, rows[1], scale=factor)
             return F.mse_loss(matched, rows[0])
-        # Mᵀ, (B, h, N_s, N_t): a softmax over a last axis of few positions takes four times as long.
+        # Mᵀ, (B, h, N_s, N_t): over a last axis of few positions, softmax takes four times as long.
         weights = torch.softmax(keys.transpose(2, 3) @ (queries * factor), dim=2)
         loss = F.mse_loss(keys @ weights, queries)
     return (loss, weights.transpose(2, 3)) if return_similarity else loss

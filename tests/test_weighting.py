@@ -596,6 +596,9 @@ def test_trusted_is_fixed_without_a_reason(case):
     heard(weighting, *(updates | {"all help": helped * 9, "no update": ()})[case])
     losses, features = world.losses()
     weights = follow(weighting, losses, features, steps=30)
+    assert not any(p.any() for p in weighting.pvpn.layers[-1].parameters()), (
+        "it has no cause to move"
+    )
     torch.testing.assert_close(weights, same.values, rtol=1e-12, atol=0)
     assert weighting(losses, features).item() == pytest.approx(same(losses).item(), rel=1e-12)
 
