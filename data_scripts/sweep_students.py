@@ -30,6 +30,7 @@ from hfld_lite.edge.analysis import count_macs, latency, stored_bytes
 from hfld_lite.edge.export import INPUT, quantise, session, to_onnx
 from hfld_lite.errors import HfldError
 from hfld_lite.evaluation.metrics import evaluate
+from hfld_lite.evaluation.together import train_together
 from hfld_lite.hierarchy import Stage, Trainer
 from hfld_lite.networks import count_parameters, resnet1d
 from hfld_lite.recipes import Network, Recipe
@@ -92,7 +93,7 @@ def teach(work: Path, _kind: str, bins: int, seed: int) -> list[dict]:
 
 
 def learn(work: Path, bins: int, seed: int, depth: int, width: float, head: str) -> list[dict]:
-    """Train one student alone and distilled."""
+    """Train one student alone and distilled, both at once: they read the same batches."""
     recordings, recipe = setting(bins, seed)
     epochs = recipe.student.epochs
     recipe = recipe.replace(student=Network(depth, width, head, epochs=epochs))
@@ -103,12 +104,13 @@ def learn(work: Path, bins: int, seed: int, depth: int, width: float, head: str)
         network.load_state_dict(load_file(_weights(work, role, bins, seed)))
         fit = Fit(pd.DataFrame(), 0, 0.0)
         trainer.stages[role] = Stage(role, network.eval(), "kept weights", fit)
-    found = {
-        "alone": trainer.supervise("student_alone"),
-        "distilled": trainer.distil("student", "secondary_teacher"),
+    ways = {
+        "alone": lambda t: t.supervise("student_alone"),
+        "distilled": lambda t: t.distil("student", "secondary_teacher"),
     }
+    stages = train_together([(trainer, way) for way in ways.values()], progress=False)
     rows = []
-    for method, stage in found.items():
+    for method, stage in zip(ways, stages, strict=True):
         _keep(stage, work, method, bins, seed, depth, width, head)
         rows.append(
             {

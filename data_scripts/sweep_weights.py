@@ -5,6 +5,7 @@ L = α L_feature + μ L_tckd + ν L_nckd + L_ce, every combination of a few valu
 All students of a seed begin with the same weights, see the same batches and have the same teachers.
 """
 
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Annotated
@@ -14,7 +15,8 @@ import typer
 from _study import TILES_PER_CLASS, cells, tiles, write_table
 from typer import Option
 
-from hfld_lite.hierarchy import Trainer
+from hfld_lite.evaluation.together import train_together
+from hfld_lite.hierarchy import Stage, Trainer
 
 VALUES = (0.0, 0.3, 1.0)
 
@@ -32,16 +34,23 @@ def teachers(work: Path, seed: int) -> Trainer:
 
 
 def learn(work: Path, seed: int, alpha: float) -> list[dict]:
-    """The students of one seed with one weight of feature matching."""
-    trainer, rows = teachers(work, seed), []
+    """The students of one seed with one weight of feature matching, trained together."""
+    trainer = teachers(work, seed)
     trained = {role: stage.fit for role, stage in trainer.stages.items()}
-    for mu, nu in product(VALUES, VALUES):
+    pairs = list(product(VALUES, VALUES))
+
+    def student(trainer: Trainer, mu: float, nu: float) -> Stage:
         recipe = trainer.recipe.replace(alpha=alpha, mu=mu, nu=nu)
         name = f"student {alpha:g} {mu:g} {nu:g}"
-        fit = trainer.distil("student", "secondary_teacher", recipe, name).fit
-        rows.append({"seed": seed, "alpha": alpha, "mu": mu, "nu": nu, **_best(fit)})
+        return trainer.distil("student", "secondary_teacher", recipe, name)
+
+    jobs = [(trainer, partial(student, mu=mu, nu=nu)) for mu, nu in pairs]
+    stages = train_together(jobs, progress=False)
     teacher = {f"{role}_accuracy": _best(fit)["accuracy"] for role, fit in trained.items()}
-    return [row | teacher for row in rows]
+    return [
+        {"seed": seed, "alpha": alpha, "mu": mu, "nu": nu, **_best(stage.fit), **teacher}
+        for (mu, nu), stage in zip(pairs, stages, strict=True)
+    ]
 
 
 def _best(fit) -> dict:

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,7 @@ from hfld_lite.storage.checkpoints import Checkpoints
 from hfld_lite.storage.files import digest
 from hfld_lite.storage.randomness import derive_seed, seeded
 from hfld_lite.teachers import LiveTeacher, TeacherTargets, teacher_targets
-from hfld_lite.training import Fit, fit, make_fabric, validate
+from hfld_lite.training import Fit, fit, make_fabric, predict_logits, validate
 from hfld_lite.weighting import make_weighting
 
 if TYPE_CHECKING:
@@ -150,6 +150,7 @@ class Trainer:
             facts = {"recipe": recipe.choices(), **examples.facts(self.parts), "networks": own}
             facts["trained"] = sorted(self.trained)
             self._checkpoints = Checkpoints(self.folder, facts, device.type, self.resume)
+        self.fit: Callable[..., Fit] = fit  # evaluation.together puts another in its place
         self.stages: dict[str, Stage] = {}
         self._targets: dict[str, Targets] = {}
 
@@ -160,8 +161,8 @@ class Trainer:
     def take(self, role: str) -> Stage:
         """Take a role's network as it was given, trained, and measure it on validation data."""
         network, target = self.network(role)[0].eval(), self.validation.target
-        figures = validate(network, self.validation, self.fabric)
-        row = {"epoch": 0, **figures, "seconds": 0.0, "verdict": ""}
+        logits = predict_logits(network, self.validation.inputs, fabric=self.fabric)
+        row = {"epoch": 0, **validate(logits, target), "seconds": 0.0, "verdict": ""}
         chance = float(target.bincount().max() / len(target))
         note_weak_teacher(role, row["validation_accuracy"], chance=chance)
         self.stages[role] = Stage(role, network, "given", Fit(pd.DataFrame([row]), 0, 0.0))
@@ -265,14 +266,13 @@ class Trainer:
         """Train a stage; ``given`` are recipe, epochs and generators other than the usual ones."""
         recipe, epochs, generators = given or (self.recipe, 0, {})
         epochs = epochs or self.recipe.epochs(_same(role), len(self.train.inputs))
-        on_epoch = self.on_epoch
         source = " and ".join(["labels", ", ".join(teachers)]) if teachers else "labels"
         checkpoints, varied = None, self._signals is not None
         if self._checkpoints is not None:
             made_of = {"recipe": recipe.digest(), "number of epochs": str(epochs)}
             made_of |= {t: digest("", self.stages[t].network.state_dict()) for t in teachers}
             checkpoints = self._checkpoints.stage(name, made_of)
-        result = fit(
+        result = self.fit(
             objective,
             self._signals if varied else self.train,
             self.validation,
@@ -282,7 +282,7 @@ class Trainer:
             title=f"{name} ← {source}".replace("_", " "),
             progress=self.progress,
             fabric=self.fabric,
-            on_epoch=(lambda row: on_epoch(name, row)) if on_epoch else None,
+            on_epoch=self.on_epoch and partial(self.on_epoch, name),
             before_epoch=self._before_epoch,
             augment=self.examples.varied if varied else None,
             generators=generators,

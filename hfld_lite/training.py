@@ -148,13 +148,7 @@ class _Loop:
     counts = ("epoch", "rows", "seconds", "best", "best_epoch")
 
     def __init__(
-        self,
-        objective: Objective,
-        recipe: Recipe,
-        epochs: int,
-        steps: int,
-        seed: int,
-        fabric: Fabric,
+        self, objective: Objective, recipe: Recipe, epochs: int, steps: int, seed: int, fabric: Any
     ) -> None:
         self.objective, self.recipe, self.epochs, self.fabric = objective, recipe, epochs, fabric
         # Moved before the optimiser looks at the parameters, and without a wrapper to peel off.
@@ -199,34 +193,41 @@ class _Loop:
 
     def run_epoch(self, shown: Any, stopped: Callable[[], bool]) -> dict[str, Any]:
         """Train for an epoch and validate; the new row of the history."""
-        number, began, sums = self.epoch + 1, time.perf_counter(), {}
+        began, sums = time.perf_counter(), {}
         self.model.train()
-        count = len(self.train.inputs)
-        size, share = self.recipe.batch(count), self.recipe.unlabelled * self.objective.unlabelled
-        shuffled = shuffle(self.train.target, self.order, self.recipe.balance, size, share)
-        order = shuffled.to(self.fabric.device).split(size)[: self.steps]
-        for step, (rows, inputs) in enumerate(batches(self.train.inputs, order), 1):
-            place = f"at step {step} of {self.steps} of epoch {number}"
+        for step, (rows, inputs) in enumerate(batches(self.train.inputs, self.rows_by_step()), 1):
+            place = f"at step {step} of {self.steps} of epoch {self.epoch + 1}"
             for name, value in self._step(rows, inputs, place).items():
                 sums[name] = sums.get(name, 0) + value.detach()
             shown.update()
             if stopped():
                 raise Stopped(place)
+        logits = predict_logits(self.objective.student, self.validation.inputs, fabric=self.fabric)
+        return self.close(sums, logits, time.perf_counter() - began)
+
+    def rows_by_step(self) -> tuple[Tensor, ...]:
+        """The rows that each step of the next epoch reads."""
+        count = len(self.train.inputs)
+        size, share = self.recipe.batch(count), self.recipe.unlabelled * self.objective.unlabelled
+        shuffled = shuffle(self.train.target, self.order, self.recipe.balance, size, share)
+        return shuffled.to(self.fabric.device).split(size)[: self.steps]
+
+    def close(self, sums: Mapping[str, Tensor], logits: Tensor, seconds: float) -> dict[str, Any]:
+        """End an epoch: its new row, from the sums over its steps and the validation's logits."""
+        number = self.epoch + 1
         row = {"epoch": number, **{name: float(v) / self.steps for name, v in sums.items()}}
-        row["learning_rate"] = self.rate
-        row |= validate(self.objective.student, self.validation, self.fabric)
+        row |= {"learning_rate": self.rate, **validate(logits, self.validation.target)}
         if not math.isfinite(row["validation_loss"]):  # before such weights are taken for the best
             said = self._say({name: row[name] for name in (*sums, "validation_loss")})
             place = f"after epoch {number}"
             raise Diverged(f"the loss on validation data is not finite {place} ({said})")
-        row["seconds"] = time.perf_counter() - began
-        row["verdict"] = self.objective.verdict(row)
+        row |= {"seconds": seconds, "verdict": self.objective.verdict(row)}
         score = (row["validation_accuracy"], -row["validation_loss"])
         if score > self.best:
             self.best, self.best_epoch = score, number
             self.best_state = copy.deepcopy(self.objective.student.state_dict())
         self.rows.append(row)
-        self.epoch, self.seconds = number, self.seconds + row["seconds"]
+        self.epoch, self.seconds = number, self.seconds + seconds
         return row
 
     def _step(self, rows: Tensor, inputs: Tensor, place: str) -> dict[str, Tensor]:
@@ -265,12 +266,11 @@ class _Loop:
         return f"{said}; learning rate {self.rate:.3g}"
 
 
-def validate(network: nn.Module, samples: Samples, fabric: Fabric) -> dict[str, float]:
-    """Accuracy and cross-entropy of a network, as a history names them."""
-    logits = predict_logits(network, samples.inputs, fabric=fabric)
+def validate(logits: Tensor, target: Tensor) -> dict[str, float]:
+    """Accuracy and cross-entropy of a network's logits, as a history names them."""
     return {
-        "validation_accuracy": float((logits.argmax(1) == samples.target).float().mean()),
-        "validation_loss": float(F.cross_entropy(logits, samples.target)),
+        "validation_accuracy": float((logits.argmax(1) == target).float().mean()),
+        "validation_loss": float(F.cross_entropy(logits, target)),
     }
 
 

@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 
 from hfld_lite import ArgumentError
+from hfld_lite.evaluation import repeats
 from hfld_lite.evaluation.repeats import over_seeds, scores, summary
 
 
@@ -62,11 +63,9 @@ def test_each_seed_has_its_own_split_and_weights_and_the_table_is_of_the_test(
     tiny_recordings, tiny_recipe, tmp_path, monkeypatch
 ):
     chains = []
-    from hfld_lite.evaluation import repeats
-
-    usual = repeats.distill_chain
+    usual = repeats.chains_together
     monkeypatch.setattr(
-        repeats, "distill_chain", lambda *a, **k: chains.append(usual(*a, **k)) or chains[-1]
+        repeats, "chains_together", lambda *a, **k: chains.extend(usual(*a, **k)) or chains
     )
     found = over_seeds(tiny_recordings, tiny_recipe, [4, 7], progress=False, folder=tmp_path)
     assert [chain.recipe.seed for chain in chains] == [4, 7]
@@ -84,3 +83,15 @@ def test_each_seed_has_its_own_split_and_weights_and_the_table_is_of_the_test(
 def test_seeds_must_be_there_and_differ(tiny_recordings, tiny_recipe, seeds):
     with pytest.raises(ArgumentError, match="seeds is"):
         over_seeds(tiny_recordings, tiny_recipe, seeds)
+
+
+def test_with_an_automatic_choice_seeds_are_trained_one_by_one(
+    tiny_recordings, tiny_recipe, tiny_chain, monkeypatch
+):
+    seeds = []
+    monkeypatch.setattr(repeats, "chains_together", lambda *_, **__: pytest.fail("together"))
+    monkeypatch.setattr(
+        repeats, "distill_chain", lambda data, r, **_: seeds.append(r.seed) or tiny_chain
+    )
+    over_seeds(tiny_recordings, tiny_recipe, 2, progress=False, auto=1.0)
+    assert seeds == [0, 1]

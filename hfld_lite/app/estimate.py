@@ -15,7 +15,7 @@ from hfld_lite.data.splits import Split, split
 from hfld_lite.errors import ArgumentError, DataError, HfldError, RecipeError
 from hfld_lite.hierarchy import Chain, distill_chain
 from hfld_lite.recipes import Recipe
-from hfld_lite.training import make_fabric, validate
+from hfld_lite.training import make_fabric, predict_logits, validate
 
 LONG = 600.0
 """Seconds above which an estimate tells what makes a training faster."""
@@ -148,7 +148,7 @@ def _validation(chain: Chain, role: str) -> float:
     if not len(samples.target):  # as released, without a validation part
         return 0.0
     began = time.perf_counter()
-    validate(network, samples, fabric)
+    validate(predict_logits(network, samples.inputs, fabric=fabric), samples.target)
     return time.perf_counter() - began
 
 

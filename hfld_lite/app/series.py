@@ -1,4 +1,8 @@
-"""Runs of several seeds in one folder: ``seed_0``, ``seed_1``, …, and what they say together."""
+"""Runs of several seeds in one folder: ``seed_0``, ``seed_1``, …, and what they say together.
+
+They are trained one after the other, not by `evaluation.together` as `over_seeds` does: each run
+resumes from its last epoch, and has the bits that the same seed gives alone.
+"""
 
 import re
 import shutil

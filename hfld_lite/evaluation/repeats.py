@@ -11,6 +11,7 @@ from torch.utils.data import Dataset
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.errors import ArgumentError
 from hfld_lite.evaluation.metrics import mean_interval
+from hfld_lite.evaluation.together import KNOWN_CONTROLS, chains_together
 from hfld_lite.hierarchy import distill_chain
 from hfld_lite.recipes import Recipe
 
@@ -34,11 +35,16 @@ def over_seeds(
 ) -> Repeats:
     """Train and test the chain once for each seed, each with its own split and initial weights.
 
+    The networks of one role are trained together where that is possible (see `evaluation.together`,
+    which also says how their results may differ in rounding from those of `distill_chain`): in
+    about half the time, with the data and activations of all seeds in memory at once.
+
     Args:
         data, recipe: see :class:`hfld_lite.hierarchy.Trainer`.
         seeds: how many, from the recipe's seed on, or the seeds themselves.
         options: of :func:`hfld_lite.hierarchy.distill_chain`, such as ``auto`` and ``progress``; in
-            ``folder`` every seed gets a folder of its own.
+            ``folder`` every seed gets a folder of its own, with a checkpoint of each finished
+            stage. With ``auto`` or a control of your own, the seeds are trained one by one.
 
     Raises:
         ArgumentError: if there is no seed, or one is given twice.
@@ -48,11 +54,16 @@ def over_seeds(
         raise ArgumentError(
             f"seeds is {seeds!r}; give a number of 1 or more, or seeds that differ."
         )
-    runs, folder = [], options.pop("folder", None)
-    for seed in chosen:
-        own = {} if folder is None else {"folder": Path(folder) / f"seed_{seed}"}
-        chain = distill_chain(data, recipe.replace(seed=seed), **options, **own)
-        runs.append(scores(chain.test(data).table, seed))
+    folder, recipes = options.pop("folder", None), [recipe.replace(seed=seed) for seed in chosen]
+    folders = [folder and Path(folder) / f"seed_{seed}" for seed in chosen]
+    if options.get("auto") or {*options.get("controls", ())} - {*KNOWN_CONTROLS}:
+        each = zip(recipes, folders, strict=True)
+        chains = (distill_chain(data, own, **options, folder=place) for own, place in each)
+    else:
+        options.pop("auto", None)
+        chains = chains_together(data, recipes, folders=folders, **options)
+    tests = zip(chosen, chains, strict=True)
+    runs = [scores(chain.test(data).table, seed) for seed, chain in tests]
     rows = pd.concat(runs, ignore_index=True)
     return Repeats(rows, summary(rows))
 
