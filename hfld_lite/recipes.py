@@ -83,8 +83,8 @@ class Recipe(Saved):
         alpha, mu, nu, beta: fixed weights of feature matching, TCKD, NCKD and cross-entropy.
         meta_share: share of the training part that is kept from training for meta batches. To
             compare strategies fairly, give all of them the same.
-        meta_every: steps from one update of the PVPN to the next, with ``"meta"``; chosen so that
-            training takes less than 1.35 times as long as with fixed weights.
+        meta_every: steps from one meta gradient to the next, with ``"meta"`` and ``"trusted"``;
+            chosen so that training takes less than 1.35 times as long as with fixed weights.
         augmentation: how recordings are varied at every step, for teachers, students and controls
             alike; None to train on them as they are. Teachers are then asked at every step, and
             their cached answers are refused, so that training takes several times as long.
