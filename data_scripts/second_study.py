@@ -12,6 +12,8 @@ How it is judged was committed before it ran: see "The second study" in notebook
 
 import json
 import time
+import warnings
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NamedTuple
 
@@ -38,8 +40,10 @@ from safetensors.torch import load_file, save_file
 from typer import Option
 
 from hfld_lite.evaluation.metrics import evaluate
+from hfld_lite.evaluation.together import train_together
 from hfld_lite.hierarchy import Stage, Trainer
-from hfld_lite.networks import resnet1d
+from hfld_lite.networks import ResNet1d, resnet1d
+from hfld_lite.recipes import Recipe
 from hfld_lite.rivals.presets import preset
 from hfld_lite.storage.files import digest, write_whole
 from hfld_lite.storage.randomness import seeded
@@ -97,52 +101,40 @@ class Study:
 
     # --- what is trained, in order ---
 
-    def teaching(self, data: str, seeds: range, names: tuple[str, ...]) -> list[tuple]:
-        """Cells of teachers."""
-        return [("teach", data, name, seed) for seed in seeds for name in names]
-
     def tuning(self) -> list[tuple]:
-        """A cell for each candidate of each method."""
+        """A cell for each seed and setting in which methods are tuned."""
         return [
-            ("tune", data, setting, seed, method, number)
+            ("tune", data, setting, seed)
             for data in dict.fromkeys(TUNED_ON[data] for data in self.data)
-            for seed in range(TUNING, TUNING + self.scale.tuning)
-            for setting, methods in TUNED.items()
-            for method in methods
-            for number in range(len(GRIDS[method]))
+            for seed in self.tuning_seeds
+            for setting in TUNED
         ]
 
+    def sound(self) -> list[tuple]:
+        """The cells of the tuning's teachers."""
+        tuned = dict.fromkeys(TUNED_ON[data] for data in self.data)
+        return [("teach", data, seed) for data in tuned for seed in self.tuning_seeds]
+
+    def settings(self, data: str, seed: int) -> list[str]:
+        """The settings of a data set and seed."""
+        fewer = seed < self.scale.fewer
+        if data == BESIDE:
+            return list(FEWER) if fewer else []
+        return [name for name in SETTINGS if fewer or not name.startswith("lifts")]
+
     def final(self) -> list[tuple]:
-        """The final cells, seed by seed; the teachers of a seed come long before its students."""
-        taught, learned = {}, {}
+        """The final cells, seed by seed; the teachers of a seed come before its students."""
+        jobs = []
         for seed in range(self.scale.seeds):
-            taught[seed], learned[seed] = [], []
-            for data in self.data:
-                fewer = seed < self.scale.fewer
-                if data == BESIDE and not fewer:
-                    continue
-                lifted = fewer and data != BESIDE
-                named = FEWER if data == BESIDE else SETTINGS
-                named = [n for n in named if lifted or not n.startswith("lifts")]
-                teachers = dict.fromkeys(SETTINGS[n].teacher for n in named)
-                teachers = (*teachers, *LIFTS) if lifted else (*teachers,)
-                taught[seed] += self.teaching(data, range(seed, seed + 1), teachers)
-                methods = [(n, m) for n in named for m in SETTINGS[n].methods]
-                learned[seed] += [("learn", data, n, seed, m) for n, m in methods]
-        ahead = [*taught.values(), []]
-        jobs = list(ahead[0])
-        for seed, students in learned.items():
-            jobs += [*ahead[seed + 1], *students]
+            data = [data for data in self.data if self.settings(data, seed)]
+            jobs += [("teach", name, seed) for name in data]
+            jobs += [("learn", n, each, seed) for n in data for each in self.settings(n, seed)]
         return jobs
 
     def plan(self) -> str:
         """How many cells there are, and how many are finished."""
-        total = [*self.tuning(), *self.final()]
-        tuned = dict.fromkeys(TUNED_ON[data] for data in self.data)
-        total += [
-            job for data in tuned for job in self.teaching(data, self.tuning_seeds, ("sound",))
-        ]
-        finished = len([*self.work.glob("*-*.json")])
+        total = [*self.sound(), *self.tuning(), *self.final()]
+        finished = sum(_cell(self.work, job).exists() for job in total)
         return f"{finished} cells are finished, of {len(total)}."
 
     @property
@@ -165,14 +157,13 @@ class Study:
         """A trainer whose teachers are trained already."""
         trainer = Trainer(case.recordings, case.recipe, case.parts, progress=False)
         wanted = {"teacher": (setting.teacher, "teacher"), SECONDARY: (setting.teacher, SECONDARY)}
-        if any(m in ("ensemble", "born again") for m in setting.methods):
+        if "ensemble" in setting.methods:
             wanted |= {name: (name, "teacher") for name in LIFTS}
         for stage, (name, role) in wanted.items():
             path = self.weights(name, role, data, seed)
             if not path.exists():  # the cell is another machine's, whose weights were not kept
-                self.run("teach", data, name, seed)
-            spec = case.recipe.chain[role]
-            network = resnet1d(spec.depth, len(case.recordings.class_names), spec.width, spec.head)
+                self.run("teach", data, seed)
+            network = _network(case, role)
             network.load_state_dict(load_file(path))
             network = trainer.fabric.to_device(network.eval())
             trainer.stages[stage] = Stage(stage, network, "kept", Fit(pd.DataFrame(), 0, 0.0))
@@ -180,54 +171,76 @@ class Study:
 
     def run(self, kind: str, data: str, *rest: str | int) -> list[dict]:
         """One cell."""
-        return getattr(self, f"_{kind}")(data, *rest)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Trained one by one", UserWarning)  # as planned
+            return getattr(self, f"_{kind}")(data, *rest)
 
-    def _teach(self, data: str, name: str, seed: int) -> list[dict]:
+    def _teach(self, data: str, seed: int) -> list[dict]:
+        """All teachers of a data set and seed, and what they taught their secondary teachers."""
         case = self.case(data, seed)
-        setting = TEACHERS.get(name, TEACHERS["sound"])
-        case = given(case, setting, wrong=name == "wrong")
-        trainer = Trainer(case.recordings, case.recipe, case.parts, progress=False)
-        if name in LIFTS[:2]:  # other first weights, the same recordings and order
-            with seeded(LIFTS.index(name) + 1):
-                spec = case.recipe.teacher
-                network = resnet1d(
-                    spec.depth, len(case.recordings.class_names), spec.width, spec.head
-                )
-            trainer.networks = {"teacher": network}
-        if name == "born again":
-            taught = self.trainer(case, data, seed, TEACHERS["sound"])
-            recipe = case.recipe.replace(method="kd")
-            stages = [taught.distil("teacher", "teacher", recipe, name)]
-        else:
-            stages = [trainer.supervise("teacher")]
-        if name in TEACHERS:
-            stages.append(trainer.distil(SECONDARY, "teacher"))
+        names = ["sound"]
+        if seed < TUNING:
+            settings = self.settings(data, seed)
+            names = [*dict.fromkeys(SETTINGS[n].teacher for n in settings)]
+            names += [*LIFTS[:2]] if any(n.startswith("lifts") for n in settings) else []
+        trainers = {}
+        for name in names:
+            mine = given(case, TEACHERS.get(name, TEACHERS["sound"]), wrong=name == "wrong")
+            networks = {}
+            if name in LIFTS:  # other first weights, the same recordings and order
+                with seeded(LIFTS.index(name) + 1):
+                    networks = {"teacher": _network(case, "teacher")}
+            trainers[name] = Trainer(
+                mine.recordings, mine.recipe, mine.parts, networks=networks, progress=False
+            )
         rows = []
-        for stage in stages:
-            role = SECONDARY if stage.role == SECONDARY else "teacher"
-            path, weights = self.weights(name, role, data, seed), stage.network.cpu().state_dict()
-            write_whole(path, lambda part, weights=weights: save_file(weights, part))
-            row = self._row(trainer, data, f"teacher {name}", seed, stage, seed < TUNING)
-            rows.append(row | {"method": role})
+        for role, train in (
+            ("teacher", lambda trainer: trainer.supervise("teacher")),
+            (SECONDARY, lambda trainer: trainer.distil(SECONDARY, "teacher")),
+        ):
+            asked = [name for name in names if role == "teacher" or name in TEACHERS]
+            jobs = [(trainers[name], train) for name in asked]
+            if role == SECONDARY and LIFTS[0] in names:
+                asked.append(LIFTS[2])
+                jobs.append((trainers["sound"], _born_again))
+            stages = train_together(jobs, progress=False)
+            for name, stage in zip(asked, stages, strict=True):
+                kind = SECONDARY if stage.role == SECONDARY else "teacher"
+                path, weights = self.weights(name, kind, data, seed), stage.network.state_dict()
+                write_whole(path, lambda part, weights=weights: save_file(weights, part))
+                trainer = trainers.get(name, trainers["sound"])
+                row = self._row(trainer, data, f"teacher {name}", seed, stage, seed < TUNING)
+                rows.append(row | {"method": kind})
         return rows
 
-    def _student(self, data: str, setting: str, seed: int, method: str, chosen: dict) -> tuple:
-        asked = SETTINGS[setting]
-        case = given(self.case(data, seed), asked)
-        trainer = self.trainer(recipe_of(case, asked, method), data, seed, asked)
-        return trainer, learn(trainer, method, chosen)
+    def _students(
+        self, data: str, setting: str, seed: int, jobs: list[tuple[str, dict]], tested: bool
+    ) -> list[dict]:
+        """A row for each method with what was chosen for it, all trained together."""
+        asked, case = SETTINGS[setting], given(self.case(data, seed), SETTINGS[setting])
+        trainers, work = {}, []
+        for method, chosen in jobs:
+            changed = recipe_of(case, asked, method)
+            key = changed.recipe.digest()
+            if key not in trainers:
+                trainers[key] = self.trainer(changed, data, seed, asked)
+            work.append((trainers[key], partial(_learn_one, method, chosen, changed.recipe)))
+        stages = train_together(work, progress=False)
+        return [
+            self._row(trainer, data, setting, seed, stage, tested) | {"method": method}
+            for (trainer, _), stage, (method, _) in zip(work, stages, jobs, strict=True)
+        ]
 
-    def _tune(self, data: str, setting: str, seed: int, method: str, number: int) -> list[dict]:
-        chosen = {"hierarchy": {}, method: GRIDS[method][number]}
-        trainer, stage = self._student(data, setting, seed, method, chosen)
-        row = self._row(trainer, data, setting, seed, stage, tested=False)
-        return [row | {"method": method, "number": number}]
+    def _tune(self, data: str, setting: str, seed: int) -> list[dict]:
+        numbered = [(m, n) for m in TUNED[setting] for n in range(len(GRIDS[m]))]
+        jobs = [(m, {"hierarchy": {}, m: GRIDS[m][n]}) for m, n in numbered]
+        rows = self._students(data, setting, seed, jobs, tested=False)
+        return [row | {"number": n} for row, (_, n) in zip(rows, numbered, strict=True)]
 
-    def _learn(self, data: str, setting: str, seed: int, method: str) -> list[dict]:
+    def _learn(self, data: str, setting: str, seed: int) -> list[dict]:
         chosen = json.loads((self.work / "chosen.json").read_text())[TUNED_ON[data]]
-        trainer, stage = self._student(data, setting, seed, method, chosen)
-        row = self._row(trainer, data, setting, seed, stage, tested=True)
-        return [row | {"method": method}]
+        jobs = [(method, chosen) for method in SETTINGS[setting].methods]
+        return self._students(data, setting, seed, jobs, tested=True)
 
     def _row(
         self, trainer: Trainer, data: str, setting: str, seed: int, stage: Stage, tested: bool
@@ -250,6 +263,29 @@ class Study:
         names = (examples.class_names, examples.normal_classes)
         found = evaluate(predicted, labels, examples.groups[rows], *names)
         return row | {"accuracy": found.accuracy, "macro_recall": found.macro_recall}
+
+
+def _network(case: Case, role: str) -> ResNet1d:
+    spec = case.recipe.chain[role]
+    return resnet1d(spec.depth, len(case.recordings.class_names), spec.width, spec.head)
+
+
+def _born_again(trainer: Trainer) -> Stage:
+    recipe = trainer.recipe.replace(method="kd")
+    return trainer.distil("teacher", "teacher", recipe, LIFTS[2])
+
+
+def _learn_one(method: str, chosen: dict, recipe: Recipe, trainer: Trainer) -> Stage:
+    """Train by a method, and undo what it changed of the trainer's recipe."""
+    try:
+        return learn(trainer, method, chosen)
+    finally:
+        trainer.recipe = recipe
+
+
+def _cell(work: Path, job: tuple) -> Path:
+    """The file of a cell, as `cells` names it."""
+    return work / ("-".join(map(str, job)) + ".json")
 
 
 def choose(tuned: pd.DataFrame) -> dict[str, dict[str, dict]]:
@@ -305,15 +341,11 @@ def _run(study: Study, jobs: int, until: float | None) -> tuple[pd.DataFrame, pd
     def step(todo: list[tuple]) -> pd.DataFrame:
         return cells(study.run, todo, study.work, jobs, until)
 
-    tuned_data = dict.fromkeys(TUNED_ON[data] for data in study.data)
-    sound = [
-        job for data in tuned_data for job in study.teaching(data, study.tuning_seeds, ("sound",))
-    ]
-    candidates = study.tuning()
-    if len(step(sound)) < len(sound):
+    sound, candidates = study.sound(), study.tuning()
+    if not len(step(sound)):
         return None
     tuned = step(candidates)
-    if len(tuned) < len(candidates):
+    if not all(_cell(study.work, job).exists() for job in candidates):
         return None
     write_whole(study.work / "chosen.json", json.dumps(choose(tuned), indent=1))
     rows = step(study.final())
