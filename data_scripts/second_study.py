@@ -326,6 +326,15 @@ def main(
     print(study.plan())
     if plan:
         return
+    if (
+        any(name.startswith("bearings") for name in study.data)
+        and not folder.is_dir()
+        and hours != 0
+    ):
+        raise typer.BadParameter(
+            f"{folder} is not there; make it with data_scripts/prepare_bearings.py, or give "
+            "--data tiles."
+        )
     until = None if hours is None else time.time() + 3600 * hours
     found = _run(study, jobs, until)
     pack(study.work, packed, study.made_with())

@@ -319,8 +319,6 @@ def test_fiellers_ends_are_where_a_t_test_begins_to_refuse():
     # Twice the below is half the ratio, and so its ends.
     assert ratio_interval(above, 2 * below) == pytest.approx((ratio / 2, low / 2, high / 2))
     assert ratio_interval(above, -below) == pytest.approx((-ratio, -high, -low))
-    # No spread at all: the ratio itself.
-    assert ratio_interval([1, 1, 1], [2, 2, 2]) == pytest.approx((0.5, 0.5, 0.5))
 
 
 def test_a_ratio_to_what_may_be_zero_is_unbounded():
@@ -371,3 +369,10 @@ def test_the_interval_holds_the_accuracy_of_a_perfect_network(right):
     for count in range(1, 1000):  # 299 of these missed 1 by rounding, which stopped the report
         low, high = accuracy_interval(np.full(count, right), np.arange(count))
         assert low <= float(right) <= high
+
+
+def test_equal_pairs_but_for_rounding_have_no_ratio_interval():
+    ratio, low, high = ratio_interval([0.05] * 3, [0.6 - 0.5, 0.4 - 0.3, 0.8 - 0.7])
+    assert ratio == pytest.approx(0.5)
+    assert math.isnan(low)
+    assert math.isnan(high)

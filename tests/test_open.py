@@ -445,7 +445,7 @@ X = np.zeros((3, 8, 8), np.float32)
         (broken(5, (X[:2], 0)), DataError, r"Items\[5\]: x has shape \(2, 8, 8\); expected \(3, 8"),
         (broken(4, (X * np.nan, 0)), DataError, r"Items\[4\]: x holds NaN or infinity"),
         (broken(3, (X, 1.5)), DataError, r"Items\[3\]: y is 1.5; expected a whole number from 0"),
-        (broken(3, (X, -1)), DataError, r"Items\[3\]: y is -1"),
+        (broken(3, (X, -2)), DataError, r"Items\[3\]: y is -2"),
         (broken(2, X), DataError, r"Items\[2\]: the item is a ndarray; expected \(x, y\)"),
         (broken(2, ("text", 1)), DataError, r"Items\[2\]: x is a str; expected a tensor"),
         (Items([(X, 7)] * 9 + [(X, 0)]), DataError, "no item has the label 1"),

@@ -143,3 +143,11 @@ def test_it_trains_a_setting_resumes_and_writes_its_tables(modules, tmp_path, mo
     assert "## tiles: all 25" in (tmp_path / "out" / "second_study.md").read_text()
     laid = [json.loads(p.read_text()) for p in (tmp_path / "elsewhere").rglob("learn-*.json")]
     assert len(laid) == 3
+
+
+def test_missing_bearings_are_named_before_any_cell(modules, tmp_path):
+    asked = {"data": None, "quick": True, "jobs": 1, "plan": False, "hours": None}
+    places = {"out": tmp_path / "out", "work": tmp_path / "work", "folder": tmp_path / "nowhere"}
+    with pytest.raises(Exception, match="nowhere is not there; make it with"):
+        modules["study"].main(**asked, **places)
+    assert not list(tmp_path.rglob("*.json"))

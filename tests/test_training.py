@@ -112,6 +112,9 @@ def test_batches_mix_labelled_and_unlabelled_rows_in_the_share_that_is_asked_for
     assert len(rows) == len(target)
     once = rows[target[rows] == -1]
     assert len(set(once.tolist())) == len(once)  # 16 of 24: none comes again before all came
+    one = shuffle(target, draw, False, 160, 0.5)  # a batch larger than the training part
+    assert len(one) == 36
+    assert int((target[one] == -1).sum()) == 18
     everything = torch.arange(36) % 3
     as_before = torch.randperm(36, generator=torch.Generator().manual_seed(3))
     assert torch.equal(shuffle(everything, torch.Generator().manual_seed(3), 0, 8, 0.5), as_before)

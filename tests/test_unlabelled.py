@@ -254,3 +254,11 @@ def test_the_commands_from_a_folder_to_the_report(tmp_path, mixed, tiny_recipe, 
     assert "44 of 80 recordings are unlabelled; these are left out" in said
     folder = data / "unlabelled"
     assert hfld("predict", folder, "--run", run).count("_") >= 44, "every file is answered"
+
+
+def test_too_few_labelled_groups_for_meta_batches_name_the_share(mixed, tiny_recipe):
+    recipe = tiny_recipe.replace(meta_share=0.05)
+    with pytest.raises(
+        DataError, match=r"meta batches: in the training part the class .* raise `me"
+    ):
+        distill_chain(mixed, recipe, progress=False)

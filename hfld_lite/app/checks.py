@@ -3,6 +3,7 @@
 from hfld_lite.app.estimate import Estimate, estimate
 from hfld_lite.app.facts import CLASSES
 from hfld_lite.app.runs import unlabelled_counts
+from hfld_lite.data.examples import without_meta
 from hfld_lite.data.recordings import Recordings, labelled
 from hfld_lite.data.splits import Split, check_split, split
 from hfld_lite.errors import DataError
@@ -63,7 +64,8 @@ def said_of_unlabelled(
     if parts is None:
         parts = split(recordings, validation=recipe.validation, test=recipe.test, seed=recipe.seed)
     count, known = len(parts.train), len(labelled(recordings, parts.train))
-    size = recipe.batch(round(count * (1 - recipe.meta_share)))
+    left = round(count * (1 - recipe.meta_share))
+    size = min(left, recipe.batch(left))
     free = min(size - 1, round(recipe.unlabelled * size))
     how = f"distilled networks learn from both ({free} of the {size} in a batch are unlabelled), "
     how += "the teacher and the student alone from the labelled ones"
@@ -75,7 +77,7 @@ def said_of_unlabelled(
     said = [f"Training part: {count} {many}, {known} labelled, {count - known} unlabelled: {how}."]
     left_out, where = unlabelled_counts(recordings, parts)["unlabelled_left_out"], "validation or"
     if recipe.meta_share:
-        kept = _without_meta(recordings.select(parts.train), recipe)
+        kept = without_meta(recordings.select(parts.train), recipe.meta_share, recipe.seed)
         left_out, where = left_out + count - len(kept.train) - len(kept.test), "meta, validation or"
     if left_out:
         said.append(
@@ -92,11 +94,8 @@ def _check_parts(recordings: Recordings, recipe: Recipe, parts: Split | None) ->
         parts = split(recordings, **shares, seed=recipe.seed)
     count = len(check_split(parts, recordings).train)
     if recipe.meta_share:
-        count = len(_without_meta(recordings.select(parts.train), recipe).train)
+        count = len(
+            without_meta(recordings.select(parts.train), recipe.meta_share, recipe.seed).train
+        )
     for role in recipe.chain:
         check_warmup(recipe, recipe.epochs(role, count) * max(1, count // recipe.batch(count)))
-
-
-def _without_meta(train: Recordings, recipe: Recipe) -> Split:
-    """A training part divided into what is trained on and, as the test part, the meta batches."""
-    return split(train, validation=0, test=recipe.meta_share, seed=recipe.seed)

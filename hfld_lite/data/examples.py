@@ -123,6 +123,7 @@ def shuffle(
     """
     known = (target.cpu() != UNLABELLED).nonzero().squeeze(1)
     n = len(target)
+    size = min(size, n)  # else the one batch could hold no labelled row
     if len(known) < n:
         rest = (target.cpu() == UNLABELLED).nonzero().squeeze(1)
         free, steps = min(size - 1, round(unlabelled * size)), -(-n // size)
@@ -454,7 +455,7 @@ class Examples:
         """Divide some rows by group into the rest and a share, such as for meta batches."""
         if not share:
             return rows, rows[:0]
-        parts = split(self.select(rows), validation=0, test=share, seed=seed)
+        parts = without_meta(self.select(rows), share, seed)
         return rows[parts.train], rows[parts.test]
 
     def facts(self, parts: Split) -> dict[str, Any]:
@@ -487,6 +488,24 @@ class Examples:
         recipe, rate = self.recipe, self.recordings.sample_rate
         varied = augment(signals, rate, recipe.augmentation, generator)
         return network_inputs(varied, recipe, rate)
+
+
+def without_meta(train: Recordings | Examples, share: float, seed: int) -> Split:
+    """A training part divided into what is trained on and, as the test part, the meta batches.
+
+    Raises:
+        DataError: if a class has too few labelled groups to give up the share.
+    """
+    try:
+        return split(train, validation=0, test=share, seed=seed)
+    except DataError as error:
+        raise DataError(
+            "meta batches",
+            f"in the training part {error.found}",
+            expected=error.expected,
+            mend="raise `meta_share` of the recipe (below 0.5), label more groups, or choose a "
+            "weighting without meta batches, such as fixed",
+        ) from error
 
 
 class _Views(Dataset):
@@ -598,7 +617,7 @@ def _class_names(data: Dataset, labels: Sequence[int], where: str) -> tuple[str,
             where,
             f"no item has the label {min(missing)}",
             expected=f"items of all labels from 0 to {len(names) - 1}",
-            mend="number the classes from 0 without gaps",
+            mend="number the classes from 0 without gaps, or label items of this one",
         )
     return names
 

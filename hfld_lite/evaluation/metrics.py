@@ -175,7 +175,7 @@ def ratio_interval(above: Sequence[float], below: Sequence[float]) -> tuple[floa
 
     Returns:
         ȳ / x̄ (NaN if x̄ is 0), and the interval's ends: −∞ and ∞ where it is unbounded, NaN for one
-        pair.
+        pair and for equal pairs.
 
     Raises:
         ArgumentError: if there is no pair, or the lengths differ.
@@ -189,7 +189,7 @@ def ratio_interval(above: Sequence[float], below: Sequence[float]) -> tuple[floa
             f"and {len(x)}."
         )
     ratio = float(y.mean() / x.mean()) if x.mean() else math.nan
-    if len(x) == 1:
+    if len(x) == 1 or max(np.ptp(x), np.ptp(y)) <= 1e-12:  # equal but for rounding
         return ratio, math.nan, math.nan
     slack = stdtrit(len(x) - 1, 0.975) ** 2 / len(x) * np.cov(y, x)
     a = x.mean() ** 2 - slack[1, 1]

@@ -492,6 +492,10 @@ def chains_together(
         HfldError, Interrupted: as `distill_chain`.
     """
     ways = {f"student_{name}": look_up(CONTROLS, name, "Control") for name in controls}
+    if folders and len(folders) != len(recipes):
+        raise ArgumentError(
+            f"folders has {len(folders)} entries for {len(recipes)} recipes; give one for each."
+        )
     trainers = [
         TRAINERS[recipe.behaviour](data, recipe, **options, folder=folder)
         for recipe, folder in zip(recipes, folders or [None] * len(recipes), strict=True)
