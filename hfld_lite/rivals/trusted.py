@@ -18,7 +18,7 @@ from hfld_lite.rivals.strategies import active_terms
 from hfld_lite.weighting import TERMS, weighting
 
 RATE = 3.0
-"""Factor on the PVPN's learning rate, with which it follows within some 20 steps."""
+"""Factor on the PVPN's learning rate, so that it follows the signal; it was not tuned."""
 
 UNKNOWN = ("nesterov", "dampening", "amsgrad", "maximize")
 """Options of the optimisers whose steps are not worked out here."""
