@@ -240,11 +240,11 @@ def test_every_question_has_a_figure_with_all_its_data(modules):
 def test_the_share_of_the_gap_is_of_means_and_undefined_without_a_gap(modules):
     accuracy = {"alone": 0.90, "hierarchy": 0.93, "teacher": 0.94}
     rows = pd.DataFrame(
-        {"data": data, "seed": seed, "method": method, "accuracy": value + 0.001 * seed}
-        for data, turned in (("with", False), ("without", True))
+        {"data": data, "seed": seed, "method": method, "accuracy": 0.9 + sign * gain * (10 + seed)}
+        for data, sign in (("with", 0.1), ("without", -0.1))
         for seed in range(5)
         for method, value in accuracy.items()
-        for value in [1.8 - value if turned else value]
+        for gain in [value - 0.9]
     )
     share, low, high = modules["summary"].gap_closed(rows, "with")
     assert [share, low, high] == pytest.approx([0.75] * 3)
