@@ -300,9 +300,9 @@ def place(program: Program, width: int) -> Places:
 
     Each tensor is placed at the lowest offset that is free while it lives, the largest first
     (Pisarchyk and Lee, "Efficient memory management for deep neural net inference", 2020), or in
-    one of SHUFFLES random orders if that needs less in all. Sums, gates, ReLU and sigmoid write over an input that
-    nothing reads later. What the network reads is at 0, in float32 whatever the precision: it is
-    quantised in place.
+    one of SHUFFLES random orders if that needs less in all. Sums, gates, ReLU and sigmoid write
+    over an input that nothing reads later. What the network reads is at 0, in float32 whatever the
+    precision: it is quantised in place.
 
     Args:
         program: of :func:`read_program`.
