@@ -22,16 +22,6 @@ from hfld_lite.data import parts
 from hfld_lite.data.parts import NO_ONSET, Part, average
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split
-from hfld_lite.data.views import (
-    FLOOR,
-    FRAMES,
-    cut,
-    fourier_points,
-    level_of,
-    mel_edges,
-    mel_frames,
-    neighbours,
-)
 from hfld_lite.edge.export import (
     FACTS,
     INPUT,
@@ -41,10 +31,11 @@ from hfld_lite.edge.export import (
     session,
     to_onnx,
 )
+from hfld_lite.edge.front import doubts, front
 from hfld_lite.errors import ArgumentError, HfldError, RecipeError
 from hfld_lite.evaluation.detector import Detector, trust_of
 from hfld_lite.evaluation.metrics import Evaluation, evaluate, paired_interval
-from hfld_lite.evaluation.trust import BANDS, CLIPPED, NOVEL, Trust
+from hfld_lite.evaluation.trust import Trust
 from hfld_lite.version import __version__
 
 FORMATS = ("onnx", "onnx-int8", "onnx-int8-dynamic")
@@ -172,7 +163,7 @@ def export_network(
             trust = trust_of(detector, read, split, small, miss_rate)
     facts = _facts(detector, role, format, "raw" if raw else detector.recipe.view, length)
     facts |= {"hop": hop, "reads": _reads(detector, hop)}
-    _put(model, facts | _doubts(trust, detector))
+    _put(model, facts | doubts(trust, detector))
     written = _write(model, Path(folder), role)
     return Export(*written, difference, len(signals), facts["reads"], trust, **figures)
 
@@ -246,7 +237,7 @@ def _facts(detector: Detector, role: str, format: str, view: str, length: int) -
         "part": asdict(_part(detector)),
         "no_onset": NO_ONSET,
         "length": detector.samples if view == "raw" else length,
-        "front": None if view == "raw" else _front(detector),
+        "front": None if view == "raw" else front(detector),
     }
 
 
@@ -264,50 +255,6 @@ def _reads(detector: Detector, hop: int | None) -> str:
         f"It reads WAV files at {detector.sample_rate} Hz {length}: PCM of 8, 16, 24 or 32 bits, "
         f"or float of 32 or 64 bits; channels are averaged. Of each file it uses {used}."
     )
-
-
-def _front(detector: Detector) -> dict[str, Any]:
-    """What the program needs to compute the view, see :mod:`hfld_lite.data.views`.
-
-    Samples → (mean subtracted if ``centred``) → magnitudes of ``points`` points, the first ``kept``
-    of them, or mean powers of windows of ``size``, and means of ``frames`` windows in bands between
-    ``edges`` → means of ``averaged`` neighbours → times ``unit``, log₁₀ down to ``depth`` below the
-    peak; or min-max without depth.
-    """
-    recipe, rate = detector.recipe, detector.sample_rate
-    samples = recipe.samples or detector.samples
-    front = dict.fromkeys(("size", "edges", "frames", "points", "kept", "depth", "unit"))
-    front |= {"centred": recipe.view != "time" and not cut(recipe), "averaged": 1}
-    front["level"] = level_of(recipe)
-    if recipe.view == "log-mel":
-        size, points = mel_frames(samples, rate)
-        count = (samples - size) // (size // 2) + 1
-        front |= {"size": size, "points": points, "edges": mel_edges(rate).tolist()}
-        front |= {"frames": -(-count // FRAMES), "averaged": neighbours(points // 2, recipe.bins)}
-        front |= {"kept": points // 2, "depth": FLOOR / 10, "unit": (2 / size) ** 2}
-    elif cut(recipe):
-        front |= {"points": samples, "kept": samples}
-    elif recipe.view != "time":
-        points = fourier_points(samples)
-        front |= {"points": points, "kept": points // 2}
-        front["averaged"] = neighbours(points // 2, recipe.bins)
-        if recipe.view == "log-spectrum":
-            front |= {"depth": FLOOR / 20, "unit": 2 / samples}
-    return front
-
-
-def _doubts(trust: Trust | None, detector: Detector) -> dict[str, Any]:
-    """What the program needs to say "unsure" and to warn; without limits it does neither."""
-    normal, count = detector.normal_positions, len(detector.class_names)
-    never = {"means": [[0.0] * BANDS], "deviations": [[1.0] * BANDS], "novelty": 1e9}
-    never |= {"run": detector.samples + 1, "limit": 2.0, "rate": None}
-    known = trust.to_dict() if trust else never
-    return known | {
-        "normal": normal,
-        "doubtable": [not normal or label in normal for label in range(count)],
-        "novel": NOVEL,
-        "clipped": CLIPPED,
-    }
 
 
 def _put(model: onnx.ModelProto, facts: dict[str, Any]) -> None:
