@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from html import escape
 
 import pandas as pd
 import pytest
@@ -16,9 +17,10 @@ from hfld_lite.app.costs_page import write_page
 from hfld_lite.app.runs import load_run
 from hfld_lite.edge import summary as costs
 from hfld_lite.edge.analysis import count_macs, stored_bytes
-from hfld_lite.edge.devices import DEVICES, fits
+from hfld_lite.edge.devices import DEVICES, Needs, fits
 from hfld_lite.errors import RecipeError
 
+LINKED = Needs("int8", 40_000, 30_000, 0, "cortex-m4")
 RUNS = (("torch", "fp32"), ("ONNX Runtime", "fp32"), ("ONNX Runtime", "int8"))
 
 
@@ -47,7 +49,8 @@ def hfld(monkeypatch, capsys):
 
 @pytest.fixture(scope="module")
 def found(folder):
-    return costs.measure(load_run(folder).detector, runs=10, threads=(1,), progress=False)
+    detector = load_run(folder).detector
+    return costs.measure(detector, runs=10, threads=(1,), linked=LINKED, progress=False)
 
 
 def test_export_tells_what_it_wrote_and_how_equal_it_is(folder, hfld, tmp_path):
@@ -146,6 +149,8 @@ def test_the_verdict_says_each_limit(folder, hfld):
     assert f"flash: yes, {stored_bytes(network, 'int8'):,} of 524,288 bytes" in said
     assert f"RAM: yes, {verdict.ram_needed:,} of 131,072 bytes" in said
     assert f"about {verdict.estimate_ms:.3g} ms or more, an estimate" in said
+    assert "sizes: estimated; code, stack and runtime come on top" in said
+    assert "figures of the device: Flash, RAM, clock: ST DS10314." in " ".join(said.split())
     said = hfld("edge", folder, "--device", "DCASE", "--precision", "fp32")
     assert f"MACs: yes, {count_macs(network, 600):,} of 30,000,000" in said
     assert "estimate" not in said
@@ -173,7 +178,9 @@ def test_edge_prints_all_tables_and_writes_the_page(folder, hfld, tmp_path):
         assert words in text
     assert text.count("<img ") == 2
     assert all(len(alt) > 40 for alt in re.findall('alt="([^"]*)"', text))
-    assert text.count("<table>") == 5
+    assert text.count("<table>") == 6
+    assert text.count("estimated") >= len(DEVICES)
+    assert all(escape(device.source) in text for device in DEVICES)
     assert f"see {page}" in said
 
 
@@ -197,7 +204,12 @@ def test_every_way_is_timed_and_the_tables_agree(found, folder):
     assert row["macs"] == count_macs(network, 600)
     assert row["int8_ram"] == found.memory["int8"].peak
     assert found.parts.iloc[-1]["int8_bytes"] == row["int8_bytes"]
-    assert (found.devices["ram_needed"] == row["int8_ram"]).all()
+    linked = found.devices["sizes"] == "linked"
+    assert (found.devices.loc[~linked, "ram_needed"] == row["int8_ram"]).all()
+    assert (found.devices.loc[linked, "ram_needed"] == LINKED.ram_bytes).all()
+    shown = costs.device_table(found.devices).set_index("device")["sizes"]
+    assert shown["nRF52840"] == "linked for Cortex-M4"
+    assert shown["ESP32-S3"] == "estimated"
 
 
 def test_each_way_gives_the_networks_answer(folder):
@@ -215,6 +227,8 @@ def test_device_table_names_what_does_not_fit():
         **{"device": "d", "fits": False, "flash_needed": 5000, "flash_available": 1000},
         **{"flash_fits": False, "ram_needed": 10, "ram_available": None, "ram_fits": True},
         **{"macs": 2_500_000, "macs_limit": 30_000_000, "macs_fit": True, "estimate_ms": None},
+        **{"sizes": "linked", "core": "cortex-m7", "linked_for": "cortex-m4"},
     }
     (cells,) = costs.device_table(pd.DataFrame([row])).to_numpy().tolist()
-    assert cells == ["d", "NO", "NO, 5 kB of 1 kB", "no limit", "2.5 M of 30 M", "–"]
+    sizes = "linked for Cortex-M4, not its Cortex-M7"
+    assert cells == ["d", "NO", "NO, 5 kB of 1 kB", "no limit", "2.5 M of 30 M", sizes, "–"]

@@ -122,16 +122,20 @@ def edge(
     check_output(output)
     with _edge_packages():
         from hfld_lite.app.costs_page import write_page
+        from hfld_lite.edge import devices
         from hfld_lite.edge import summary as costs
-        from hfld_lite.edge.devices import fits
     loaded = load_run(run)
     detector = loaded.detector
     if device is not None:
         network = detector.network(role)
         length = detector.inputs(costs.noise(1, detector.samples)).shape[1]
-        verdict = fits(network, device, length, precision)
+        on = devices.device(device)
+        verdict = devices.fits(network, on, length, precision)
         write_output(output, [asdict(verdict) | {"fits": verdict.fits}])
-        _print_verdict(verdict, role)
+        _print_verdict(verdict, role, devices.sizes_in_words(verdict))
+        console.print(f"  figures of the device: {on.source}")
+        if on.note:
+            console.print(f"  note: {on.note}")
         return
     found = costs.measure(detector, role, threads=threads, runs=runs, progress=not quiet)
     names = ("networks", "parts", "counts", "times", "devices")
@@ -149,8 +153,8 @@ def edge(
         console.print(f"\nsee {html}")
 
 
-def _print_verdict(verdict: object, role: str) -> None:
-    """A verdict of `devices.fits`, a line for each limit."""
+def _print_verdict(verdict: object, role: str, sizes: str) -> None:
+    """A verdict of `devices.fits`, a line for each limit, and where the sizes are from."""
     answer = "fits" if verdict.fits else "does NOT fit"
     console.print(f"The {role.replace('_', ' ')} in {verdict.precision} {answer} {verdict.device}")
     limits = (
@@ -161,6 +165,8 @@ def _print_verdict(verdict: object, role: str) -> None:
     for name, need, limit, fits_, unit in limits:
         of = "needed, no limit" if limit is None else f"of {limit:,} {unit}".rstrip()
         console.print(f"  {name}: {'yes' if fits_ else 'NO'}, {need:,} {of}")
+    more = "; code, stack and runtime come on top" if verdict.sizes == "estimated" else ""
+    console.print(f"  sizes: {sizes}{more}")
     if verdict.estimate_ms is not None:
         console.print(
             f"  time: about {verdict.estimate_ms:.3g} ms or more, an estimate: MACs over the data "

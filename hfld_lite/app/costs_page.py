@@ -9,7 +9,7 @@ from hfld_lite.app.figures import bytes_by_part, memory_by_operator
 from hfld_lite.app.report import embedded, render
 from hfld_lite.app.style import png, words
 from hfld_lite.edge.analysis import processor
-from hfld_lite.edge.summary import Costs, tables
+from hfld_lite.edge.summary import Costs, sources_table, tables
 from hfld_lite.errors import RecipeError
 from hfld_lite.version import __version__
 
@@ -43,6 +43,12 @@ def write_page(path: Path, costs: Costs, lead: str, command: str) -> None:
             "What an operator reads, writes, and what a later one still needs.",
         ),
     ]
+    shown = tables(costs) | {
+        "Where the devices' figures are from": (
+            sources_table(),
+            "Memory chips' KiB and MiB are powers of two; kB and GB are powers of ten.",
+        )
+    }
     page = render(
         "costs.html",
         title="What the networks cost on a device",
@@ -54,7 +60,7 @@ def write_page(path: Path, costs: Costs, lead: str, command: str) -> None:
                 "rows": table.to_numpy().tolist(),
                 "note": note,
             }
-            for title, (table, note) in tables(costs).items()
+            for title, (table, note) in shown.items()
         ],
         figures=figures,
         facts=[

@@ -483,7 +483,7 @@ def explore_devices(students: Mapping[str, "Needs"], accuracy: Mapping[str, floa
     """A device → which students fit on it, and how good these are.
 
     Args:
-        students: what each needs, of :func:`hfld_lite.edge.devices.needs`.
+        students: what each needs, of :func:`hfld_lite.edge.devices.needs` (estimated).
         accuracy: of each, from 0 to 1.
     """
     # Imported here, because the other notebooks do not require the packages of the extra "edge".

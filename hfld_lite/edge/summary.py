@@ -21,7 +21,7 @@ from hfld_lite.edge.analysis import (
     stored_bytes,
 )
 from hfld_lite.edge.deploy import noise
-from hfld_lite.edge.devices import verdicts
+from hfld_lite.edge.devices import DEVICES, Needs, sizes_in_words, verdicts
 from hfld_lite.edge.export import INPUT, quantise, quantise_dynamically, session, to_onnx
 from hfld_lite.edge.memory import Memory, activation_memory
 from hfld_lite.evaluation.detector import Detector
@@ -83,6 +83,7 @@ def measure(
     *,
     threads: Sequence[int] = (1, 2),
     runs: int = 500,
+    linked: Needs | Sequence[Needs] = (),
     progress: bool = True,
 ) -> Costs:
     """Count and measure what the networks cost, one of them in every detail.
@@ -92,11 +93,13 @@ def measure(
         role: of the network to look at closely.
         threads: numbers of threads to time it on.
         runs: calls timed, after a tenth as many to warm up (50 for 500).
+        linked: sizes of linked programs, for the verdicts; see
+            :func:`hfld_lite.edge.devices.judge`.
         progress: show a bar.
 
     Raises:
         HfldError: if no network has that role.
-        ArgumentError: if a number is too small.
+        ArgumentError: if a number is too small, or linked sizes are of no Cortex-M.
     """
     network = detector.network(role)
     signals = noise(CALIBRATION, detector.samples)
@@ -124,7 +127,7 @@ def measure(
         compare_macs(network, shape),
         memory[role],
         _times(detector, role, signals, threads, runs, progress),
-        verdicts(network, shape, "int8", inputs),
+        verdicts(network, shape, "int8", inputs, linked),
     )
 
 
@@ -194,8 +197,10 @@ def tables(costs: Costs) -> dict[str, tuple[pd.DataFrame, str]]:
         ),
         "Devices, in INT8": (
             device_table(costs.devices),
-            "Flash holds the weights, RAM the activations; code and runtime come on top. The time "
-            "is MACs over the data sheet's rate: an estimate from below, nothing measured.",
+            "Estimated sizes are the weights (flash) and the activations (RAM); code, stack and "
+            "runtime come on top. Linked sizes are read from a program and include them. The time "
+            "is MACs over the data sheet's rate: an estimate from below, nothing measured. "
+            "`hfld edge RUN --device NAME` names the source of each figure of a device.",
         ),
     }
 
@@ -217,12 +222,19 @@ def device_table(verdicts: pd.DataFrame) -> pd.DataFrame:
                 share(row.flash_needed, row.flash_available, row.flash_fits, "B"),
                 share(row.ram_needed, row.ram_available, row.ram_fits, "B"),
                 share(row.macs, row.macs_limit, row.macs_fit, ""),
+                sizes_in_words(row),
                 "–" if pd.isna(row.estimate_ms) else f"{row.estimate_ms:.3g}",
             )
             for row in rows
         ],
-        columns=["device", "fits", "flash", "RAM", "MACs", "estimate, ms"],
+        columns=["device", "fits", "flash", "RAM", "MACs", "sizes", "estimate, ms"],
     )
+
+
+def sources_table() -> pd.DataFrame:
+    """Of each device, the documents that its figures are from, and what to know about them."""
+    columns = {"device": "name", "figures from": "source", "note": "note"}
+    return pd.DataFrame({title: [getattr(d, k) for d in DEVICES] for title, k in columns.items()})
 
 
 def _short(number: int, unit: str) -> str:
