@@ -66,7 +66,7 @@ def int8_source(integers: Integers) -> str:
     places, tables, calls = place(program, 1), [], []
     scale, zero = np.float32(1 / integers.scales[0]), integers.zeros[0]
     count = program.shapes[0].positions
-    calls.append(f"hfld_quantise({_number(scale)}, {zero}, {count}, arena, at);")
+    calls.append(f"hfld_quantise({c_number(scale)}, {zero}, {count}, arena, at);")
     for number, (op, found) in enumerate(zip(program.operations, integers.numbers, strict=True)):
         tables += _int8_tables(integers, number, op, found)
         calls.append(_call(program, places, number, op, "int8_t", integers.zeros[op.output]))
@@ -175,7 +175,7 @@ def _blocks(weight: np.ndarray) -> np.ndarray:
 
 def _table(kind: str, name: str, values: Iterable[object]) -> str:
     lines, line = [], ""
-    for text in (_number(value) for value in values):
+    for text in (c_number(value) for value in values):
         if len(line) + len(text) + 2 > 96:
             lines.append(line)
             line = ""
@@ -185,7 +185,7 @@ def _table(kind: str, name: str, values: Iterable[object]) -> str:
     return f"static const {kind} {name}[] = {{\n{body}\n}};"
 
 
-def _number(value: object) -> str:
+def c_number(value: object) -> str:
     """A number as C has it; the least int32 has no literal of its own."""
     if isinstance(value, np.floating):
         text = f"{float(value):.9g}"

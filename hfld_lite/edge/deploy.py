@@ -142,7 +142,7 @@ def export_network(
     signals, figures = noise(COMPARED, detector.samples), {}
     if needed:
         read = recordings()
-        signals = _some(read, np.arange(len(read)), COMPARED)
+        signals = some_signals(read, np.arange(len(read)), COMPARED)
     if miss_rate is not None:
         trust = trust_of(detector, read, split, detector.predictor(role), miss_rate)
     difference = _difference(exact, detector, signals, role)
@@ -152,13 +152,13 @@ def export_network(
             f"than {TOLERANCE:g}), so it was not written; choose the opset {OPSET}."
         )
     if format == "onnx-int8":
-        model = quantise(model, exact.inputs(_some(read, split.train, CALIBRATED)))
+        model = quantise(model, exact.inputs(some_signals(read, split.train, CALIBRATED)))
     elif format != "onnx":
         model = quantise_dynamically(model)
     if format != "onnx":
         small = _Answers(model, detector, raw)
         difference = _difference(small, detector, signals, role)
-        figures = _compare(small, detector, read.select(split.test), role)
+        figures = before_and_after(small, detector, read.select(split.test), role)
         if len(split.validation):
             trust = trust_of(detector, read, split, small, miss_rate)
     facts = _facts(detector, role, format, "raw" if raw else detector.recipe.view, length)
@@ -192,7 +192,7 @@ def noise(count: int, samples: int) -> np.ndarray:
     return (fading * rng.standard_normal((count, samples))).astype(np.float32)
 
 
-def _some(recordings: Recordings, rows: np.ndarray, count: int) -> np.ndarray:
+def some_signals(recordings: Recordings, rows: np.ndarray, count: int) -> np.ndarray:
     """Signals of at most ``count`` of the rows, drawn at random."""
     chosen = np.random.default_rng(0).permutation(rows)[:count]
     return np.asarray(recordings.signals[np.sort(chosen)])
@@ -203,8 +203,10 @@ def _difference(answers: _Answers, detector: Detector, signals: np.ndarray, role
     return float(np.abs(answers(signals) - expected).max())
 
 
-def _compare(small: _Answers, detector: Detector, part: Recordings, role: str) -> dict[str, Any]:
-    """Figures before and after quantisation, on the test part."""
+def before_and_after(
+    small: Callable[[np.ndarray], np.ndarray], detector: Detector, part: Recordings, role: str
+) -> dict[str, Any]:
+    """Figures before and after quantisation, on the test part; ``small`` gives probabilities."""
     exact = detector.predict(part.signals, part.sample_rate, role)
     before, rows = average(exact, part.wholes)
     after, _ = average(small(part.signals), part.wholes)
@@ -234,21 +236,21 @@ def _facts(detector: Detector, role: str, format: str, view: str, length: int) -
         "samples": detector.samples,
         "view": view,
         "cut": detector.recipe.samples,
-        "part": asdict(_part(detector)),
+        "part": asdict(part_of(detector)),
         "no_onset": NO_ONSET,
         "length": detector.samples if view == "raw" else length,
         "front": None if view == "raw" else front(detector),
     }
 
 
-def _part(detector: Detector) -> Part:
+def part_of(detector: Detector) -> Part:
     """What is used of each file."""
     return detector.part or Part("first", detector.samples)
 
 
 def _reads(detector: Detector, hop: int | None) -> str:
     """What the program reads, and what it uses of it."""
-    part = _part(detector)
+    part = part_of(detector)
     length = "of any length" if part.pad else f"of {part.samples} samples or more"
     used = f"windows of {part.samples} samples, each a recording" if hop else part.words
     return (

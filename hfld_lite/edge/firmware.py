@@ -6,8 +6,6 @@ rounds exactly.
 """
 
 import re
-import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import resources
@@ -19,7 +17,7 @@ from jinja2 import Template
 
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split
-from hfld_lite.edge.c_code import c_table, float32_source, int8_source, network_header
+from hfld_lite.edge.c_code import c_number, float32_source, int8_source, network_header
 from hfld_lite.edge.c_view import view_config
 from hfld_lite.edge.deploy import (
     CALIBRATED,
@@ -27,8 +25,8 @@ from hfld_lite.edge.deploy import (
     TOLERANCE,
     before_and_after,
     noise,
+    part_of,
     some_signals,
-    used_of_a_file,
 )
 from hfld_lite.edge.export import to_onnx
 from hfld_lite.edge.integers import Integers, to_integers
@@ -37,6 +35,7 @@ from hfld_lite.errors import ArgumentError, HfldError, RecipeError
 from hfld_lite.evaluation.detector import Detector, trust_of
 from hfld_lite.evaluation.metrics import Evaluation
 from hfld_lite.evaluation.trust import Trust
+from hfld_lite.storage.files import write_whole
 from hfld_lite.version import __version__
 
 FORMATS = ("c", "c-float32")
@@ -66,7 +65,8 @@ class Firmware:
         precisions: that can be compiled; the first is the default.
         difference: largest difference of a probability of the float32 operations from torch's.
         compared: recordings that were compared.
-        constants, memory: bytes of the network's constants and of its activations, by precision.
+        constants, memory: bytes of the network's constants, and of the static memory with
+            preprocessing and warnings, by precision.
         notes: sentences about names that were changed.
         trust: limits in the default precision; None if there are none.
         before, after, change: test figures in float32 and in eight bits, and the paired difference,
@@ -148,7 +148,7 @@ def export_firmware(
         integers = to_integers(program, detector.inputs(calibration).cpu())
         predict = predictor(integers, detector)
         figures = before_and_after(predict, detector, read.select(split.test), role)
-        if trust is not None and len(split.validation):
+        if len(split.validation):
             own = trust_of(detector, read, split, predict, miss_rate)
     tested = signals[:TESTED]
     if needed:
@@ -156,20 +156,37 @@ def export_firmware(
     names, notes = identifiers(detector.class_names)
     texts = _texts(detector, program, integers, (trust, own), names)
     texts["test_vector.h"] = _test_vector(detector, program, integers, tested)
-    facts = _facts(detector, role, program, integers, own if eight_bits else trust)
-    made = Firmware(
+    precisions = PRECISIONS if eight_bits else PRECISIONS[1:]
+    sizes = _bytes(program, integers, texts["hfld_config.h"])
+    values = {
+        "version": __version__,
+        "network": detector.describe(role),
+        "role": role.replace("_", " "),
+        "samples": detector.samples,
+        "rate": detector.sample_rate,
+        "part": part_of(detector).words,
+        "classes": ", ".join(detector.class_names),
+        "precisions": precisions,
+        "promise": own.promise if own else 'The run has no limits, so it never answers "unsure".',
+        **sizes,
+    }
+    copied = {name: _read(name) for name in COPIED}
+    copied |= {
+        Path(name).name: _template(name).render(**values)
+        for name in ("README.md", "Makefile", "arduino/library.properties", "arduino/classify.ino")
+    }
+    return Firmware(
         Path(folder),
-        tuple(sorted(_write(Path(folder), texts, facts))),
-        PRECISIONS if eight_bits else PRECISIONS[1:],
+        tuple(_write(Path(folder), texts, copied)),
+        precisions,
         difference,
         len(signals),
-        facts["bytes"],
-        facts["network_memory"],
+        dict(zip(precisions, sizes["constants"], strict=True)),
+        dict(zip(precisions, sizes["warnings"], strict=True)),
         tuple(notes),
         own,
         **figures,
     )
-    return made
 
 
 def program_of(detector: Detector, role: str = "student") -> Program:
@@ -237,34 +254,38 @@ def _texts(
     names: list[str],
 ) -> dict[str, str]:
     """The generated files of the network and its view."""
-    exact, small = ("2.0f" if t is None else f"{t.limit:.9g}" for t in trusts)
-    exact, small = (v if v.endswith("f") else v + ("f" if "." in v else ".0f") for v in (exact, small))
+    # No doubt is 2: without limits nothing is unsure.
+    exact, small = (c_number(np.float32(2.0 if t is None else t.limit)) for t in trusts)
     constants = "\n".join(f"    {name} = {i}," for i, name in enumerate(names))
-    return {
+    texts = {
         "hfld.h": _template("hfld.h").render(
             classes=len(names),
             samples=detector.samples,
             rate=detector.sample_rate,
             constants=constants,
-            part=used_of_a_file(detector),
+            part=part_of(detector).words,
             version=__version__,
         ),
         "hfld_config.h": _template("hfld_config.h").render(
             exact=exact,
             small=small,
-            view=view_config(detector, trusts[0]),
+            view=view_config(detector, trusts[0] or trusts[1]),
             names=", ".join(map(c_string, detector.class_names)),
             answers=", ".join(map(c_string, detector.answers)),
         ),
         "hfld_network.h": network_header(program, integers is not None),
         "hfld_float32.c": float32_source(program),
-        "hfld_int8.c": "" if integers is None else int8_source(integers),
     }
+    if integers is not None:
+        texts["hfld_int8.c"] = int8_source(integers)
+    return texts
 
 
 def c_string(text: str) -> str:
     """A text as C has it: what is not plain ASCII as octal bytes of UTF-8."""
-    plain = (chr(b) if 32 <= b < 127 and chr(b) not in '"\\?' else f"\\{b:03o}" for b in text.encode())
+    plain = (
+        chr(b) if 32 <= b < 127 and chr(b) not in '"\\?' else f"\\{b:03o}" for b in text.encode()
+    )
     return '"' + "".join(plain) + '"'
 
 
@@ -288,17 +309,52 @@ def _test_vector(
     )
 
 
-def _facts(
-    detector: Detector,
-    role: str,
-    program: Program,
-    integers: Integers | None,
-    trust: Trust | None,
-) -> dict[str, object]:
-    """What README.md and the Arduino library say."""
-    return {}
+def _bytes(program: Program, integers: Integers | None, config: str) -> dict[str, list[int]]:
+    """Bytes of the network's constants and of what it needs of memory, by precision."""
+    length, view, doubt = (
+        int(re.search(rf"#define HFLD_{name} (\d+)", config)[1])
+        for name in ("LENGTH", "VIEW_WORK", "DOUBT_WORK")
+    )
+    constants = [
+        4 * sum(o.weight.size + o.bias.size for o in program.operations if o.kind == "conv")
+    ]
+    memory = [place(program, 4).bytes]
+    if integers is not None:
+        tables = [table for numbers in integers.numbers for table in vars(numbers).values()]
+        constants.insert(0, sum(t.nbytes for t in tables if t is not None))
+        memory.insert(0, place(program, 1).bytes)
+    predict = [max(need, 4 * (length + view)) for need in memory]
+    warned = [max(need, 4 * doubt) for need in predict]
+    return {"constants": constants, "memory": memory, "predict": predict, "warnings": warned}
+
+
+def _write(folder: Path, texts: dict[str, str], copied: dict[str, str]) -> list[str]:
+    """Write the folder and the library for Arduino, which has the same files; return the names."""
+    library = Path("arduino") / "hfld_detector"
+    contents = {Path(name): text for name, text in (texts | copied).items()}
+    for path, text in list(contents.items()):
+        if path.name.startswith("hfld"):
+            contents[library / "src" / path] = text
+    contents[library / "library.properties"] = contents.pop(Path("library.properties"))
+    sketch = library / "examples" / "classify" / "classify.ino"
+    contents[sketch] = contents.pop(Path("classify.ino"))
+    try:
+        for path, text in contents.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            write_whole(folder / path, text)
+        for place_of in (folder, folder / library / "src"):
+            if "hfld_int8.c" not in texts:  # of an earlier export
+                (place_of / "hfld_int8.c").unlink(missing_ok=True)
+    except OSError as error:
+        raise RecipeError(
+            f"{folder} cannot be written ({error.strerror}); choose another folder."
+        ) from error
+    return sorted(map(str, contents))
+
+
+def _read(name: str) -> str:
+    return resources.files("hfld_lite.edge").joinpath(f"templates/c/{name}").read_text("utf-8")
 
 
 def _template(name: str) -> Template:
-    text = resources.files("hfld_lite.edge").joinpath(f"templates/c/{name}").read_text("utf-8")
-    return Template(text, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
+    return Template(_read(name), trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)

@@ -12,6 +12,9 @@
 #define HFLD_WORK (HFLD_LENGTH + HFLD_VIEW_WORK)
 #endif
 
+const char *const hfld_class_names[HFLD_CLASSES] = {HFLD_NAMES};
+const char *const hfld_answers[HFLD_CLASSES] = {HFLD_ANSWERS};
+
 /* Nothing is kept from one call to the next, so all share one place. */
 static union {
     float work[HFLD_WORK];
@@ -61,7 +64,7 @@ int hfld_answer(const float *probabilities)
         normal += hfld_normal[i] ? probabilities[i] : 0.0f;
     }
     doubt = 1.0f - (HFLD_NORMALS ? normal : probabilities[best]);
-    return doubt >= HFLD_LIMIT && (hfld_normal[best] || !HFLD_NORMALS) ? HFLD_UNSURE : best;
+    return doubt >= HFLD_LIMIT && hfld_doubtable[best] ? HFLD_UNSURE : best;
 }
 
 #if HFLD_WARNINGS
