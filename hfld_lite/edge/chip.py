@@ -269,6 +269,7 @@ def build(
             *(COMPILER, *found.flags, "-mthumb", "-std=c99", *FLAGS, *flags, "-g0"),
             # sqrtf as one instruction where there is one, which does not set errno.
             *("-fno-math-errno", "-ffunction-sections", "-fdata-sections"),
+            *(["-DHFLD_FLOAT32"] if precision == "float32" else []),
             *("-Wall", "-Wextra", "-Wconversion", f"-I{folder}", f"-I{test}", "-c"),
         ]
         objects = [_compile(compiling, path, out / f"{path.stem}.o") for path in library]

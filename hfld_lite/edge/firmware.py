@@ -67,6 +67,8 @@ class Firmware:
         compared: recordings that were compared.
         constants, memory: bytes of the network's constants, and of the static memory with
             preprocessing and warnings, by precision.
+        predict: by precision, from raw recordings ``(n, samples)`` to the probabilities that the C
+            computes.
         notes: sentences about names that were changed.
         trust: limits in the default precision; None if there are none.
         before, after, change: test figures in float32 and in eight bits, and the paired difference,
@@ -80,6 +82,7 @@ class Firmware:
     compared: int
     constants: dict[str, int]
     memory: dict[str, int]
+    predict: dict[str, Callable[[np.ndarray], np.ndarray]]
     notes: tuple[str, ...]
     trust: Trust | None
     before: Evaluation | None = None
@@ -183,6 +186,10 @@ def export_firmware(
         len(signals),
         dict(zip(precisions, sizes["constants"], strict=True)),
         dict(zip(precisions, sizes["warnings"], strict=True)),
+        {
+            name: predictor(program if name == "float32" else integers, detector)
+            for name in precisions
+        },
         tuple(notes),
         own,
         **figures,

@@ -15,6 +15,10 @@
 const char *const hfld_class_names[HFLD_CLASSES] = {HFLD_NAMES};
 const char *const hfld_answers[HFLD_CLASSES] = {HFLD_ANSWERS};
 
+#ifdef HFLD_TRACE
+void hfld_trace(void);
+#endif
+
 /* Nothing is kept from one call to the next, so all share one place. */
 static union {
     float work[HFLD_WORK];
@@ -30,6 +34,9 @@ static int predict(const hfld_source *source, int32_t count, float *probabilitie
     status = hfld_view(source, hfld_arena.work, hfld_arena.work + HFLD_LENGTH);
     if (status != HFLD_OK)
         return status;
+#ifdef HFLD_TRACE
+    hfld_trace(); /* a program that measures what comes before the network */
+#endif
     hfld_network(&hfld_arena, logits);
     largest = logits[0];
     for (int i = 1; i < HFLD_CLASSES; i++)

@@ -94,6 +94,21 @@ static inline void hfld_sums(const int8_t *in, int32_t step, int32_t taps, int32
         }
 }
 
+/* The same for one position and HFLD_BLOCK channels, in registers also where loops stay loops. */
+static inline void hfld_sums_of_one(const int8_t *in, int32_t taps, int32_t zero,
+                                    const int8_t *weights, const int32_t *bias, int32_t *sums)
+{
+    int32_t a = bias[0], b = bias[1], c = bias[2], d = bias[3];
+    for (const int8_t *end = in + taps; in < end; in++, weights += HFLD_BLOCK) {
+        int32_t x = *in - zero;
+        a += x * weights[0];
+        b += x * weights[1];
+        c += x * weights[2];
+        d += x * weights[3];
+    }
+    sums[0] = a, sums[1] = b, sums[2] = c, sums[3] = d;
+}
+
 static inline void hfld_block(const hfld_conv *v, const int8_t *in, int8_t *out, float *logits,
                               const int8_t *weights, int32_t channel, int32_t wide)
 {
@@ -105,10 +120,10 @@ static inline void hfld_block(const hfld_conv *v, const int8_t *in, int8_t *out,
         const int8_t *w = weights + first * s->channels * wide;
         int32_t taps = (end - first) * s->channels;
         tile = hfld_together(s, t);
-        if (tile == HFLD_TILE && wide == HFLD_BLOCK)
+        if (HFLD_TILE > 1 && tile == HFLD_TILE && wide == HFLD_BLOCK)
             hfld_sums(x, step, taps, v->zero_in, w, v->bias + channel, HFLD_TILE, HFLD_BLOCK, sums);
         else if (wide == HFLD_BLOCK)
-            hfld_sums(x, step, taps, v->zero_in, w, v->bias + channel, 1, HFLD_BLOCK, sums);
+            hfld_sums_of_one(x, taps, v->zero_in, w, v->bias + channel, sums[0]);
         else
             hfld_sums(x, step, taps, v->zero_in, w, v->bias + channel, tile, wide, sums);
         for (int32_t p = 0; p < tile; p++)
@@ -242,6 +257,20 @@ static inline void hfld_sums(const float *in, int32_t step, int32_t taps, const 
         }
 }
 
+static inline void hfld_sums_of_one(const float *in, int32_t taps, const float *weights,
+                                    const float *bias, float *sums)
+{
+    float a = bias[0], b = bias[1], c = bias[2], d = bias[3];
+    for (const float *end = in + taps; in < end; in++, weights += HFLD_BLOCK) {
+        float x = *in;
+        a += x * weights[0];
+        b += x * weights[1];
+        c += x * weights[2];
+        d += x * weights[3];
+    }
+    sums[0] = a, sums[1] = b, sums[2] = c, sums[3] = d;
+}
+
 static inline void hfld_block(const hfld_conv *v, const float *in, float *out,
                               const float *weights, int32_t channel, int32_t wide)
 {
@@ -254,10 +283,10 @@ static inline void hfld_block(const hfld_conv *v, const float *in, float *out,
         const float *w = weights + first * s->channels * wide;
         int32_t taps = (end - first) * s->channels;
         tile = hfld_together(s, t);
-        if (tile == HFLD_TILE && wide == HFLD_BLOCK)
+        if (HFLD_TILE > 1 && tile == HFLD_TILE && wide == HFLD_BLOCK)
             hfld_sums(x, step, taps, w, v->bias + channel, HFLD_TILE, HFLD_BLOCK, sums);
         else if (wide == HFLD_BLOCK)
-            hfld_sums(x, step, taps, w, v->bias + channel, 1, HFLD_BLOCK, sums);
+            hfld_sums_of_one(x, taps, w, v->bias + channel, sums[0]);
         else
             hfld_sums(x, step, taps, w, v->bias + channel, tile, wide, sums);
         for (int32_t p = 0; p < tile; p++)
