@@ -15,8 +15,8 @@ from hfld_lite.errors import ArgumentError, HfldError
 
 NEEDED = bool(os.environ.get("HFLD_NEED_CHIP"))
 MISSING = chip.missing_tools()
-CORES = ("m0", "m3", "m4", "m7", "m33", "m55")
-SAMPLES, CLASSES, KNOWN, LARGE = 64, 3, 400_000, 3_000
+CORES = ("m0", "m4", "m55") if NEEDED else ("m0", "m3", "m4", "m7", "m33", "m55")
+SAMPLES, CLASSES, KNOWN, LARGE = 64, 3, 2_000_000, 1_500
 
 on_chip = pytest.mark.skipif(
     bool(MISSING) and not NEEDED, reason=f"apt install {' '.join(MISSING)}"
@@ -103,6 +103,7 @@ void hfld_network(void *arena, float *logits)
 }}
 """
 # Further code in front of hfld_network; `&` stands for its first statement.
+FAULTED = "stopped with a HardFault on m.*, in hfld_network at 0x"
 LOOP = f"""
     uint32_t left = {KNOWN // 2};
     __asm__ volatile(".syntax unified\\n1: subs %0, #1\\n bne 1b" : "+l"(left)::"cc");
@@ -111,7 +112,7 @@ ARRAY = f"""
     volatile uint8_t large[{LARGE}];
     for (int32_t i = 0; i < {LARGE}; i++) large[i] = (uint8_t)i;
 """
-USES_IT = "    arena_2[0] = (uint8_t)logits[0];\n    if (arena_2[1]) return;\n"
+USES_IT = "    arena_2[((uint8_t *)arena)[0]]++;\n"
 FAULT = '    __asm__ volatile("udf #0");\n'
 
 
@@ -199,9 +200,8 @@ def test_instructions_of_a_known_loop_and_bytes_of_a_known_array_are_counted(
     changed = folder_with(tmp_path / "changed", ARRAY + LOOP)
     linked = chip.build(changed, core, "float32", tmp_path / "out", flags=("-fstack-usage",))
     more = chip.emulate(linked, recordings[:2])
-    # The array is filled by 4 to 9 instructions a byte.
-    known = more.instructions - plain.instructions - 6.5 * LARGE
-    np.testing.assert_allclose(known, KNOWN, rtol=0.03)
+    known = more.instructions - plain.instructions - 6 * LARGE  # about 6 fill a byte
+    np.testing.assert_allclose(known, KNOWN, rtol=0.003)
     assert LARGE <= more.stack_bytes - plain.stack_bytes <= LARGE + 64
     said = (tmp_path / "out" / "hfld_float32.su").read_text().split("\t")
     assert LARGE <= int(said[1]) < more.stack_bytes < int(said[1]) + 200
@@ -284,19 +284,21 @@ def test_what_the_user_can_cause_is_said_in_a_sentence(folder, recordings, tmp_p
 
 @on_chip
 @pytest.mark.parametrize("core", ["m0", "cortex-m4", "M55"])
-def test_a_fault_an_endless_loop_and_a_stack_that_runs_over_are_said(core, recordings, tmp_path):
-    def said(name: str, first: str) -> str:
-        folder = folder_with(tmp_path / name, first)
-        with pytest.raises(HfldError) as error:
-            chip.emulate(
-                chip.build(folder, core, "float32", tmp_path / "out"), recordings, timeout=1
-            )
-        return str(error.value)
+def test_a_fault_and_a_stack_that_runs_over_are_said(core, recordings, tmp_path):
+    array = ARRAY.replace(str(LARGE), "70000")
+    for first, said in ((FAULT, FAULTED), (array, "stack ran over the 1?[26],[0-9]{3} bytes")):
+        folder = folder_with(tmp_path / "changed", first)
+        linked = chip.build(folder, core, "float32", tmp_path / "out")
+        with pytest.raises(HfldError, match=said):
+            chip.emulate(linked, recordings)
 
-    assert "stopped with a HardFault on m" in said("fault", FAULT)
-    assert "in hfld_network at 0x" in said("fault", FAULT)
-    assert "stack needs more than the" in said("array", ARRAY.replace(str(LARGE), "70000"))
-    assert "ran 0 of 8 recordings in 1 s; give fewer" in said("endless", "    for (;;) { }\n")
+
+@on_chip
+def test_a_program_that_takes_too_long_is_stopped(recordings, tmp_path):
+    endless = folder_with(tmp_path / "endless", "    if (logits) for (;;) { }\n")
+    linked = chip.build(endless, "m4", "float32", tmp_path / "out")
+    with pytest.raises(HfldError, match=r"ran 0 of 8 recordings in 0\.5 s; give fewer"):
+        chip.emulate(linked, recordings, timeout=0.5)
 
 
 def test_without_the_tools_the_packages_are_named(folder, monkeypatch, tmp_path):

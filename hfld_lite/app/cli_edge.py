@@ -165,7 +165,8 @@ def _print_verdict(verdict: object, role: str, sizes: str) -> None:
     for name, need, limit, fits_, unit in limits:
         of = "needed, no limit" if limit is None else f"of {limit:,} {unit}".rstrip()
         console.print(f"  {name}: {'yes' if fits_ else 'NO'}, {need:,} {of}")
-    more = "; code, stack and runtime come on top" if verdict.sizes == "estimated" else ""
+    program = verdict.sizes == "estimated" and verdict.core
+    more = "; code, stack and runtime come on top" if program else ""
     console.print(f"  sizes: {sizes}{more}")
     if verdict.estimate_ms is not None:
         console.print(

@@ -1,9 +1,9 @@
 """An exported C folder on an emulated Cortex-M: linked, its memory counted, its answers read.
 
 The program that is linked is the folder's library with a start-up and a test program of together
-under 1 KB (``templates/c/chip/``), so its flash is nearly that of a user's firmware. QEMU executes it
-with one nanosecond of its time for one instruction. What is counted are instructions, not cycles:
-the cycles of an instruction depend on the core's pipeline and on the memory's wait states.
+under 1 KB (``templates/c/chip/``), so its flash is nearly that of a user's firmware. QEMU executes
+an instruction in one nanosecond of its own time. So instructions are counted, not cycles: those
+depend on the core's pipeline and on the memory's wait states as well.
 """
 
 import re
@@ -28,7 +28,7 @@ FLAGS = ("-O2",)
 
 KIB, MIB = 2**10, 2**20
 KNOWN_LOOP = 1_000_000  # instructions; main.c
-FAULT, FILES = 3, 4  # exit codes; chip.h
+FAULT, STACK = 3, 5  # exit codes; chip.h
 
 
 @dataclass(frozen=True)
@@ -351,8 +351,9 @@ def emulate(linked: Linked, recordings: np.ndarray, *, timeout: float = 600.0) -
                 f"recordings in {timeout:g} s; give fewer recordings or a longer timeout."
             ) from None
         seconds = time.monotonic() - began
-        if done.returncode == FAULT:
-            raise HfldError(_fault(linked, int(np.fromfile(Path(place, "fault"), "<u4")[0])))
+        if done.returncode in (FAULT, STACK):
+            at = 0 if done.returncode == STACK else int(np.fromfile(Path(place, "fault"), "<u4")[0])
+            raise HfldError(_fault(linked, at))
         if done.returncode:
             said = _first(done.stderr) or f"exit code {done.returncode}"
             raise HfldError(f"{EMULATOR} -M {machine.name} failed: {said}.")
@@ -487,8 +488,8 @@ def _fault(linked: Linked, address: int) -> str:
     machine = linked.machine
     if not address:
         return (
-            f"The program's stack needs more than the {machine.stack_bytes:,} bytes that it has on "
-            f"{machine.name} (HardFault)."
+            f"The program's stack ran over the {machine.stack_bytes:,} bytes that it has on "
+            f"{machine.name}."
         )
     where = next(
         (row.name for row in linked.placed if row.address <= address < row.address + row.size),

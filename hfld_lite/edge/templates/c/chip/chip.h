@@ -7,7 +7,7 @@
 enum { HOST_OPEN = 0x01, HOST_WRITE = 0x05, HOST_READ = 0x06, HOST_EXIT = 0x20 };
 enum { STOPPED_BY_PROGRAM = 0x20026 };
 /* Exit codes that chip.py knows. */
-enum { EXIT_DONE = 0, EXIT_FAULT = 3, EXIT_FILES = 4 };
+enum { EXIT_DONE = 0, EXIT_FAULT = 3, EXIT_FILES = 4, EXIT_STACK = 5 };
 
 /* The first word and the last one past the end of the stack (link.ld). */
 extern uint32_t stack_bottom[], stack_top[];

@@ -81,6 +81,9 @@ __attribute__((noinline)) static void measured_predict(void)
     while (word < sp && *word == UNUSED_STACK) {
         word++;
     }
+    if (word == stack_bottom) {
+        host_exit(EXIT_STACK);
+    }
     result.stack_bytes = (uint32_t)((uintptr_t)sp - (uintptr_t)word);
 }
 
