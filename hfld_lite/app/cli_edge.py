@@ -10,14 +10,22 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from typer import Option
 
 from hfld_lite.app.console import Role, RunFolder, console, print_rows
 from hfld_lite.app.output import Output, check_output, write_output
-from hfld_lite.app.runs import load_run
+from hfld_lite.app.runs import Run, load_run
 from hfld_lite.errors import HfldError
+
+
+if TYPE_CHECKING:
+    from hfld_lite.edge.deploy import Export
+    from hfld_lite.edge.firmware import Firmware
+
+OPSET = 18
+"""hfld_lite.edge.export.OPSET, which requires the extra "edge"."""
 
 
 @contextmanager
@@ -35,12 +43,15 @@ def _edge_packages() -> Iterator[None]:
 
 def export(
     run: RunFolder,
-    out: Annotated[Path, Option(help="Folder for ROLE.onnx and predict.py.")] = Path("device"),
+    out: Annotated[
+        Path, Option(help="Folder for ROLE.onnx and predict.py, or for the C files.")
+    ] = Path("device"),
     format: Annotated[
         str,
         Option(
-            help="onnx (float32), onnx-int8 (calibrated on training recordings) or "
-            "onnx-int8-dynamic (for comparison; slower, and needs a recent ONNX Runtime)."
+            help="onnx (float32), onnx-int8 (calibrated on training recordings), "
+            "onnx-int8-dynamic (for comparison; slower, and needs a recent ONNX Runtime), c (C99 "
+            "for microcontrollers, in int8 and float32) or c-float32 (needs no recordings)."
         ),
     ] = "onnx",
     raw: Annotated[
@@ -54,21 +65,34 @@ def export(
     data: Annotated[
         Path | None,
         Option(
-            help="Where the run's recordings are now, if they were moved; eight bits and "
+            help="Where the run's recordings are now, if they were moved; eight bits, c and "
             "--miss-rate need them."
         ),
     ] = None,
-    opset: Annotated[int, Option(help="Version of ONNX's operators, 18 to 23.")] = 18,
+    opset: Annotated[int, Option(help="Version of ONNX's operators, 18 to 23.")] = OPSET,
 ) -> None:
-    """Write a network for a device, with predict.py, which needs only numpy and onnxruntime.
+    """Write a network for a device: an ONNX file with predict.py, or C.
 
-    The program reads WAV files: PCM of 8 to 32 bits and float. It cuts them as in training.
+    predict.py needs only numpy and onnxruntime. It reads WAV files, PCM of 8 to 32 bits and float,
+    and cuts them as in training. The C needs no library: raw samples go in, and the answer comes
+    out; beside it are a test, a Makefile, a README and a library for Arduino.
 
-    The file is compared with torch before it is written. In eight bits, the accuracy on the run's
-    test part before and after quantisation is printed.
+    What is written is compared with torch before. In eight bits, the accuracy on the run's test
+    part before and after quantisation is printed.
     """
     with _edge_packages():
-        from hfld_lite.app.export import export_run
+        from hfld_lite.app.export import export_run, export_run_as_c
+        from hfld_lite.edge.firmware import FORMATS
+    if format in FORMATS:
+        if raw or opset != OPSET:
+            given = "--raw" if raw else "--opset"
+            raise HfldError(f"{given} is for ONNX files; C always reads raw samples: leave it out.")
+        loaded = load_run(run)
+        firmware = export_run_as_c(
+            loaded, out, format, role=role, miss_rate=miss_rate, data=data, progress=True
+        )
+        _print_firmware(firmware, loaded, role, run)
+        return
     written = export_run(
         load_run(run),
         out,
@@ -84,6 +108,13 @@ def export(
         f"Largest difference of a probability from torch's: {written.difference:.1e}, on "
         f"{written.compared} recordings"
     )
+    _print_change(written)
+    console.print(f"Try it: python {written.program} FILE.wav")
+    console.print(written.reads)
+
+
+def _print_change(written: "Export | Firmware") -> None:
+    """Accuracy before and after quantisation, and what "unsure" promises."""
     if written.before:
         for name, found in (("before", written.before), ("after", written.after)):
             console.print(
@@ -98,13 +129,49 @@ def export(
         console.print('There is no validation part, so the program never answers "unsure".')
     else:
         console.print(written.trust.promise)
-    console.print(f"Try it: python {written.program} FILE.wav")
-    console.print(written.reads)
+
+
+def _print_firmware(written: "Firmware", run: Run, role: str, folder: Path) -> None:
+    from hfld_lite.edge.devices import needs, too_large
+    from hfld_lite.edge.firmware import input_length
+
+    for precision in written.precisions:
+        console.print(
+            f"{precision}: {written.constants[precision]:,} bytes of weights and tables, "
+            f"{written.memory[precision]:,} of static memory; code comes on top"
+        )
+    console.print(
+        f"Largest difference of a probability of the float32 operations from torch's: "
+        f"{written.difference:.1e}, on {written.compared} recordings"
+    )
+    _print_change(written)
+    for note in written.notes:
+        console.print(f"note: {note}")
+    network, length = run.detector.network(role), input_length(run.detector)
+    precision = {"float32": "fp32"}.get(written.precisions[0], written.precisions[0])
+    if said := too_large(needs(network, length, precision), role):
+        console.print(f"note: {said}")
+    console.print(f"Try it: make -C {written.folder} check   (see {written.folder}/README.md)")
+    console.print(f"Run it on an emulated chip: hfld edge {folder} --on cortex-m4")
 
 
 def edge(
     run: RunFolder,
     role: Role = "student",
+    on: Annotated[
+        list[str] | None,
+        Option(
+            help="Run the test recordings on this emulated core, m0, m3, m4, m7, m33 or m55; may "
+            "be given several times."
+        ),
+    ] = None,
+    recordings: Annotated[
+        int, Option(min=0, help="For --on: recordings of the test part that are run; 0 for all.")
+    ] = 200,
+    data: Annotated[
+        Path | None,
+        Option(help="For --on: where the run's recordings are now, if they were moved."),
+    ] = None,
     device: Annotated[
         str | None,
         Option(help="Print only the verdict for this device, such as STM32F411RE."),
@@ -118,26 +185,37 @@ def edge(
     output: Output = None,
     quiet: Annotated[bool, Option("--quiet", help="No progress bar.")] = False,
 ) -> None:
-    """Show what the networks cost on a device (bytes, operations, RAM, time) and where they fit."""
+    """Show what the networks cost on a device (bytes, operations, RAM, time) and where they fit.
+
+    With --on, the network is exported as C, linked for a Cortex-M, and its test recordings are
+    run in QEMU. The sizes of that program then stand in place of the estimates.
+    """
     check_output(output)
     with _edge_packages():
         from hfld_lite.app.costs_page import write_page
         from hfld_lite.edge import devices
         from hfld_lite.edge import summary as costs
+        from hfld_lite.app.on_chip import linked_sizes
     loaded = load_run(run)
     detector = loaded.detector
+    if on:
+        _edge_on_chips(loaded, on, role, recordings, data, output, not quiet)
+        return
+    linked = linked_sizes(loaded, role)
     if device is not None:
         network = detector.network(role)
         length = detector.inputs(costs.noise(1, detector.samples)).shape[1]
-        on = devices.device(device)
-        verdict = devices.fits(network, on, length, precision)
+        chosen = devices.device(device)
+        verdict = devices.fits(network, chosen, length, precision, linked=linked)
         write_output(output, [asdict(verdict) | {"fits": verdict.fits}])
         _print_verdict(verdict, role, devices.sizes_in_words(verdict))
-        console.print(f"  figures of the device: {on.source}")
-        if on.note:
-            console.print(f"  note: {on.note}")
+        console.print(f"  figures of the device: {chosen.source}")
+        if chosen.note:
+            console.print(f"  note: {chosen.note}")
         return
-    found = costs.measure(detector, role, threads=threads, runs=runs, progress=not quiet)
+    found = costs.measure(
+        detector, role, threads=threads, runs=runs, linked=linked, progress=not quiet
+    )
     names = ("networks", "parts", "counts", "times", "devices")
     each = [(name, getattr(found, name).to_dict("records")) for name in names]
     write_output(output, [{"table": name} | row for name, rows in each for row in rows])
@@ -151,6 +229,62 @@ def edge(
         lead = f"{run}: {source[:1].lower()}{source[1:]}; preset {detector.recipe.name}."
         write_page(html, found, lead, shlex.join(["hfld", *sys.argv[1:]]))
         console.print(f"\nsee {html}")
+
+
+def _edge_on_chips(
+    run: Run,
+    cores: list[str],
+    role: str,
+    most: int,
+    data: Path | None,
+    output: Path | None,
+    progress: bool,
+) -> None:
+    """Run on each core, and print a table of all, and what fits now."""
+    from hfld_lite.app.on_chip import linked_sizes, run_on_chip
+    from hfld_lite.edge import devices
+    from hfld_lite.edge.chip import core_named, require_tools
+    from hfld_lite.edge.firmware import input_length
+    from hfld_lite.edge.summary import chip_tables, device_table
+
+    names = [core_named(core).name for core in cores]  # a wrong one is said before a long run
+    require_tools()
+    found = {
+        name: run_on_chip(run, name, role, most=most, data=data, progress=progress)
+        for name in dict.fromkeys(names)
+    }
+    rows = [
+        {"core": name, "machine": each.machine} | row
+        for name, each in found.items()
+        for row in each.table.to_dict("records")
+    ]
+    parts = [
+        {"core": name, "precision": precision} | part
+        for name, each in found.items()
+        for precision, linked in each.linked.items()
+        for part in linked.sizes_by_part()
+    ]
+    write_output(
+        output, [{"table": "chips"} | r for r in rows] + [{"table": "parts"} | r for r in parts]
+    )
+    first = next(iter(found.values()))
+    console.print(
+        f"The {role.replace('_', ' ')} in C on {first.recordings} of {first.of} test recordings"
+    )
+    for title, (table, note) in chip_tables(rows, parts).items():
+        console.print(f"\n{title}")
+        print_rows(list(table.columns), table.to_numpy().tolist())
+        console.print(note)
+    for name, each in found.items():
+        console.print(f"{name}: run by {each.machine}")
+    network, length = run.detector.network(role), input_length(run.detector)
+    table = devices.verdicts(network, length, linked=linked_sizes(run, role))
+    console.print("\nDevices, in INT8")
+    shown = device_table(table[table["sizes"] == "linked"])
+    print_rows(list(shown.columns), shown.to_numpy().tolist())
+    console.print(
+        "Flash is the whole program; RAM is static memory, stack and a buffer of 16-bit samples."
+    )
 
 
 def _print_verdict(verdict: object, role: str, sizes: str) -> None:

@@ -4,7 +4,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -27,6 +27,12 @@ STORED = "chip.json"
 
 RECORDINGS = 200
 """Recordings of the test part that are run by default."""
+
+NAMES = {"float32": "fp32", "int8": "int8"}
+"""The precisions as :mod:`hfld_lite.edge.devices` names them."""
+
+SAMPLE = 2
+"""Bytes of a sample in the caller's buffer, which verdicts on devices count too: 16 bits."""
 
 AT_ONCE = 20
 """Recordings of one start of the emulator, so that a bar can move."""
@@ -190,7 +196,7 @@ class _Size(Checked):
     """One linked program's sizes, as they are stored."""
 
     role: str
-    precision: str
+    precision: Literal["float32", "int8"]
     core: str
     flash_bytes: Index
     ram_bytes: Index
@@ -207,7 +213,7 @@ def _store(run: Run, role: str, emulated: dict[str, Emulated]) -> None:
             precision=precision,
             core=found.linked.core,
             flash_bytes=found.linked.flash_bytes,
-            ram_bytes=found.ram_bytes,
+            ram_bytes=found.ram_bytes + SAMPLE * found.linked.samples,
         )
         for precision, found in emulated.items()
     ]
@@ -235,14 +241,14 @@ def _stored(folder: Path) -> list[_Size]:
         ) from error
 
 
-def linked_sizes(run: Run, role: str, macs: int = 0) -> list[Needs]:
-    """What the programs needed that `run_on_chip` linked for a role, the smallest core first.
+def linked_sizes(run: Run, role: str) -> list[Needs]:
+    """What the programs need that `run_on_chip` linked for a role, with a buffer of 16-bit samples.
 
     Raises:
         RecipeError: if the stored sizes cannot be read.
     """
     found = [size for size in _stored(run.folder) if size.role == role]
     return [
-        Needs(s.precision, s.flash_bytes, s.ram_bytes, macs, s.core)
-        for s in sorted(found, key=lambda size: size.core)
+        Needs(NAMES[size.precision], size.flash_bytes, size.ram_bytes, 0, size.core)
+        for size in found
     ]

@@ -198,13 +198,12 @@ def export_firmware(
 
 def program_of(detector: Detector, role: str = "student") -> Program:
     """The operations of a detector's network; errors as :func:`export_firmware` says."""
-    network = detector.network(role)
-    length = tuple(detector.inputs(noise(1, detector.samples)).shape[1:])
-    if len(length) > 1:
-        raise ArgumentError(
-            f"The network reads inputs of shape {length}; C is written for rows of values only."
-        )
-    return read_program(to_onnx(network, length))
+    return read_program(to_onnx(detector.network(role), input_length(detector)))
+
+
+def input_length(detector: Detector) -> int:
+    """Values that a detector's networks read of a recording."""
+    return detector.inputs(noise(1, detector.samples)).shape[1]
 
 
 def predictor(

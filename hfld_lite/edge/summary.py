@@ -6,7 +6,7 @@ at a time.
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -201,6 +201,59 @@ def tables(costs: Costs) -> dict[str, tuple[pd.DataFrame, str]]:
             "runtime come on top. Linked sizes are read from a program and include them. The time "
             "is MACs over the data sheet's rate: an estimate from below, nothing measured. "
             "`hfld edge RUN --device NAME` names the source of each figure of a device.",
+        ),
+    }
+
+
+def chip_tables(
+    rows: Sequence[dict[str, Any]], parts: Sequence[dict[str, Any]]
+) -> dict[str, tuple[pd.DataFrame, str]]:
+    """What emulated cores answered, and where the bytes of their programs are.
+
+    Args:
+        rows: of :attr:`hfld_lite.app.on_chip.OnChip.table`, each with its ``core``.
+        parts: of :meth:`hfld_lite.edge.chip.Linked.sizes_by_part`, each with core and precision.
+
+    Returns:
+        Tables in words with a note each, by title.
+    """
+    answers = [
+        (
+            row["core"],
+            row["precision"],
+            f"{row['flash_bytes']:,}",
+            f"{row['arena_bytes']:,}",
+            f"{row['stack_bytes']:,}",
+            f"{row['instructions'] / 1e6:.2f} M",
+            f"{row['view_instructions'] / row['instructions']:.0%}",
+            f"{row['accuracy']:.1%}",
+            f"{100 * row['change']:+.2f} ({100 * row['change_low']:+.2f} to "
+            f"{100 * row['change_high']:+.2f})",
+            f"{row['from_torch']:.1e}",
+            f"{row['from_host']:.1e}",
+        )
+        for row in rows
+    ]
+    wide = pd.DataFrame(parts).pivot(
+        index=["core", "precision"], columns=["memory", "part"], values="bytes"
+    )
+    wide = wide.reindex(pd.DataFrame(rows)[["core", "precision"]].apply(tuple, axis=1).tolist())
+    wide = wide[wide.columns[wide.sum() > 0]]
+    sizes = wide.map("{:,.0f}".format)
+    sizes.columns = [f"{memory}: {part}" for memory, part in wide.columns]
+    columns = ["core", "precision", "flash", "static RAM", "stack", "instructions"]
+    columns += ["before the network", "accuracy", "change, points", "from torch", "from here"]
+    return {
+        "On the chip": (
+            pd.DataFrame(answers, columns=columns),
+            "Bytes of the linked program; instructions, not cycles, of one inference (median), and "
+            "the share of them before the network. The change is from torch's accuracy, with its "
+            "paired 95 % interval. Largest differences of a probability: from torch's, and from "
+            "the same operations computed here.",
+        ),
+        "Where the bytes are": (
+            sizes.reset_index(),
+            "The recording buffer is the caller's: here floats, half as large with 16-bit samples.",
         ),
     }
 
