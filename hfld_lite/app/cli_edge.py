@@ -19,7 +19,6 @@ from hfld_lite.app.output import Output, check_output, write_output
 from hfld_lite.app.runs import Run, load_run
 from hfld_lite.errors import HfldError
 
-
 if TYPE_CHECKING:
     from hfld_lite.edge.deploy import Export
     from hfld_lite.edge.firmware import Firmware
@@ -193,9 +192,9 @@ def edge(
     check_output(output)
     with _edge_packages():
         from hfld_lite.app.costs_page import write_page
+        from hfld_lite.app.on_chip import linked_sizes
         from hfld_lite.edge import devices
         from hfld_lite.edge import summary as costs
-        from hfld_lite.app.on_chip import linked_sizes
     loaded = load_run(run)
     detector = loaded.detector
     if on:
