@@ -168,6 +168,14 @@ class Linked:
         """All parts together."""
         return sum(self.flash.values())
 
+    def sizes_by_part(self) -> list[dict[str, object]]:
+        """A row for each part of flash and RAM: ``memory``, ``part`` and ``bytes``."""
+        return [
+            {"memory": memory, "part": part, "bytes": size}
+            for memory, sizes in (("flash", self.flash), ("RAM", self.ram))
+            for part, size in sizes.items()
+        ]
+
 
 @dataclass(frozen=True)
 class Emulated:
@@ -180,6 +188,7 @@ class Emulated:
         answers: (n,) int32, the class's position, or −1 for *unsure* and where there is none.
         warnings: (n,) int32, bits, or a negative status.
         instructions: (n,) int64, of ``hfld_predict``, to one tick of the timer (20 to 63).
+        view_instructions: (n,) int64, those of them before the network.
         stack_bytes: the most that a call of ``hfld_predict`` needed.
         machine: in words.
         seconds: that the emulator took.
@@ -191,9 +200,22 @@ class Emulated:
     answers: np.ndarray
     warnings: np.ndarray
     instructions: np.ndarray
+    view_instructions: np.ndarray
     stack_bytes: int
     machine: str
     seconds: float
+
+    @classmethod
+    def joined(cls, runs: Sequence["Emulated"]) -> "Emulated":
+        """Several runs of one program as one."""
+        arrays = ("statuses", "probabilities", "answers", "warnings")
+        arrays += ("instructions", "view_instructions")
+        return replace(
+            runs[0],
+            **{name: np.concatenate([getattr(run, name) for run in runs]) for name in arrays},
+            stack_bytes=max(run.stack_bytes for run in runs),
+            seconds=sum(run.seconds for run in runs),
+        )
 
     @property
     def ram_bytes(self) -> int:
@@ -260,7 +282,7 @@ def build(
             raise ArgumentError(
                 f"{folder} has no {name}; give a folder that `hfld export --format c` wrote."
             )
-    _require_tools()
+    require_tools()
     out.mkdir(parents=True, exist_ok=True)
     left_out = {"main.c", *(f"hfld_{other}.c" for other in PRECISIONS if other != precision)}
     library = [path for path in sorted(folder.glob("*.c")) if path.name not in left_out]
@@ -270,7 +292,7 @@ def build(
             # sqrtf as one instruction where there is one, which does not set errno.
             *("-fno-math-errno", "-ffunction-sections", "-fdata-sections"),
             *(["-DHFLD_FLOAT32"] if precision == "float32" else []),
-            *("-Wall", "-Wextra", "-Wconversion", f"-I{folder}", f"-I{test}", "-c"),
+            *("-DHFLD_TRACE", "-Wall", "-Wextra", "-Wconversion", f"-I{folder}", f"-I{test}", "-c"),
         ]
         objects = [_compile(compiling, path, out / f"{path.stem}.o") for path in library]
         for machine in found.machines:
@@ -326,11 +348,11 @@ def emulate(linked: Linked, recordings: np.ndarray, *, timeout: float = 600.0) -
         raise ArgumentError(
             f"recordings has the shape {recordings.shape}; the program reads (n, {linked.samples})."
         )
-    _require_tools()
+    require_tools()
     record = np.dtype(
         [
             *((name, "<i4") for name in ("status", "answer", "warnings")),
-            *((name, "<u4") for name in ("ticks", "stack_bytes")),
+            *((name, "<u4") for name in ("ticks", "view_ticks", "stack_bytes")),
             ("probabilities", "<f4", (linked.classes,)),
         ]
     )
@@ -374,6 +396,7 @@ def emulate(linked: Linked, recordings: np.ndarray, *, timeout: float = 600.0) -
         rows["answer"].copy(),
         rows["warnings"].copy(),
         np.rint(rows["ticks"] * a_tick).astype(np.int64),
+        np.rint(rows["view_ticks"] * a_tick).astype(np.int64),
         int(rows["stack_bytes"].max()),
         _in_words(linked),
         seconds,
@@ -386,7 +409,12 @@ def _run(command: Sequence[str], **options: object) -> subprocess.CompletedProce
     )
 
 
-def _require_tools() -> None:
+def require_tools() -> None:
+    """Refuse to go on without the compiler and the emulator.
+
+    Raises:
+        HfldError: one is missing; the packages are named.
+    """
     if missing := missing_tools():
         raise HfldError(
             f"Emulating a chip needs programs that are not installed here; on Debian or Ubuntu: "
