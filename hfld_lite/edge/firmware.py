@@ -42,7 +42,7 @@ FORMATS = ("c", "c-float32")
 
 PRECISIONS = ("int8", "float32")
 
-COPIED = ("hfld.c", "hfld_kernels.h", "hfld_math.h", "hfld_view.c", "hfld_view.h", "main.c")
+COPIED = ("hfld.c", "hfld_kernels.h", "hfld_math.h", "hfld_view.c", "hfld_view.h")
 
 LONGEST_IDENTIFIER = 63
 """Characters of a name that every C99 compiler tells apart."""
@@ -156,8 +156,7 @@ def export_firmware(
     tested = signals[:TESTED]
     if needed:
         tested = _one_of_each(read, split.test if len(split.test) else np.arange(len(read)))
-    names, notes = identifiers(detector.class_names)
-    texts = _texts(detector, program, integers, (trust, own), names)
+    texts = sources(detector, program, integers, trust, own)
     texts["test_vector.h"] = _test_vector(detector, program, integers, tested)
     precisions = PRECISIONS if eight_bits else PRECISIONS[1:]
     sizes = _bytes(program, integers, texts["hfld_config.h"])
@@ -173,14 +172,12 @@ def export_firmware(
         "promise": own.promise if own else 'The run has no limits, so it never answers "unsure".',
         **sizes,
     }
-    copied = {name: _read(name) for name in COPIED}
-    copied |= {
-        Path(name).name: _template(name).render(**values)
-        for name in ("README.md", "Makefile", "arduino/library.properties", "arduino/classify.ino")
-    }
+    texts["main.c"] = _read("main.c")
+    for name in ("README.md", "Makefile", "arduino/library.properties", "arduino/classify.ino"):
+        texts[Path(name).name] = _template(name).render(**values)
     return Firmware(
         Path(folder),
-        tuple(_write(Path(folder), texts, copied)),
+        tuple(_write(Path(folder), texts)),
         precisions,
         difference,
         len(signals),
@@ -190,7 +187,7 @@ def export_firmware(
             name: predictor(program if name == "float32" else integers, detector)
             for name in precisions
         },
-        tuple(notes),
+        tuple(identifiers(detector.class_names)[1]),
         own,
         **figures,
     )
@@ -252,30 +249,37 @@ def _one_of_each(recordings: Recordings, rows: np.ndarray) -> np.ndarray:
     return np.asarray(recordings.signals[rows[np.sort(first)][:TESTED]], np.float32)
 
 
-def _texts(
+def sources(
     detector: Detector,
     program: Program,
     integers: Integers | None,
-    trusts: tuple[Trust | None, Trust | None],
-    names: list[str],
+    exact: Trust | None = None,
+    small: Trust | None = None,
 ) -> dict[str, str]:
-    """The generated files of the network and its view."""
+    """The files that are compiled, by name: the network, its view, and what calls them.
+
+    Args:
+        detector: with the network.
+        program: its operations.
+        integers: the same in eight bits; None for float32 only.
+        exact, small: limits of *unsure* in float32 and in eight bits; the warnings' are the same.
+    """
+    names, _ = identifiers(detector.class_names)
     # No doubt is 2: without limits nothing is unsure.
-    exact, small = (c_number(np.float32(2.0 if t is None else t.limit)) for t in trusts)
-    constants = "\n".join(f"    {name} = {i}," for i, name in enumerate(names))
+    limits = [c_number(np.float32(2.0 if each is None else each.limit)) for each in (exact, small)]
     texts = {
         "hfld.h": _template("hfld.h").render(
             classes=len(names),
             samples=detector.samples,
             rate=detector.sample_rate,
-            constants=constants,
+            constants="\n".join(f"    {name} = {i}," for i, name in enumerate(names)),
             part=part_of(detector).words,
             version=__version__,
         ),
         "hfld_config.h": _template("hfld_config.h").render(
-            exact=exact,
-            small=small,
-            view=view_config(detector, trusts[0] or trusts[1]),
+            exact=limits[0],
+            small=limits[1],
+            view=view_config(detector, exact or small),
             names=", ".join(map(c_string, detector.class_names)),
             answers=", ".join(map(c_string, detector.answers)),
         ),
@@ -284,7 +288,7 @@ def _texts(
     }
     if integers is not None:
         texts["hfld_int8.c"] = int8_source(integers)
-    return texts
+    return texts | {name: _read(name) for name in COPIED}
 
 
 def c_string(text: str) -> str:
@@ -334,10 +338,10 @@ def _bytes(program: Program, integers: Integers | None, config: str) -> dict[str
     return {"constants": constants, "memory": memory, "predict": predict, "warnings": warned}
 
 
-def _write(folder: Path, texts: dict[str, str], copied: dict[str, str]) -> list[str]:
+def _write(folder: Path, texts: dict[str, str]) -> list[str]:
     """Write the folder and the library for Arduino, which has the same files; return the names."""
     library = Path("arduino") / "hfld_detector"
-    contents = {Path(name): text for name, text in (texts | copied).items()}
+    contents = {Path(name): text for name, text in texts.items()}
     for path, text in list(contents.items()):
         if path.name.startswith("hfld"):
             contents[library / "src" / path] = text

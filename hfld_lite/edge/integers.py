@@ -102,7 +102,7 @@ class Integers:
             if op.kind == "mean":
                 products = torch.stack(
                     [
-                        torch.div(x[0][:, :, a:b].sum(2) * m[0], b - a, rounding_mode="trunc")
+                        x[0][:, :, a:b].sum(2) * (m[0] // (b - a))
                         for a, b in windows(x[0].shape[2], out.positions)
                     ],
                     2,

@@ -4,8 +4,11 @@ Bytes, operations and memory are counted; times are measured on this processor, 
 at a time.
 """
 
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -23,7 +26,11 @@ from hfld_lite.edge.analysis import (
 from hfld_lite.edge.deploy import noise
 from hfld_lite.edge.devices import DEVICES, Needs, sizes_in_words, verdicts
 from hfld_lite.edge.export import INPUT, quantise, quantise_dynamically, session, to_onnx
+from hfld_lite.edge.firmware import program_of
+from hfld_lite.edge.host import FLAGS, HostLibrary
+from hfld_lite.edge.integers import to_integers
 from hfld_lite.edge.memory import Memory, activation_memory
+from hfld_lite.errors import HfldError
 from hfld_lite.evaluation.detector import Detector
 from hfld_lite.networks import count_parameters
 from hfld_lite.storage.progress import bar
@@ -48,6 +55,10 @@ WAYS = (
     Way("ONNX Runtime", "int8", False),
     Way("ONNX Runtime", "int8", True),
     Way("ONNX Runtime", "int8 dynamic", False),
+    Way("C", "fp32", False),
+    Way("C", "fp32", True),
+    Way("C", "int8", False),
+    Way("C", "int8", True),
 )
 
 
@@ -66,6 +77,7 @@ class Costs:
         times: a row for each way and number of threads: ``runtime``, ``precision``, ``raw``,
             ``threads``, ``p50``, ``p95``, ``p99`` (ms), ``runs``.
         devices: of :func:`hfld_lite.edge.devices.verdicts`, in int8.
+        about_c: how C was compiled, or why it was not timed.
     """
 
     role: str
@@ -75,6 +87,7 @@ class Costs:
     memory: dict[str, Memory]
     times: pd.DataFrame
     devices: pd.DataFrame
+    about_c: str
 
 
 def measure(
@@ -120,14 +133,16 @@ def measure(
                 **{f"{kind}_ram": peak.peak for kind, peak in found.items()},
             }
         )
+    times, about_c = _times(detector, role, signals, threads, runs, progress)
     return Costs(
         role,
         pd.DataFrame(rows),
         sizes(network),
         compare_macs(network, shape),
         memory[role],
-        _times(detector, role, signals, threads, runs, progress),
+        times,
         verdicts(network, shape, "int8", inputs, linked),
+        about_c,
     )
 
 
@@ -193,7 +208,7 @@ def tables(costs: Costs) -> dict[str, tuple[pd.DataFrame, str]]:
             ),
             f"Measured here ({processor()}), {costs.times['runs'].max()} runs each after warm-up: "
             "median, 95th and 99th percentile. INT8 is quantised statically, INT8 DYNAMIC for "
-            "comparison. Runtimes and precisions compare only within this table.",
+            f"comparison. Runtimes and precisions compare only within this table. {costs.about_c}",
         ),
         "Devices, in INT8": (
             device_table(costs.devices),
@@ -313,14 +328,43 @@ def _times(
     threads: Sequence[int],
     runs: int,
     progress: bool,
-) -> pd.DataFrame:
-    todo = [(count, way) for count in threads for way in WAYS]
-    rows = []
-    for count, way in bar(todo, desc="timing", progress=progress, leave=False):
-        call = _call(detector, role, signals, way, count)
-        found = latency(call, count, runs // 10, runs)
-        rows.append(way._asdict() | asdict(found))
-    return pd.DataFrame(rows)
+) -> tuple[pd.DataFrame, str]:
+    """Times of all ways, and a sentence about C, which has one thread."""
+    libraries, said = {}, f"C is compiled by {' '.join(('cc', *FLAGS[:1]))}, and has one thread."
+    with tempfile.TemporaryDirectory() as place:
+        try:
+            libraries = _libraries(detector, role, signals, Path(place))
+        except HfldError as error:
+            said = f"C is not timed: {error}"
+        todo = [
+            (count, way)
+            for count in threads
+            for way in WAYS
+            if way.runtime != "C" or (count == 1 and libraries)
+        ]
+        rows = []
+        for count, way in bar(todo, desc="timing", progress=progress, leave=False):
+            if way.runtime == "C":
+                library = libraries[way.precision]
+                call = partial(library.predict, signals[0].astype(np.float32))
+                if not way.raw:
+                    call = partial(library.network, detector.inputs(signals[:1])[0].cpu().numpy())
+            else:
+                call = _call(detector, role, signals, way, count)
+            found = latency(call, count, runs // 10, runs)
+            rows.append(way._asdict() | asdict(found))
+    return pd.DataFrame(rows), said
+
+
+def _libraries(
+    detector: Detector, role: str, signals: np.ndarray, folder: Path
+) -> dict[str, HostLibrary]:
+    program = program_of(detector, role)
+    integers = to_integers(program, detector.inputs(signals).cpu())
+    return {
+        precision: HostLibrary(detector, network, folder / precision)
+        for precision, network in (("fp32", program), ("int8", integers))
+    }
 
 
 def _call(

@@ -180,13 +180,13 @@ static inline void hfld_mean(const hfld_fixed *f, int32_t channels, int32_t posi
     for (int32_t i = 0; i < outputs; i++) {
         int32_t begin = i * positions / outputs;
         int32_t end = ((i + 1) * positions + outputs - 1) / outputs;
+        int32_t multiplier = f->multiplier_a / (end - begin);
         for (int32_t c = 0; c < channels; c++) {
             int32_t sum = 0;
             for (int32_t t = begin; t < end; t++)
                 sum += in[t * channels + c] - f->zero_a;
             out[i * channels + c] = hfld_clip(
-                f->zero_out + hfld_round((int64_t)sum * f->multiplier_a / (end - begin), f->shift),
-                f->low);
+                f->zero_out + hfld_round((int64_t)sum * multiplier, f->shift), f->low);
         }
     }
 }
