@@ -235,7 +235,21 @@ def test_the_parts_are_what_the_linker_placed(core, folder, tmp_path):
     placed = {row.name: row for row in linked.placed}
     assert placed["weights"].section == ".rodata"
     assert placed["hfld_predict"].part == "code"
+    assert placed["main"].part == placed["vectors"].part == "start-up and test program"
     assert [row.address for row in linked.placed] == sorted(row.address for row in linked.placed)
+
+
+@on_chip
+def test_flags_of_the_compiler_are_obeyed(folder, recordings, tmp_path):
+    fast, small = (
+        chip.build(folder, "m4", "float32", tmp_path / flags[-1], flags=flags)
+        for flags in (("-O2",), ("-DHFLD_WARNINGS=0", "-Os"))
+    )
+    assert small.flash["code"] < fast.flash["code"]
+    assert {row.name for row in fast.placed} - {row.name for row in small.placed} >= {
+        "hfld_warnings"
+    }
+    assert not chip.emulate(small, recordings).warnings.any()
 
 
 @on_chip
