@@ -41,11 +41,10 @@ LIBRARY = """
 #include <math.h>
 #include "hfld.h"
 static uint32_t arena[HFLD_ARENA_BYTES / 4];
-static int32_t calls = 7;
+static volatile int32_t clipped = 2;
 int hfld_predict(const float *samples, int32_t count, float *probabilities)
 {
     float *read = (float *)arena, logits[HFLD_CLASSES], sum = 0;
-    calls++;
     if (count != HFLD_SAMPLES) return -1;
     for (int32_t i = 0; i < count; i++) {
         if (!isfinite(samples[i])) return -2;
@@ -66,7 +65,7 @@ int hfld_warnings(const float *samples, int32_t count)
 {
     int32_t loud = 0;
     for (int32_t i = 0; i < count; i++) loud += fabsf(samples[i]) >= 1.0f;
-    return loud > 1 ? 2 : 0;
+    return loud > 1 ? clipped : 0;
 }
 """
 WEIGHTS = ", ".join(f"{value:.9g}f" for value in np.random.default_rng(3).normal(size=192))
@@ -229,13 +228,27 @@ def test_the_parts_are_what_the_linker_placed(core, folder, tmp_path):
     assert linked.ram["arena"] == 2048
     assert linked.ram["recording buffer"] == 4 * SAMPLES
     assert linked.ram["static data"] == 4
-    assert 768 <= linked.flash["constants"] <= 780, "192 weights, the initial value of `calls`"
+    assert 768 <= linked.flash["constants"] <= 780, "192 weights, the initial value of `clipped`"
     assert 0 < linked.flash["start-up and test program"] < 900
     assert (linked.flash["runtime library"] > 0) == (core == "m0"), "an M4 has floats in hardware"
     placed = {row.name: row for row in linked.placed}
     assert placed["weights"].section == ".rodata"
     assert placed["hfld_predict"].part == "code"
+    assert placed["main"].part == placed["vectors"].part == "start-up and test program"
     assert [row.address for row in linked.placed] == sorted(row.address for row in linked.placed)
+
+
+@on_chip
+def test_flags_of_the_compiler_are_obeyed(folder, recordings, tmp_path):
+    fast, small = (
+        chip.build(folder, "m4", "float32", tmp_path / flags[-1], flags=flags)
+        for flags in (("-O2",), ("-DHFLD_WARNINGS=0", "-Os"))
+    )
+    assert small.flash["code"] < fast.flash["code"]
+    assert {row.name for row in fast.placed} - {row.name for row in small.placed} >= {
+        "hfld_warnings"
+    }
+    assert not chip.emulate(small, recordings).warnings.any()
 
 
 @on_chip

@@ -23,8 +23,7 @@ from hfld_lite.errors import ArgumentError, HfldError, nearest
 
 COMPILER, EMULATOR = "arm-none-eabi-gcc", "qemu-system-arm"
 PRECISIONS = ("float32", "int8")
-FLAGS = ("-O2",)
-"""Optimisation of the compiler; ``-Os`` makes smaller and slower code."""
+OPTIMISED = "-O2"
 
 KIB, MIB = 2**10, 2**20
 KNOWN_LOOP = 1_000_000  # instructions; main.c
@@ -256,7 +255,7 @@ def build(
     precision: str,
     out: Path | str,
     *,
-    flags: Sequence[str] = FLAGS,
+    flags: Sequence[str] = (),
 ) -> Linked:
     """Compile and link an exported C folder for a core.
 
@@ -265,7 +264,8 @@ def build(
         core: ``cortex-m4``, ``m4``, …
         precision: ``float32`` or ``int8``.
         out: folder for the objects, ``program.elf`` and ``program.map``; made if need be.
-        flags: further flags of the compiler, such as ``-Os`` or ``-DHFLD_WARNINGS=0``.
+        flags: further flags of the compiler, such as ``-Os`` in place of OPTIMISED, or
+            ``-DHFLD_WARNINGS=0``, which leaves out ``hfld_warnings`` and its memory.
 
     Raises:
         ArgumentError: for an unknown core or precision, or a folder without that precision.
@@ -288,7 +288,7 @@ def build(
     library = [path for path in sorted(folder.glob("*.c")) if path.name not in left_out]
     with resources.as_file(resources.files("hfld_lite.edge") / "templates/c/chip") as test:
         compiling = [
-            *(COMPILER, *found.flags, "-mthumb", "-std=c99", *FLAGS, *flags, "-g0"),
+            *(COMPILER, *found.flags, "-mthumb", "-std=c99", OPTIMISED, *flags),
             # sqrtf as one instruction where there is one, which does not set errno.
             *("-fno-math-errno", "-ffunction-sections", "-fdata-sections"),
             *(["-DHFLD_FLOAT32"] if precision == "float32" else []),
@@ -482,8 +482,10 @@ def _placed(map_text: str, library: set[str]) -> tuple[Placed, ...]:
             if rows and rows[-1].section == output:
                 rows[-1] = replace(rows[-1], size=address - rows[-1].address)
             # An archive's file, as in libgcc.a(_divsi3.o), has one function and names it.
-            member = re.search(r"\.a\((.+)\.o\)$", file.name)
-            name = member[1] if member else name.removeprefix(output).strip(".") or file.stem
+            member = re.search(r"\.a\((?:lib_a-)?(.+)\.o\)$", file.name)
+            # .text.hfld_predict, .text.startup.main, .vectors
+            name = member[1] if member else name.removeprefix(output).removeprefix(".startup")
+            name = name.strip(".") or output.strip(".")
             part = _part(name, output, file.name, library)
             rows.append(Placed(name, part, output, address, end - address))
     return tuple(sorted(rows, key=lambda row: row.address))
