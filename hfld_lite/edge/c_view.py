@@ -81,6 +81,23 @@ def work(points: int) -> int:
     return points + 4 * max((r for r in factors(points) if r % 2), default=0)
 
 
+def circle(points: int) -> dict[str, Any]:
+    """What the members of C's ``hfld_wave`` are for a circle of ``points`` steps."""
+    shift = min(range(points.bit_length()), key=lambda bits: (1 << bits) + (points // 2 >> bits))
+    step = 2 * np.pi / points
+    fine = np.arange(1 << shift) * step
+    coarse = np.arange(0, points // 2 + 1, 1 << shift) * step
+    # cos x − 1, without the digits that a difference of neighbours loses
+    less = -2 * np.sin(fine / 2) ** 2 + 0.0
+    return {
+        "points": points,
+        "shift": shift,
+        "coarse": np.stack([np.cos(coarse), np.sin(coarse)], 1).astype(np.float32).ravel(),
+        "fine": np.stack([less, np.sin(fine)], 1).astype(np.float32).ravel(),
+        "strides": np.int32([*(points // np.cumprod(factors(points), dtype=int)), 0]),
+    }
+
+
 def _view(detector: Detector, facts: dict[str, Any]) -> tuple[list[str], list[int]]:
     """Macros and tables of the view, and the lengths of the circles that it needs."""
     # Any recording that is not constant has a view of the right length.
@@ -145,32 +162,20 @@ def _warnings(detector: Detector, limits: dict[str, Any] | None) -> list[str]:
 
 
 def _wave(points: int) -> list[str]:
-    """The tables of a circle of ``points`` steps, and the strides of its Fourier transform."""
-    shift = _shift(points)
-    fine = np.arange(1 << shift) * (2 * np.pi / points)
-    coarse = np.arange(0, points // 2 + 1, 1 << shift) * (2 * np.pi / points)
-    # cos x − 1 without the digits that a difference of neighbours loses.
-    tables = {"fine": (-2 * np.sin(fine / 2) ** 2, np.sin(fine))}
-    tables["coarse"] = (np.cos(coarse), np.sin(coarse))
-    strides = points // np.cumprod(factors(points), dtype=int)
+    tables = circle(points)
     return [
         *(
-            _table("float", f"{name}_{points}", map(_float, np.stack(table, 1).ravel()))
-            for name, table in tables.items()
+            _table("float", f"{name}_{points}", map(_float, tables[name]))
+            for name in ("coarse", "fine")
         ),
-        _table("int32_t", f"strides_{points}", [*strides, 0]),
+        _table("int32_t", f"strides_{points}", tables["strides"]),
     ]
 
 
 def _named(points: int) -> str:
     """What initialises the ``hfld_wave`` of so many points."""
     tables = ", ".join(f"hfld_{name}_{points}" for name in ("coarse", "fine", "strides"))
-    return f"{points}, {_shift(points)}, {tables}"
-
-
-def _shift(points: int) -> int:
-    """Bits of a step that the fine table has, so that both tables are short."""
-    return min(range(points.bit_length()), key=lambda bits: (1 << bits) + (points // 2 >> bits))
+    return f"{points}, {circle(points)['shift']}, {tables}"
 
 
 def _macros(values: dict[str, Any]) -> list[str]:
