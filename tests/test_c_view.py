@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from hfld_lite import Detector, Recipe
 from hfld_lite.data.views import network_inputs
-from hfld_lite.edge.c_view import circle, view_config, work
+from hfld_lite.edge.c_view import circle, factors, view_config, work
 from hfld_lite.evaluation.trust import CLIPPED, NOVEL, make_trust
 
 pytestmark = pytest.mark.skipif(not shutil.which("gcc"), reason="there is no C compiler (gcc)")
@@ -218,11 +218,12 @@ def test_a_fourier_transform_of_any_length(every_radix, points, share):
     x = x.astype(np.float32)
     exact = np.fft.rfft(x.astype(float), points)
     error = np.abs(every_radix.fourier(x, points) - exact).max()
-    assert error <= 3e-6 * np.sqrt(np.mean(np.square(np.abs(exact))))
+    likely = 1e-6 + 2e-7 * np.sqrt(max(factors(points), default=1))  # of its sums of float32
+    assert error <= likely * np.sqrt(np.mean(np.square(np.abs(exact))))
 
 
-def compare(built, count=3, seed=0):
-    """Deviations of C from the library, over the view's scale, which is about 1."""
+def compare(built, count=3, seed=0, tolerance=1e-5):
+    """A view's scale is about 1. 80 dB below the peak, either FFT's rounding is 1e-5 and more."""
     detector = built.detector
     x = recordings(count, detector.samples, seed)
     for rows, floats in ((x, x), (integers(x), integers(x) / np.float32(32768))):
@@ -231,7 +232,7 @@ def compare(built, count=3, seed=0):
             status, found = built.view(row)
             assert status == OK
             assert np.isfinite(found).all()
-            np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5)
+            np.testing.assert_allclose(found, wanted, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("recipe", VIEWS, ids=lambda recipe: "-".join(recipe.values()))
@@ -258,7 +259,8 @@ def test_a_view_of_any_length(tmp_path_factory, samples, sample_rate, recipe, bi
         bins = None
     recipe = recipe | {"bins": bins, "samples": cut}
     detector = detector_of(samples, sample_rate, **recipe)
-    compare(Built(tmp_path_factory.mktemp("c"), detector, options=("-O0",)), seed=samples)
+    built = Built(tmp_path_factory.mktemp("c"), detector, options=("-O0",))
+    compare(built, seed=samples, tolerance=1e-4)
 
 
 @pytest.mark.parametrize("samples", [7000, 6001, 30])
@@ -272,15 +274,12 @@ def test_warnings_are_those_of_the_library(tmp_path, samples, mel):
     scores = trust.scores(x)
     np.testing.assert_allclose([built.novelty(row) for row in x], scores, rtol=1e-5)
     clear = np.abs(scores / trust.novelty - 1) > 1e-4
-    expected = [1 * (NOVEL in texts) + 2 * (CLIPPED in texts) for texts in trust.warnings(x[clear])]
-    assert [built.doubt(row) for row in x[clear]] == expected
-    assert set(expected) >= ({0, 1, 2} if samples > 30 else {0, 1})
     whole = integers(x[clear])
-    expected = [
-        1 * (NOVEL in texts) + 2 * (CLIPPED in texts)
-        for texts in trust.warnings(whole / np.float32(32768))
-    ]
-    assert [built.doubt(row) for row in whole] == expected
+    for rows, floats in ((x[clear], x[clear]), (whole, whole / np.float32(32768))):
+        said = trust.warnings(floats)
+        expected = [1 * (NOVEL in texts) + 2 * (CLIPPED in texts) for texts in said]
+        assert [built.doubt(row) for row in rows] == expected
+        assert set(expected) >= ({0, 1, 2} if samples > 30 else {0, 1})
 
 
 def test_a_run_at_both_ends_is_clipped_from_the_limit_on(mel):
