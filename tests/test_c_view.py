@@ -282,6 +282,15 @@ def test_warnings_are_those_of_the_library(tmp_path, samples, mel):
         assert set(expected) >= ({0, 1, 2} if samples > 30 else {0, 1})
 
 
+def test_each_class_may_have_its_own_deviations(tmp_path):
+    trust = trust_for(30)
+    rows = np.linspace(0.3, 3, 3)[:, None] * trust.deviations
+    trust = trust.model_copy(update={"deviations": tuple(map(tuple, rows))})
+    built = Built(tmp_path, detector_of(30, view="time"), trust)
+    x = recordings(20, 30, seed=2)
+    np.testing.assert_allclose([built.novelty(row) for row in x], trust.scores(x), rtol=1e-5)
+
+
 def test_a_run_at_both_ends_is_clipped_from_the_limit_on(mel):
     trust = trust_for(7000)
     x = recordings(1, 7000)[0]

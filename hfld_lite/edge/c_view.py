@@ -37,13 +37,11 @@ def view_config(detector: Detector, trust: Trust | None) -> str:
     lines = ["/* the view */", *view]
     lines += ["", "/* the warnings */", *_warnings(detector, limits if trust else None)]
     doubted = [detector.samples] if trust else []
-    transformed = [facts["points"]] if facts["points"] else []
-    for radix, name in (((2,), "2"), ((4,), "4"), (None, "ODD")):
-        needed = [
-            any(r in radix if radix else r % 2 for n in lengths for r in factors(n))
-            for lengths in (transformed, doubted)
-        ]
-        lines += _macros({f"RADIX_{name}": f"({needed[0]:d} || ({needed[1]:d} && HFLD_DOUBTS))"})
+    seen = _radices(facts["points"] or 1)
+    checked = _radices(*doubted)
+    for name in ("2", "4", "ODD"):
+        used = f"({name in seen:d} || ({name in checked:d} && HFLD_DOUBTS))"
+        lines += _macros({f"RADIX_{name}": used})
     for points in dict.fromkeys(waves + doubted):
         lines += _wave(points)
     normal = [int(label in limits["normal"]) for label in range(len(detector.class_names))]
@@ -74,6 +72,11 @@ def factors(points: int) -> list[int]:
             points, odd = points // prime, [*odd, prime]
         prime += 2
     return odd + twos + fours
+
+
+def _radices(*lengths: int) -> set[str]:
+    """Which of the passes of ``hfld_view.c`` transforms of these lengths need."""
+    return {"ODD" if r % 2 else str(r) for points in lengths for r in factors(points)}
 
 
 def work(points: int) -> int:
