@@ -15,6 +15,7 @@ from hfld_lite.app.figures import confusions, curves, size_against_accuracy, spe
 from hfld_lite.app.fonts import family, numbered, shown
 from hfld_lite.app.style import COLOURS, STYLE, TERM_LABELS, house_style, png
 from hfld_lite.course import figures
+from hfld_lite.edge.chip import ARENA, BUFFER, CODE, CONSTANTS, DATA, TEST
 
 
 @pytest.fixture
@@ -56,6 +57,32 @@ def test_a_forest_says_how_far_the_far_ones_are_and_does_not_squeeze_the_others(
     unclear = figures.forest({"bearings": compared}, "alone").axes[0]
     marks = [[m for m in a.get_lines() if m.get_marker() == "<"] for a in (axis, unclear)]
     assert [m.get_markerfacecolor() for (m,) in marks] == [COLOURS[1], "white"]
+
+
+def test_a_memory_map_draws_every_byte_once_and_names_the_largest():
+    placed = pd.DataFrame(
+        [
+            ("vectors", TEST, ".vectors", 64),
+            ("hfld_predict", CODE, ".text", 700),
+            ("weights_1", CONSTANTS, ".rodata", 4000),
+            ("bias_1", CONSTANTS, ".rodata", 40),
+            ("calls", DATA, ".data", 16),
+            ("hfld_arena", ARENA, ".bss", 3000),
+            ("recording", BUFFER, ".bss", 2000),
+            ("answer", TEST, ".bss", 52),
+        ],
+        columns=["name", "part", "section", "size"],
+    )
+    flash, ram = figures.memory_map(placed, 256).axes
+    heights = [sum(1024 * bar.get_height() for bar in axis.patches) for axis in (flash, ram)]
+    assert heights == pytest.approx([64 + 700 + 4040 + 16, 16 + 3000 + 256 + 2000])
+    assert (flash.get_xlabel(), ram.get_xlabel()) == ("flash, 4,820 bytes", "RAM, 3,272 bytes")
+    named = [[text.get_text() for text in axis.texts] for axis in (flash, ram)]
+    assert named[0] == ["hfld_predict, 700", "weights_1, 4,000"], "not what is small"
+    assert named[1] == ["hfld_arena, 3,000", "stack, 256", "recording, 2,000"]
+    legends = [text.get_text() for a in (flash, ram) for text in a.get_legend().get_texts()]
+    assert "constants, 4,056" in legends, "what is initialised lies in flash, too"
+    assert "recording buffer, 2,000, the caller's" in legends
 
 
 def test_trends_has_a_line_for_each_method_in_the_order_of_x(study_figures):

@@ -10,11 +10,26 @@ from test_widgets import DEFECTIVE, DOUBT, NAMES, STUDENT, SWEEP, TEACHER, histo
 from hfld_lite.app.figures import confusions
 from hfld_lite.app.style import png
 from hfld_lite.course import figures, widgets
+from hfld_lite.edge.chip import ARENA, BUFFER, CODE, CONSTANTS, RUNTIME, TEST
 from hfld_lite.edge.devices import Needs
 
 SHARES = np.linspace(0, 1, 64).reshape(8, 8)
 EIGHT = [str(number) for number in range(8)]
 LIVE = pd.DataFrame({"role": ["a", "a"], "epoch": [1, 2], "total": 1.0, "validation_accuracy": 0.5})
+PLACED = pd.DataFrame(
+    [
+        ("vectors", TEST, ".vectors", 64),
+        ("hfld_predict", CODE, ".text", 700),
+        ("memcpy", RUNTIME, ".text", 300),
+        ("weights_1", CONSTANTS, ".rodata", 4000),
+        ("bias_1", CONSTANTS, ".rodata", 40),
+        ("started", ARENA, ".data", 8),
+        ("hfld_arena", ARENA, ".bss", 3000),
+        ("recording", BUFFER, ".bss", 2000),
+        ("answer", TEST, ".bss", 52),
+    ],
+    columns=["name", "part", "section", "size"],
+)
 
 
 def of(explorer):
@@ -26,6 +41,7 @@ FIGURES = {
     "confusions": lambda: confusions({"student": (63 * SHARES).round().astype(int)}, EIGHT),
     "live": lambda: figures.live(LIVE, {"a": 2}),
     "logits": lambda: of(widgets.explore_logits(TEACHER, STUDENT, NAMES)),
+    "memory map": lambda: figures.memory_map(PLACED, 256),
     "matching": lambda: of(widgets.explore_matching(torch.ones(8, 9), torch.ones(8, 9))),
     "sizes": lambda: of(widgets.explore_sizes(1750)),
     "weights": lambda: of(widgets.explore_weights({"naive": history(0.5)})),
@@ -74,6 +90,15 @@ def test_every_text_of_the_studys_chain_stands_out(study_figures):
         {"role": ["teacher", "student"], "parameters": [400, 100], "accuracy": [0.96, 0.95]}
     )
     assert_legible(study_figures.chain(networks, 0.9))
+
+
+def test_every_part_of_a_memory_map_stands_out_from_the_paper():
+    for part, colour in figures.MEMORY_PARTS.items():
+        assert part == BUFFER or contrast(colour, "white") >= 3, part
+    boxes = [bar for axis in figures.memory_map(PLACED, 256).axes for bar in axis.patches]
+    outlined = [contrast(bar.get_edgecolor()[:3], "white") > 3 for bar in boxes]
+    filled = [contrast(bar.get_facecolor()[:3], "white") >= 3 for bar in boxes]
+    assert all(out or inner for out, inner in zip(outlined, filled, strict=True))
 
 
 def assert_legible(figure):

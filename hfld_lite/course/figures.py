@@ -24,9 +24,26 @@ from hfld_lite.app.style import (
     term_styles,
     words,
 )
+from hfld_lite.edge.chip import ARENA, BUFFER, CODE, CONSTANTS, DATA, RUNTIME, TEST
 
 FAR = 5.0
 """Points of accuracy that a forest plot shows to either side."""
+
+STACK = "stack"
+NAMED = 0.04
+"""Share of a memory from which on its map names a table or function."""
+
+MEMORY_PARTS = {
+    CODE: COLOURS[0],
+    CONSTANTS: COLOURS[1],
+    RUNTIME: "0.35",
+    TEST: "0.55",
+    ARENA: COLOURS[2],
+    DATA: COLOURS[3],
+    STACK: "black",
+    BUFFER: "white",
+}
+"""Parts of a program from the bottom of its bar to the top, and their colours."""
 
 COST_LABELS = {
     "int8_bytes": "bytes in INT8",
@@ -486,4 +503,60 @@ def front(
         for line, name in zip(*axis.get_legend_handles_labels(), strict=True)
     }
     figure.legend(known.values(), known, loc="outside lower center", ncols=len(known), fontsize=9)
+    return figure
+
+
+@house_style()
+def memory_map(placed: pd.DataFrame, stack_bytes: int) -> Figure:
+    """A linked program's flash and RAM, one bar each of its parts, the largest things named.
+
+    The recording buffer is drawn too, but belongs to the caller: the title leaves it out. Of the
+    test program only the flash is drawn, as :class:`hfld_lite.edge.chip.Emulated` counts it.
+
+    Args:
+        placed: rows of :class:`hfld_lite.edge.chip.Placed`: ``name``, ``part``, ``section``,
+            ``size`` in bytes.
+        stack_bytes: measured, for RAM; the map has none.
+    """
+    initialised, zeroed = (placed["section"] == section for section in (".data", ".bss"))
+    in_flash = placed["part"].isin([CODE, CONSTANTS, RUNTIME, TEST])
+    stack = pd.DataFrame([{"name": STACK, "part": STACK, "size": stack_bytes}])
+    memories = {
+        # What is initialised lies in flash too, as constants.
+        "flash": placed.assign(part=placed["part"].where(in_flash, CONSTANTS))[~zeroed],
+        "RAM": pd.concat([placed[(initialised | zeroed) & (placed["part"] != TEST)], stack]),
+    }
+    figure = Figure(figsize=(9, 4.6), layout="constrained")
+    axes = figure.subplots(1, 2)
+    for axis, (memory, table) in zip(axes, memories.items(), strict=True):
+        low, least = 0, NAMED * table["size"].sum()
+        for part, colour in MEMORY_PARTS.items():
+            mine = table[table["part"] == part].sort_values("size", ascending=False)
+            if mine.empty:
+                continue
+            label = f"{part}, {mine['size'].sum():,}" + ", the caller's" * (part == BUFFER)
+            named = mine[mine["size"] >= least]
+            rest, others = mine["size"].sum() - named["size"].sum(), len(mine) - len(named)
+            pieces = [*zip(named["name"], named["size"], strict=True), (f"{others} smaller", rest)]
+            for name, size in pieces:
+                axis.bar(
+                    0,
+                    size / 1024,
+                    1,
+                    low / 1024,
+                    color=colour,
+                    edgecolor="black" if part == BUFFER else "white" if size >= least else colour,
+                    linestyle="--" if part == BUFFER else "-",  # another's, so an empty box
+                    linewidth=0.8,
+                    label=label,
+                )
+                label = None
+                if size >= least:
+                    middle = (low + size / 2) / 1024
+                    axis.text(0.58, middle, f"{name}, {size:,}", va="center", fontsize=8)
+                low += size
+        own = table.loc[table["part"] != BUFFER, "size"].sum()
+        axis.set(xlim=(-0.6, 2.6), xticks=[], xlabel=f"{memory}, {own:,} bytes", ylabel="KiB")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.legend(fontsize=8, reverse=True, loc="lower left", bbox_to_anchor=(0, 1))
     return figure
