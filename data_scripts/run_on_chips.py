@@ -14,7 +14,7 @@ import pandas as pd
 import typer
 from typer import Option
 
-from hfld_lite.app.on_chip import run_on_chip
+from hfld_lite.app.on_chip import run_on_chips
 from hfld_lite.app.runs import load_run
 from hfld_lite.edge.chip import COMPILER, CORES, EMULATOR
 from hfld_lite.storage.files import write_whole
@@ -36,8 +36,7 @@ def main(
     """Run on every core and write the tables."""
     loaded, rows, parts = load_run(run), [], []
     tools = {"compiler": version(COMPILER), "emulator": version(EMULATOR)}
-    for core in CORES:
-        found = run_on_chip(loaded, core, most=recordings)
+    for core, found in run_on_chips(loaded, list(CORES), most=recordings).items():
         for row in found.table.to_dict("records"):
             counts = {"recordings": found.recordings, "machine": found.machine}
             rows.append({"core": core} | row | counts | tools)

@@ -22,6 +22,7 @@ from hfld_lite.errors import RecipeError
 
 LINKED = Needs("int8", 40_000, 30_000, 0, "cortex-m4")
 RUNS = (("torch", "fp32"), ("ONNX Runtime", "fp32"), ("ONNX Runtime", "int8"))
+RUNS += (("C", "fp32"), ("C", "int8"))
 
 
 @pytest.fixture(scope="module")

@@ -240,18 +240,12 @@ def _edge_on_chips(
     progress: bool,
 ) -> None:
     """Run on each core, and print a table of all, and what fits now."""
-    from hfld_lite.app.on_chip import linked_sizes, run_on_chip
+    from hfld_lite.app.on_chip import linked_sizes, run_on_chips
     from hfld_lite.edge import devices
-    from hfld_lite.edge.chip import core_named, require_tools
     from hfld_lite.edge.firmware import input_length
     from hfld_lite.edge.summary import chip_tables, device_table
 
-    names = [core_named(core).name for core in cores]  # a wrong one is said before a long run
-    require_tools()
-    found = {
-        name: run_on_chip(run, name, role, most=most, data=data, progress=progress)
-        for name in dict.fromkeys(names)
-    }
+    found = run_on_chips(run, cores, role, most=most, data=data, progress=progress)
     rows = [
         {"core": name, "machine": each.machine} | row
         for name, each in found.items()

@@ -65,9 +65,9 @@ class OnChip:
     machine: str
 
 
-def run_on_chip(
+def run_on_chips(
     run: Run,
-    core: str,
+    cores: Sequence[str],
     role: str = "student",
     *,
     most: int = RECORDINGS,
@@ -75,14 +75,14 @@ def run_on_chip(
     out: str | Path | None = None,
     flags: Sequence[str] = (),
     progress: bool = True,
-) -> OnChip:
-    """Export a network as C, link it for a core, and run the test recordings in QEMU.
+) -> dict[str, OnChip]:
+    """Export a network as C, link it for each core, and run the test recordings in QEMU.
 
     The sizes are stored in the run's folder, where :func:`linked_sizes` finds them.
 
     Args:
         run: of `load_run`.
-        core: such as ``"cortex-m4"``.
+        cores: such as ``"cortex-m4"`` or ``"m4"``.
         role: of the network.
         most: recordings of the test part that are run, drawn at random; 0 for all.
         data: where the run's recordings are now, if they were moved.
@@ -90,17 +90,22 @@ def run_on_chip(
         flags: more options for the compiler, such as ``-O3``.
         progress: show a bar.
 
+    Returns:
+        What came out, by the core's full name.
+
     Raises:
-        ArgumentError: if the core is unknown, or ``most`` is negative.
-        HfldError: if a tool is missing (the packages are named), the program does not fit into the
+        ArgumentError: if a core is unknown, or ``most`` is negative.
+        HfldError: if a tool is missing (the packages are named), a program does not fit into the
             emulated memory or faults; and as :func:`export_firmware` says.
     """
     if most < 0:
         raise ArgumentError(f"most is {most}; give a number of recordings, or 0 for all.")
-    name = core_named(core).name
+    names = list(dict.fromkeys(core_named(core).name for core in cores))
     require_tools()
     recordings = run.recordings(progress, data)
     part, of = _some(recordings.select(run.split.test), most)
+    exact = run.detector.predict(part.signals, part.sample_rate, role)
+    found = {}
     with tempfile.TemporaryDirectory() as place:
         folder = Path(out or place)
         firmware = export_firmware(
@@ -111,31 +116,29 @@ def run_on_chip(
             recordings=lambda: recordings,
             split=run.split,
         )
-        linked = {
-            precision: build(folder, name, precision, folder / f"{name}-{precision}", flags=flags)
-            for precision in firmware.precisions
-        }
-        emulated = {}
-        with bar(
-            total=len(part) * len(linked), desc=f"in {name}", progress=progress, leave=False
-        ) as shown:
-            for precision, program in linked.items():
-                emulated[precision] = _emulate(program, part.signals, shown)
-    rows = [
-        _row(run, role, part, found, firmware.predict[precision])
-        for precision, found in emulated.items()
-    ]
-    made = OnChip(
-        firmware,
-        linked,
-        emulated,
-        pd.DataFrame(rows),
-        len(average(part.labels, part.wholes)[1]),
-        of,
-        next(iter(emulated.values())).machine,
-    )
-    _store(run, role, emulated)
-    return made
+        here = {name: firmware.predict[name](part.signals) for name in firmware.precisions}
+        total = len(part) * len(names) * len(here)
+        with bar(total=total, desc="emulating", progress=progress, leave=False) as shown:
+            for name in names:
+                linked = {
+                    each: build(folder, name, each, folder / f"{name}-{each}", flags=flags)
+                    for each in here
+                }
+                emulated = {
+                    each: _emulate(program, part.signals, shown) for each, program in linked.items()
+                }
+                rows = [_row(run, part, exact, here[each], emulated[each]) for each in here]
+                found[name] = OnChip(
+                    firmware,
+                    linked,
+                    emulated,
+                    pd.DataFrame(rows),
+                    len(average(part.labels, part.wholes)[1]),
+                    of,
+                    emulated["int8"].machine,
+                )
+                _store(run, role, emulated)
+    return found
 
 
 def _some(part: Recordings, most: int) -> tuple[Recordings, int]:
@@ -158,10 +161,10 @@ def _emulate(program: Linked, signals: np.ndarray, shown: Any) -> Emulated:
     return Emulated.joined(parts)
 
 
-def _row(run: Run, role: str, part: Recordings, found: Emulated, host: Any) -> dict[str, Any]:
+def _row(
+    run: Run, part: Recordings, torch_says: np.ndarray, host_says: np.ndarray, found: Emulated
+) -> dict[str, Any]:
     answered = found.statuses == 0
-    torch_says = run.detector.predict(part.signals, part.sample_rate, role)
-    host_says = host(part.signals)
     chip_says = np.where(answered[:, None], found.probabilities, 0)
     mean, rows = average(chip_says, part.wholes)
     exact, _ = average(torch_says, part.wholes)
@@ -242,7 +245,7 @@ def _stored(folder: Path) -> list[_Size]:
 
 
 def linked_sizes(run: Run, role: str) -> list[Needs]:
-    """What the programs need that `run_on_chip` linked for a role, with a buffer of 16-bit samples.
+    """What the programs need that `run_on_chips` linked for a role, with a buffer of 16-bit samples.
 
     Raises:
         RecipeError: if the stored sizes cannot be read.
