@@ -186,7 +186,7 @@ def _table(kind: str, name: str, values: Iterable[object]) -> str:
 
 
 def c_number(value: object) -> str:
-    """A number as C has it; the least int32 has no literal of its own."""
+    """A number as C has it, a float32 with all its digits."""
     if isinstance(value, np.floating):
         text = f"{float(value):.9g}"
         return text + ("f" if "." in text or "e" in text else ".0f")

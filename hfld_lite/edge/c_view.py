@@ -37,13 +37,11 @@ def view_config(detector: Detector, trust: Trust | None) -> str:
     lines = ["/* the view */", *view]
     lines += ["", "/* the warnings */", *_warnings(detector, limits if trust else None)]
     doubted = [detector.samples] if trust else []
-    transformed = [facts["points"]] if facts["points"] else []
-    for radix, name in (((2,), "2"), ((4,), "4"), (None, "ODD")):
-        needed = [
-            any(r in radix if radix else r % 2 for n in lengths for r in factors(n))
-            for lengths in (transformed, doubted)
-        ]
-        lines += _macros({f"RADIX_{name}": f"({needed[0]:d} || ({needed[1]:d} && HFLD_DOUBTS))"})
+    seen = _radices(facts["points"] or 1)
+    checked = _radices(*doubted)
+    for name in ("2", "4", "ODD"):
+        used = f"({name in seen:d} || ({name in checked:d} && HFLD_DOUBTS))"
+        lines += _macros({f"RADIX_{name}": used})
     for points in dict.fromkeys(waves + doubted):
         lines += _wave(points)
     normal = [int(label in limits["normal"]) for label in range(len(detector.class_names))]
@@ -76,9 +74,31 @@ def factors(points: int) -> list[int]:
     return odd + twos + fours
 
 
+def _radices(*lengths: int) -> set[str]:
+    """Which of the passes of ``hfld_view.c`` transforms of these lengths need."""
+    return {"ODD" if r % 2 else str(r) for points in lengths for r in factors(points)}
+
+
 def work(points: int) -> int:
     """Floats that a Fourier transform needs: the values, and four times the largest odd factor."""
     return points + 4 * max((r for r in factors(points) if r % 2), default=0)
+
+
+def circle(points: int) -> dict[str, Any]:
+    """What the members of C's ``hfld_wave`` are for a circle of ``points`` steps."""
+    shift = min(range(points.bit_length()), key=lambda bits: (1 << bits) + (points // 2 >> bits))
+    step = 2 * np.pi / points
+    fine = np.arange(1 << shift) * step
+    coarse = np.arange(0, points // 2 + 1, 1 << shift) * step
+    # cos x − 1, without the digits that a difference of neighbours loses
+    less = -2 * np.sin(fine / 2) ** 2 + 0.0
+    return {
+        "points": points,
+        "shift": shift,
+        "coarse": np.stack([np.cos(coarse), np.sin(coarse)], 1).astype(np.float32).ravel(),
+        "fine": np.stack([less, np.sin(fine)], 1).astype(np.float32).ravel(),
+        "strides": np.int32([*(points // np.cumprod(factors(points), dtype=int)), 0]),
+    }
 
 
 def _view(detector: Detector, facts: dict[str, Any]) -> tuple[list[str], list[int]]:
@@ -145,32 +165,20 @@ def _warnings(detector: Detector, limits: dict[str, Any] | None) -> list[str]:
 
 
 def _wave(points: int) -> list[str]:
-    """The tables of a circle of ``points`` steps, and the strides of its Fourier transform."""
-    shift = _shift(points)
-    fine = np.arange(1 << shift) * (2 * np.pi / points)
-    coarse = np.arange(0, points // 2 + 1, 1 << shift) * (2 * np.pi / points)
-    # cos x − 1 without the digits that a difference of neighbours loses.
-    tables = {"fine": (-2 * np.sin(fine / 2) ** 2, np.sin(fine))}
-    tables["coarse"] = (np.cos(coarse), np.sin(coarse))
-    strides = points // np.cumprod(factors(points), dtype=int)
+    tables = circle(points)
     return [
         *(
-            _table("float", f"{name}_{points}", map(_float, np.stack(table, 1).ravel()))
-            for name, table in tables.items()
+            _table("float", f"{name}_{points}", map(_float, tables[name]))
+            for name in ("coarse", "fine")
         ),
-        _table("int32_t", f"strides_{points}", [*strides, 0]),
+        _table("int32_t", f"strides_{points}", tables["strides"]),
     ]
 
 
 def _named(points: int) -> str:
     """What initialises the ``hfld_wave`` of so many points."""
     tables = ", ".join(f"hfld_{name}_{points}" for name in ("coarse", "fine", "strides"))
-    return f"{points}, {_shift(points)}, {tables}"
-
-
-def _shift(points: int) -> int:
-    """Bits of a step that the fine table has, so that both tables are short."""
-    return min(range(points.bit_length()), key=lambda bits: (1 << bits) + (points // 2 >> bits))
+    return f"{points}, {circle(points)['shift']}, {tables}"
 
 
 def _macros(values: dict[str, Any]) -> list[str]:

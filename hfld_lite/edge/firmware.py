@@ -139,7 +139,7 @@ def export_firmware(
         read = recordings()
         signals = some_signals(read, np.arange(len(read)), COMPARED)
     difference = _difference(program, detector, signals, role)
-    if difference > TOLERANCE:
+    if not difference <= TOLERANCE:  # it may be NaN
         raise HfldError(
             f"The operations of the {role} in C differ from torch's by {difference:.1e} in a "
             f"probability (more than {TOLERANCE:g}), so nothing was written; export it as onnx."
@@ -230,6 +230,8 @@ def identifiers(names: tuple[str, ...]) -> tuple[list[str], list[str]]:
         twice = plain.count(name) > 1
         if twice or len(name) > LONGEST_IDENTIFIER:
             end = f"_{number}"
+            while name[: LONGEST_IDENTIFIER - len(end)] + end in (*plain, *found):
+                end = "_" + end
             found.append(name[: LONGEST_IDENTIFIER - len(end)] + end)
             why = "another class has the same name in C" if twice else "its name is too long for C"
             notes.append(f"The class {names[number]!r} is {found[-1]} in hfld.h, since {why}.")

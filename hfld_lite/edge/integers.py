@@ -26,6 +26,11 @@ from hfld_lite.errors import ArgumentError, DataError
 
 LOWEST, HIGHEST = -128, 127
 
+STEPS = HIGHEST - LOWEST
+
+MOST = 2**30
+"""Sums, and results before they are clipped, stay near this, so that they fit in 32 bits."""
+
 GATE_SCALE, GATE_ZERO = 1 / 256, -128
 """A sigmoid's output, 0 to 1."""
 
@@ -80,7 +85,7 @@ class Integers:
         """q of what the network reads, computed in float32 as in C."""
         x = np.asarray(inputs, np.float32) * np.float32(1 / self.scales[0])
         x = x + np.float32(self.zeros[0] - LOWEST + 0.5)
-        clipped = np.clip(x, np.float32(0), np.float32(HIGHEST - LOWEST))
+        clipped = np.clip(x, np.float32(0), np.float32(STEPS))
         return torch.from_numpy(clipped.astype(np.int64) + LOWEST)
 
     def _compute(self, op: Operation, numbers: Numbers, x: list[Tensor]) -> Tensor:
@@ -165,18 +170,28 @@ def to_integers(program: Program, calibration: np.ndarray | Tensor) -> Integers:
             mend="train on more recordings, or export without quantisation",
         )
     scales, zeros = [], []
-    for values in program.run(calibration):
+    for values, op in zip(program.run(calibration), [None, *program.operations], strict=True):
         low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
-        scales.append((high - low) / (HIGHEST - LOWEST) or 1.0)
-        zeros.append(round(LOWEST - low / scales[-1]))
-    for op in program.operations:
-        if op.kind in ("max pool", "relu"):
-            scales[op.output], zeros[op.output] = (each[op.inputs[0]] for each in (scales, zeros))
-        elif op.kind == "sigmoid":
-            scales[op.output], zeros[op.output] = GATE_SCALE, GATE_ZERO
+        least = _largest(op, scales) / MOST if op else 0.0
+        scale = max((high - low) / STEPS, least) or 1.0
+        zero = round(LOWEST - low / scale)
+        if op and op.kind in ("max pool", "relu"):
+            scale, zero = (each[op.inputs[0]] for each in (scales, zeros))
+        elif op and op.kind == "sigmoid":
+            scale, zero = GATE_SCALE, GATE_ZERO
+        scales.append(scale)
+        zeros.append(zero)
     last = program.operations[-1]
     numbers = [_numbers(op, scales, zeros, op is last) for op in program.operations]
     return Integers(program, scales, zeros, numbers)
+
+
+def _largest(op: Operation, scales: list[float]) -> float:
+    """A real value that no result exceeds, whatever the inputs' integers are."""
+    x = [STEPS * scales[i] for i in op.inputs]
+    if op.kind == "conv":
+        return float((np.abs(op.weight.astype(float)).sum((1, 2)) * x[0] + np.abs(op.bias)).max())
+    return math.prod(x) if op.kind == "gate" else sum(x)
 
 
 def _numbers(op: Operation, scales: list[float], zeros: list[int], last: bool) -> Numbers:
@@ -184,8 +199,9 @@ def _numbers(op: Operation, scales: list[float], zeros: list[int], last: bool) -
     if op.kind == "conv":
         weight = op.weight.astype(float)
         units = np.abs(weight).max((1, 2)) / HIGHEST
-        # A channel whose weights are nearly zero must not make its bias overflow 32 bits.
-        units = np.maximum(units, np.abs(op.bias) / (before[0] * 2**30))
+        # No sum may overflow 32 bits: neither a bias among tiny weights nor very many weights.
+        most = np.abs(weight).sum((1, 2)) * STEPS + np.abs(op.bias) / before[0]
+        units = np.maximum(units, most / MOST)
         units[units == 0] = 1.0
         found = np.clip(np.rint(weight / units[:, None, None]), -HIGHEST, HIGHEST)
         bias = np.rint(op.bias / (before[0] * units)).astype(np.int32)

@@ -113,8 +113,8 @@ class _Reader:
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.known = {each.name: numpy_helper.to_array(each) for each in graph.initializer}
-        self.ranks = {
-            value.name: len(value.type.tensor_type.shape.dim)
+        self.sizes = {  # without the batch
+            value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim][1:]
             for value in (*graph.input, *graph.value_info, *graph.output)
         }
         self.readers: dict[str, int] = {}
@@ -143,12 +143,22 @@ class _Reader:
         name = node.op_type
         method = getattr(self, f"on_{name.lower()}", None)
         if name in SHAPES:
-            self.tensors[node.output[0]] = self.tensors[node.input[0]]
+            self._reshape(node)
         elif method is None:
             raise _unknown(name)
         else:
             attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
             method(node, attributes)
+
+    def _reshape(self, node: onnx.NodeProto) -> None:
+        """The same tensor, flattened or with axes of size 1 between channels and positions."""
+        tensor, shape = self._input(node)
+        before, after = node.input[0], node.output[0]
+        sizes = self.sizes.get(after, [])
+        if len(sizes) != 1 and (not sizes or (sizes[0], sizes[-1]) != shape):
+            raise _unknown(f"{node.op_type} that changes the number of channels")
+        self.readers[after] = self.readers.get(after, 0) + self.readers[before] - 1
+        self.tensors[after] = tensor
 
     def _input(self, node: onnx.NodeProto, which: int = 0) -> tuple[int, Shape]:
         if node.input[which] not in self.tensors:
@@ -203,7 +213,7 @@ class _Reader:
     def on_matmul(self, node: onnx.NodeProto, _: dict) -> None:
         x, (channels, positions) = self._input(node)
         right = self._constant(node, 1)
-        if self.ranks.get(node.input[0]) == 2:
+        if len(self.sizes[node.input[0]]) == 1:
             return self._linear(node, right.T, np.zeros(right.shape[1], "f"))
         means = F.adaptive_avg_pool1d(torch.eye(positions), right.shape[1]).numpy()
         if means.shape != right.shape or not np.allclose(means, right, atol=1e-6):
@@ -214,7 +224,7 @@ class _Reader:
     def on_reducemean(self, node: onnx.NodeProto, given: dict) -> None:
         x, (channels, _) = self._input(node)
         axes = self._constant(node, 1).tolist() if len(node.input) > 1 else given.get("axes")
-        rank = self.ranks[node.input[0]]  # pooling has an axis of size 1 before the last
+        rank = len(self.sizes[node.input[0]]) + 1  # pooling has an axis of size 1 before the last
         wanted = {rank - 1} if rank == 3 else {rank - 1, rank - 2}
         if {axis % rank for axis in axes or ()} != wanted:
             raise _unknown("ReduceMean over other axes than positions")
@@ -283,8 +293,9 @@ def read_program(model: onnx.ModelProto) -> Program:
     program = reader.program
     if reader.tensors.get(last.input[0]) != len(program.shapes) - 1:
         raise _unknown(f"{nodes[-1].op_type} behind the logits")
-    if program.operations[-1].kind != "conv":
-        raise _unknown(f"{program.operations[-1].kind} as its last layer")
+    ending = program.operations[-1] if program.operations else Operation("nothing", (), 0)
+    if ending.kind != "conv" or ending.relu or program.shapes[-1].positions != 1:
+        raise _unknown(f"{model.graph.node[-2:][0].op_type} as its last layer")
     return program
 
 

@@ -122,6 +122,8 @@ static inline void hfld_block(const hfld_conv *v, const int8_t *in, int8_t *out,
         tile = hfld_together(s, t);
         if (HFLD_TILE > 1 && tile == HFLD_TILE && wide == HFLD_BLOCK)
             hfld_sums(x, step, taps, v->zero_in, w, v->bias + channel, HFLD_TILE, HFLD_BLOCK, sums);
+        else if (HFLD_TILE > 1 && wide == HFLD_BLOCK)
+            hfld_sums(x, step, taps, v->zero_in, w, v->bias + channel, 1, HFLD_BLOCK, sums);
         else if (wide == HFLD_BLOCK)
             hfld_sums_of_one(x, taps, v->zero_in, w, v->bias + channel, sums[0]);
         else
@@ -285,6 +287,8 @@ static inline void hfld_block(const hfld_conv *v, const float *in, float *out,
         tile = hfld_together(s, t);
         if (HFLD_TILE > 1 && tile == HFLD_TILE && wide == HFLD_BLOCK)
             hfld_sums(x, step, taps, w, v->bias + channel, HFLD_TILE, HFLD_BLOCK, sums);
+        else if (HFLD_TILE > 1 && wide == HFLD_BLOCK)
+            hfld_sums(x, step, taps, w, v->bias + channel, 1, HFLD_BLOCK, sums);
         else if (wide == HFLD_BLOCK)
             hfld_sums_of_one(x, taps, w, v->bias + channel, sums[0]);
         else

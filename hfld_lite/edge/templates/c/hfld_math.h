@@ -1,7 +1,7 @@
 /* exp and log in float, of + - * / and integer operations only: the same bits on every machine.
  *
- * A C library may round expf and logf as it likes; the four operations are rounded as IEEE 754 says.
- * So that they stay four operations, no compiler may fuse a product and a sum into one.
+ * C libraries round expf and logf differently; IEEE 754 fixes the rounding of the four operations.
+ * No compiler may fuse a product and a sum into one operation, which would round once less.
  */
 #ifndef HFLD_MATH_H
 #define HFLD_MATH_H

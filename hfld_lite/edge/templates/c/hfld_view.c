@@ -59,7 +59,8 @@ static hfld_complex hfld_turn(const hfld_wave *wave, int32_t step)
     const float *a = wave->coarse + 2 * (step >> wave->shift);
     const float *b = wave->fine + 2 * (step & ((1 << wave->shift) - 1));
     /* b is small, so that its rounding is, too: within 1e-7 */
-    const hfld_complex turn = {a[0] + (a[0] * b[0] - a[1] * b[1]), a[1] + (a[1] * b[0] + a[0] * b[1])};
+    const hfld_complex turn = {a[0] + (a[0] * b[0] - a[1] * b[1]),
+                               a[1] + (a[1] * b[0] + a[0] * b[1])};
     return turn;
 }
 
@@ -88,8 +89,8 @@ static void hfld_load(const hfld_source *source, int32_t begin, int32_t count, f
     }
 }
 
-/* A Fourier transform of real values, in place. Each pass makes transforms of r * m points from r of
- * m points. One of n points lies as Re X_k at k for k <= n / 2 and Im X_k at n - k for 0 < k < n / 2.
+/* A Fourier transform of real values, in place. Each pass makes transforms of r * m points from r
+ * of m points. One of n points has Re X_k at k, 0 <= k <= n / 2, and Im X_k at n - k, 0 < k < n / 2.
  * Source: Sorensen et al., "Real-valued fast Fourier transform algorithms", 1987. */
 
 /* Multiply X_k of the l-th of r transforms by e^(-2 pi i k l / (r m)), for 0 < k < m / 2. */
