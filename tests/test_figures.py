@@ -74,8 +74,10 @@ def test_a_memory_map_draws_every_byte_once_and_names_the_largest():
         columns=["name", "part", "section", "size"],
     )
     flash, ram = figures.memory_map(placed, 256).axes
-    heights = [sum(1024 * bar.get_height() for bar in axis.patches) for axis in (flash, ram)]
-    assert heights == pytest.approx([64 + 700 + 4040 + 16, 16 + 3000 + 256 + 2000])
+    for axis, total in ((flash, 64 + 700 + 4040 + 16), (ram, 16 + 3000 + 256 + 2000)):
+        ends = [0, *(1024 * (bar.get_y() + bar.get_height()) for bar in axis.patches)]
+        assert [1024 * bar.get_y() for bar in axis.patches] == pytest.approx(ends[:-1])
+        assert ends[-1] == pytest.approx(total)
     assert (flash.get_xlabel(), ram.get_xlabel()) == ("flash, 4,820 bytes", "RAM, 3,272 bytes")
     named = [[text.get_text() for text in axis.texts] for axis in (flash, ram)]
     assert named[0] == ["hfld_predict, 700", "weights_1, 4,000"], "not what is small"

@@ -4,13 +4,17 @@ import contextlib
 import functools
 import importlib.util
 import io
+import math
 import re
 import time
+from fractions import Fraction
 from pathlib import Path
 
 import matplotlib as mpl
 import nbformat
+import numpy as np
 import pytest
+import torch
 
 from hfld_lite.course import exercises
 from hfld_lite.course.exercises import NotAnswered, NotRight, hint
@@ -185,8 +189,6 @@ def test_an_unknown_exercise_or_step_gets_a_sentence():
 def test_a_check_leaves_the_learners_randomness_and_hides_warnings(recwarn):
     import warnings
 
-    import torch
-
     def noisy(logits, temperature):
         warnings.warn("loud", stacklevel=1)
         torch.rand(3)
@@ -232,3 +234,25 @@ def test_solutions_are_stored_executed_small_and_readable(path):
     assert "/tmp/" not in text
     for link in re.findall(r"\]\(([^)#]+)[^)]*\)", text):
         assert (path.parent / link).exists(), link
+
+
+@pytest.mark.parametrize(
+    "requantise",
+    [
+        lambda a, m, h, z: max(-128, min(127, (a * m + 2 ** (h - 1)) // 2**h + z)),
+        lambda a, m, h, z: np.clip(z + ((a * m + (1 << (h - 1))) >> h), -128, 127),
+        lambda a, m, h, z: np.int8(np.clip((np.int64(a) * m + (1 << (h - 1)) >> h) + z, -128, 127)),
+        lambda a, m, h, z: (torch.tensor(a * m + (1 << (h - 1))) >> h).add(z).clamp(-128, 127),
+        lambda a, m, h, z: min(127, max(-128, z + math.floor(Fraction(2 * a * m + 2**h, 2 << h)))),
+        lambda a, m, h, z: max(-128, min(127, (((a * m >> (h - 1)) + 1) >> 1) + z)),
+    ],
+)
+def test_every_right_way_to_requantise_is_accepted(requantise, capsys):
+    exercises.check_requantise(requantise)
+    assert capsys.readouterr().out.startswith("Right. ")
+
+
+def test_the_right_zero_point_is_accepted_as_any_integer(capsys):
+    for zero in (-90, np.int64(-90), torch.tensor(-90)):
+        exercises.check_zero_point("add_4", zero)
+        assert capsys.readouterr().out.startswith("Right. ")

@@ -1,5 +1,8 @@
 """Wrong answers to the exercises of notebook 07, and what each must bring."""
 
+import math
+
+import numpy as np
 import torch
 from torch import nn
 
@@ -50,6 +53,25 @@ def together(needed, device):
     pairs = [(needed[n], device[f"{n}_kib"]) for n in ("flash", "ram")]
     have = sum(1024 * (kib or 10**6) for _, kib in pairs)
     return sum(need for need, _ in pairs) <= have and needed["macs"] <= (device["macs"] or 10**12)
+
+
+def requantised(
+    half=lambda h: 1 << (h - 1),
+    shift=lambda x, h: x >> h,
+    point=lambda x, z: x + z,
+    low=-128,
+    high=127,
+):
+    """A way to requantise, right but for what is given."""
+    return lambda a, m, h, z: min(high, max(low, point(shift(a * m + half(h), h), z)))
+
+
+def clip(x, low=-128):
+    return min(127, max(low, x))
+
+
+def wrapped(a, m, h, z):
+    return int(np.int64(z + ((a * m + (1 << (h - 1))) >> h)).astype(np.int8))
 
 
 class Untrained(nn.Module):
@@ -129,6 +151,50 @@ WRONG = {
             "not a limit of 0",
         ),
         (lambda needed, device: "yes", "Return True or False"),
+    ],
+    "requantise": [
+        (requantised(half=lambda h: 0), "Add 2^(h − 1)"),
+        (requantised(half=lambda h: 1 << h), "a half and not more"),
+        (lambda a, m, h, z: clip(z + ((a + (1 << (h - 1))) * m >> h)), "before a is multiplied"),
+        (requantised(point=lambda x, z: x), "zero point is missing"),
+        (requantised(point=lambda x, z: x - z), "zero point is subtracted"),
+        (lambda a, m, h, z: clip((a * m + (1 << (h - 1)) + z) >> h), "before the shift"),
+        (requantised(shift=lambda x, h: x, low=-(10**30), high=10**30), "shift is missing"),
+        (requantised(half=lambda h: 0, shift=lambda x, h: x // h), "Divided by h"),
+        (lambda a, m, h, z: clip(z + ((a + (1 << (h - 1))) >> h)), "multiplier is missing"),
+        (requantised(shift=lambda x, h: int(x / 2**h)), "int() cuts towards zero"),
+        (lambda a, m, h, z: clip(z + round(a * m / 2**h)), "even neighbour"),
+        (
+            lambda a, m, h, z: clip(z + (1 if a > 0 else -1) * ((abs(a) * m + 2 ** (h - 1)) >> h)),
+            "a half goes up below zero, too",
+        ),
+        (requantised(low=-(10**6), high=10**6), "208 does not fit"),
+        (requantised(low=0, high=255), "Clipped to 0"),
+        (wrapped, "wrapped around"),
+        (lambda a, m, h, z: z + clip((a * m + (1 << (h - 1))) >> h), "Clipped too early"),
+        (requantised(shift=lambda x, h: clip(x >> h)), "Clipped too early"),
+        (requantised(low=-(10**6)), "at both ends"),
+        (requantised(low=-127), "Clipped to −127"),
+        (requantised(low=0), "Clipped to 0"),
+        (lambda a, m, h, z: clip(z + math.floor(a * m / 2**h + 0.5)), "just below 14.5"),
+        (lambda a, m, h, z: clip(z + math.floor(a * (m / 2**h) + 0.5)), "just below 14.5"),
+        (lambda a, m, h, z: clip(z + (a * m / 2**h + 0.5) // 1), "not an integer"),
+        (lambda a, m, h, z: torch.tensor(1.0) * clip(a), "not an integer"),
+        (lambda a, m, h, z: 5, "expected 23"),
+        (lambda a, m, h, z: "23", "not an integer"),
+        (lambda a, m, h, z: [23, 24], "a number is asked for"),
+    ],
+    "zero_point": [
+        (("conv_3", 7), "it is clipped"),
+        (("mean_17", -20), "which is rounding"),
+        (("input", -128), "its zero point is right"),
+        (("weights_3", 0), "There is no tensor"),
+        ((3, -90), "There is no tensor"),
+        (("add_4", -85), "the zero point of the table"),
+        (("add_4", -80), "The wrong way"),
+        (("add_4", -91), "rounded"),
+        (("add_4", "−90"), "a number is asked for"),
+        (("add_4", None), "not answered yet"),
     ],
     "smallest": [
         (resnet1d(10, 4, 1 / 16, "small"), "Too large"),

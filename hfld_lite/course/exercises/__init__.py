@@ -57,7 +57,9 @@ from hfld_lite.course.exercises.e07_edge_size_analysis import (
     check_fits_on,
     check_int8_bytes,
     check_peak_bytes,
+    check_requantise,
     check_smallest,
+    check_zero_point,
 )
 from hfld_lite.course.exercises.e08_evaluation_and_generalisation import (
     check_cheapest_limit,
@@ -106,6 +108,7 @@ __all__ = [
     "check_projector",
     "check_read_similarity",
     "check_read_temperature",
+    "check_requantise",
     "check_sees",
     "check_separate",
     "check_shared_tiles",
@@ -118,5 +121,6 @@ __all__ = [
     "check_train_matching",
     "check_usable",
     "check_verdict",
+    "check_zero_point",
     "hint",
 ]

@@ -1,10 +1,14 @@
-"""Checks for notebook 07: operations, bytes, memory, devices, and the smallest student."""
+"""Checks for notebook 07: operations, bytes, memory, devices, integers, the smallest student."""
 
 import math
+import operator
+import random
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor, nn
 
@@ -12,6 +16,7 @@ from hfld_lite.course.exercises.answers import ask, check, compare, expect, numb
 from hfld_lite.data.simulator.simulate import simulate_tiles
 from hfld_lite.data.views import network_inputs
 from hfld_lite.edge.analysis import count_macs, stored_bytes, threads
+from hfld_lite.edge.integers import HIGHEST, LOWEST
 from hfld_lite.errors import ArgumentError
 from hfld_lite.rivals.presets import preset
 
@@ -169,6 +174,180 @@ def check_fits_on(fits_on: Callable[[Mapping, Mapping], bool]) -> str:
         expect(isinstance(found, bool), f"Return True or False; found {found!r}.")
         expect(found == right, sentence)
     return "Three budgets, and the first that is exceeded decides."
+
+
+_ACCUMULATORS = (
+    (
+        (14, 3, 4, 20),
+        {
+            22: "42 / 16 = 2.625 became 2: a shift rounds down. Add 2^(h − 1), a half, before it.",
+            3: "The zero point is missing: 0 is stored as z, so z is added at the end.",
+            -17: "The zero point is subtracted; that is for what a layer reads. It is added to "
+            "what the layer writes.",
+            4: "The zero point is added before the shift, which divides it by 2^h as well; add it "
+            "at the end.",
+            24: "The half is added before a is multiplied; add 2^(h − 1) to the product a m.",
+            62: "The shift is missing: a m is divided by 2^h.",
+            70: "The shift is missing: a m is divided by 2^h.",
+            30: "Divided by h; a shift by h bits divides by 2^h.",
+            31: "Divided by h; a shift by h bits divides by 2^h.",
+            21: "The multiplier is missing: a m is shifted, not a.",
+        },
+    ),
+    (
+        (13, 3, 4, 20),
+        {23: "39 / 16 = 2.4375 became 3: add 2^(h − 1) before the shift, a half and not more."},
+    ),
+    (
+        (-14, 3, 4, 20),
+        {18: "−2.625 became −2: int() cuts towards zero. >> rounds down below zero, too."},
+    ),
+    (
+        (5, 1, 1, 0),
+        {2: "2.5 became 2: Python's round() takes the even neighbour. Here a half goes up, to 3."},
+    ),
+    (
+        (-5, 1, 1, 0),
+        {
+            -3: "−2.5 became −3: a half goes up below zero, too, to −2.",
+            0: "Clipped to 0; the lowest integer is −128, and where ReLU follows it is z.",
+        },
+    ),
+    (
+        (1000, 3, 4, 20),
+        {
+            208: "208 does not fit into eight bits: clip to −128 … 127.",
+            -48: "208 wrapped around to −48 in eight bits: clip before you convert.",
+            147: "Clipped too early: the zero point is added before clipping.",
+        },
+    ),
+    (
+        (-1000, 3, 4, 20),
+        {
+            -167: "−167 does not fit into eight bits: clip to −128 … 127, at both ends.",
+            -127: "Clipped to −127; the lowest integer of eight bits is −128.",
+            -108: "Clipped too early: the zero point is added before clipping.",
+        },
+    ),
+    (
+        (1000, 3, 4, -20),
+        {107: "Clipped too early: the zero point is added before clipping."},
+    ),
+    (
+        (151338627, 1725988821, 54, 0),
+        {
+            15: "Right for small numbers. Here a m / 2^54 is just below 14.5, and a float rounds "
+            "it to 14.5: multiply and shift integers, without a division of floats."
+        },
+    ),
+)
+"""Accumulator, multiplier, shift and zero point, and by what comes out, the mistake."""
+
+
+@check
+def check_requantise(requantise: Callable[[int, int, int, int], int]) -> str:
+    """``requantise(a, m, h, z)``: z + ⌊(a m + 2^(h − 1)) / 2^h⌋, clipped to −128 … 127."""
+    draw = random.Random(0)
+    others = [
+        (
+            draw.randint(-(2**20), 2**20),
+            draw.randint(2**30, 2**31 - 1),
+            draw.randint(34, 48),
+            draw.randint(LOWEST, HIGHEST),
+        )
+        for _ in range(200)
+    ]
+    for given, mistakes in (*_ACCUMULATORS, *((each, {}) for each in others)):
+        a, m, h, z = given
+        right = min(HIGHEST, max(LOWEST, z + ((a * m + (1 << (h - 1))) >> h)))
+        found = _integer(ask(requantise, *given))
+        if found != right:
+            otherwise = (
+                f"For a = {a}, m = {m}, h = {h}, z = {z} it returns {found}, expected {right}: "
+                "⌊(a m + 2^(h − 1)) / 2^h⌋ + z, then clipped to −128 … 127."
+            )
+            expect(False, mistakes.get(found, otherwise))
+    return "One multiplication, one addition and one shift, the same on every chip."
+
+
+def _integer(value: Any) -> int:
+    """An integer of Python, numpy or torch; a float is none, even without a fraction."""
+    number(value, "What requantise returns")
+    try:
+        return operator.index(value)
+    except TypeError:
+        expect(
+            False,
+            f"It returns {value!r}, which is not an integer: a chip without floats shifts, >> h, "
+            "where you divide by 2**h.",
+        )
+
+
+_CLIPPED, _COARSE, _WRONG, _STORED = "conv_3", "mean_17", "add_4", -85
+
+_TENSORS = {
+    "input": (0.05, -128, (0.0, 5.02, 12.71)),
+    "conv_0": (0.02, -128, (0.0, 1.337, 3.4)),
+    _CLIPPED: (0.04, 7, (-1.95, 0.41, 6.3)),
+    _WRONG: (0.03, -90, (-0.62, 0.0, 2.51)),
+    _COARSE: (0.6, -20, (-14.65, 3.25, 40.45)),
+    "gate_21": (1 / 256, -128, (0.31, 0.5, 0.98)),
+}
+"""Scale, right zero point and real values of tensors."""
+
+
+def stored_tensors() -> pd.DataFrame:
+    """Values of some tensors in eight bits, for exercise 6: one of their zero points is wrong.
+
+    A row for each value: ``tensor``, ``s``, ``z``, ``q``, and ``x``, the value in float32.
+    """
+    return pd.DataFrame(
+        {
+            "tensor": name,
+            "s": s,
+            "z": _STORED if name == _WRONG else z,
+            "q": int(np.clip(round(x / s) + z, LOWEST, HIGHEST)),
+            "x": x,
+        }
+        for name, (s, z, values) in _TENSORS.items()
+        for x in values
+    )
+
+
+@check
+def check_zero_point(wrong: str, right_zero: int) -> str:
+    """The tensor whose zero point is not that of its integers, and the zero point that is."""
+    expect(
+        isinstance(wrong, str) and wrong in _TENSORS,
+        f"There is no tensor {wrong!r}; choose from {', '.join(_TENSORS)}.",
+    )
+    expect(
+        wrong != _CLIPPED,
+        f"{wrong} has one value that is off, and its q is 127: it is clipped. A wrong zero point "
+        "moves all values.",
+    )
+    expect(
+        wrong != _COARSE,
+        f"The steps of {wrong} are coarse, s = {_TENSORS[wrong][0]}, and its values are off by "
+        "less than half a step, which is rounding. Divide by s, and compare in steps.",
+    )
+    expect(
+        wrong == _WRONG,
+        f"All values of {wrong} are s (q − z) to within half a step; its zero point is right.",
+    )
+    right, found = _TENSORS[_WRONG][1], number(right_zero, "right_zero")
+    expect(found != _STORED, f"{found:g} is the zero point of the table, and the wrong one.")
+    expect(
+        found != 2 * _STORED - right,
+        f"The wrong way: with z = {_STORED} all values are too small, and a lower z makes "
+        "s (q − z) larger.",
+    )
+    expect(
+        found == right,
+        f"{wrong} it is, but with z = {found:g} its values are not s (q − z) to within half a "
+        "step: z = q − x / s, rounded.",
+    )
+    return "All its values were off by the same number of steps: that is a wrong zero point."
 
 
 LEAST_ACCURACY, MOST_BYTES, MOST_MACS = 0.80, 4_000, 200_000
