@@ -245,7 +245,7 @@ def _stored(folder: Path) -> list[_Size]:
 
 
 def linked_sizes(run: Run, role: str) -> list[Needs]:
-    """What the programs need that `run_on_chips` linked for a role, with a buffer of 16-bit samples.
+    """What the programs of `run_on_chips` need for a role, with a buffer of 16-bit samples.
 
     Raises:
         RecipeError: if the stored sizes cannot be read.
