@@ -10,6 +10,7 @@ from html import unescape
 
 import pandas as pd
 import pytest
+import torch
 from rich.console import Console
 
 from hfld_lite.app import cli
@@ -214,14 +215,26 @@ def test_every_way_is_timed_and_the_tables_agree(found, folder):
     assert shown["ESP32-S3"] == "estimated"
 
 
-def test_each_way_gives_the_networks_answer(folder):
+def test_each_way_gives_the_networks_answer(folder, tmp_path):
     detector = load_run(folder).detector
     signals = costs.noise(60, detector.samples)
     expected = detector.predict(signals[:1], detector.sample_rate)[0]
+    calls = costs.Calls(detector, "student", signals, tmp_path)
     for way in costs.WAYS:
-        answer = costs._call(detector, "student", signals, way, 1)()
+        answer = calls.call(way)()
+        if way.runtime == "C":  # a status and probabilities, or logits
+            answer = [answer[1] if way.raw else torch.softmax(torch.tensor(answer), 0)]
         tolerance = 1e-4 if way.precision == "fp32" else 0.2
         assert answer[0].reshape(-1).tolist() == pytest.approx(expected.tolist(), abs=tolerance)
+
+
+def test_without_a_compiler_c_is_not_timed_and_the_table_says_so(folder, monkeypatch):
+    detector = load_run(folder).detector
+    monkeypatch.setattr("hfld_lite.edge.host.COMPILERS", ("no-such-compiler",))
+    monkeypatch.setattr(costs, "WAYS", (costs.Way("torch", "fp32", False), *costs.WAYS[-2:]))
+    times, said = costs._times(detector, "student", costs.noise(60, detector.samples), (1,), 10, 0)
+    assert times["runtime"].tolist() == ["torch"]
+    assert said.startswith("C is not timed: There is no C compiler here (no-such-compiler)")
 
 
 def test_device_table_names_what_does_not_fit():

@@ -7,11 +7,12 @@ at a time.
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import onnx
 import pandas as pd
 import torch
 
@@ -330,69 +331,72 @@ def _times(
     progress: bool,
 ) -> tuple[pd.DataFrame, str]:
     """Times of all ways, and a sentence about C, which has one thread."""
-    libraries, said = {}, f"C is compiled by {' '.join(('cc', *FLAGS[:1]))}, and has one thread."
+    rows, said = [], f"C is compiled by cc {FLAGS[0]}, and has one thread."
     with tempfile.TemporaryDirectory() as place:
+        calls, ways = Calls(detector, role, signals, Path(place)), WAYS
         try:
-            libraries = _libraries(detector, role, signals, Path(place))
+            calls.libraries  # noqa: B018 (compiles)
         except HfldError as error:
             said = f"C is not timed: {error}"
-        todo = [
-            (count, way)
-            for count in threads
-            for way in WAYS
-            if way.runtime != "C" or (count == 1 and libraries)
-        ]
-        rows = []
+            ways = [way for way in WAYS if way.runtime != "C"]
+        todo = [(n, way) for n in threads for way in ways if way.runtime != "C" or n == 1]
         for count, way in bar(todo, desc="timing", progress=progress, leave=False):
-            if way.runtime == "C":
-                library = libraries[way.precision]
-                call = partial(library.predict, signals[0].astype(np.float32))
-                if not way.raw:
-                    call = partial(library.network, detector.inputs(signals[:1])[0].cpu().numpy())
-            else:
-                call = _call(detector, role, signals, way, count)
-            found = latency(call, count, runs // 10, runs)
+            found = latency(calls.call(way, count), count, runs // 10, runs)
             rows.append(way._asdict() | asdict(found))
     return pd.DataFrame(rows), said
 
 
-def _libraries(
-    detector: Detector, role: str, signals: np.ndarray, folder: Path
-) -> dict[str, HostLibrary]:
-    program = program_of(detector, role)
-    integers = to_integers(program, detector.inputs(signals).cpu())
-    return {
-        precision: HostLibrary(detector, network, folder / precision)
-        for precision, network in (("fp32", program), ("int8", integers))
-    }
+class Calls:
+    """The ways to run one recording through a network; each is exported and compiled once.
 
+    Args:
+        detector: with the network.
+        role: of the network.
+        signals: raw recordings, which calibrate the eight bits; the first is run.
+        folder: for the C.
+    """
 
-def _call(
-    detector: Detector, role: str, signals: np.ndarray, way: Way, threads: int
-) -> Callable[[], object]:
-    """One recording by one way."""
-    network, signal = detector.network(role), signals[:1]
-    seen = detector.inputs(signals)
-    if way.runtime == "torch":
+    def __init__(self, detector: Detector, role: str, signals: np.ndarray, folder: Path) -> None:
+        self.detector, self.role, self.folder = detector, role, folder
+        self.signals = np.asarray(signals, np.float32)
+        self.seen = detector.inputs(self.signals).cpu()
+        self.models: dict[bool, onnx.ModelProto] = {}
 
-        @torch.inference_mode()
-        def run() -> object:
-            x = detector.inputs(signal) if way.raw else seen[:1]
-            return torch.softmax(network(x).logits, 1)
+    @cached_property
+    def libraries(self) -> dict[str, HostLibrary]:
+        """The C, by precision; an HfldError if there is no compiler, or an unknown operator."""
+        program = program_of(self.detector, self.role)
+        both = {"fp32": program, "int8": to_integers(program, self.seen)}
+        return {k: HostLibrary(self.detector, v, self.folder / k) for k, v in both.items()}
 
-        return run
-    recipe = detector.recipe if way.raw else None
-    read = signals if way.raw else seen.cpu().numpy()
-    model = to_onnx(
-        network,
-        tuple(seen.shape[1:]),
-        recipe=recipe,
-        samples=detector.samples,
-        sample_rate=detector.sample_rate,
-    )
-    if way.precision == "int8":
-        model = quantise(model, read)
-    elif way.precision != "fp32":
-        model = quantise_dynamically(model)
-    made, feed = session(model, threads), {INPUT: np.asarray(read[:1], np.float32)}
-    return lambda: made.run(None, feed)
+    def call(self, way: Way, threads: int = 1) -> Callable[[], Any]:
+        """A function that runs the recording by one way (of C without its view: to the logits)."""
+        detector, read = self.detector, self.signals if way.raw else self.seen.numpy()
+        if way.runtime == "C":
+            library = self.libraries[way.precision]
+            return partial(library.predict if way.raw else library.network, read[0])
+        if way.runtime == "torch":
+            network, signal = detector.network(self.role), self.signals[:1]
+            seen = detector.inputs(signal)
+
+            @torch.inference_mode()
+            def run() -> object:
+                return torch.softmax(
+                    network(detector.inputs(signal) if way.raw else seen).logits, 1
+                )
+
+            return run
+        if way.raw not in self.models:
+            self.models[way.raw] = to_onnx(
+                detector.network(self.role),
+                tuple(self.seen.shape[1:]),
+                recipe=detector.recipe if way.raw else None,
+                samples=detector.samples,
+                sample_rate=detector.sample_rate,
+            )
+        model = self.models[way.raw]
+        if way.precision == "int8":
+            model = quantise(model, read)
+        elif way.precision != "fp32":
+            model = quantise_dynamically(model)
+        return partial(session(model, threads).run, None, {INPUT: read[:1]})
