@@ -142,7 +142,8 @@ KERNELS = """
 void convolve(const int32_t *n, const int8_t *w, const int32_t *b, const int32_t *m,
               const uint8_t *h, const int8_t *in, int8_t *out)
 {
-    const hfld_conv v = {{n[0], n[1], n[2], n[3], n[4], n[5], n[6]}, n[7], n[8], n[9], w, b, m, h, 0};
+    const hfld_conv v = {
+        {n[0], n[1], n[2], n[3], n[4], n[5], n[6]}, n[7], n[8], n[9], w, b, m, h, 0};
     hfld_convolve(&v, in, out, 0);
 }
 #else

@@ -148,12 +148,13 @@ def test_each_result_is_within_a_step_of_the_float_one(seed):
         if op.kind == "conv":
             weight = op.weight.astype(float)
             unit = np.abs(weight).max((1, 2), keepdims=True) / 127
-            allowed += integers.scales[op.inputs[0]] * unit.max() / step  # the bias is rounded, too
+            # The bias is rounded, too.
+            allowed += integers.scales[op.inputs[0]] * unit.max() / step
             op = replace(op, weight=np.rint(weight / unit) * unit, bias=op.bias.astype(float))
         elif op.kind == "sigmoid":
             allowed = 1.001  # 1 has no number
         found = _real(op, x, program.shapes[op.output])
-        if op is not program.operations[-1]:
+        if op.output < len(stored) - 1:
             low, high = (q - integers.zeros[op.output] for q in (-128, 127))
             found = found.clamp(low * step, high * step)
         assert (found - values[op.output]).abs().max() <= allowed * step
