@@ -4,15 +4,17 @@ import os
 import re
 import signal
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 import pytest
 import torch
 
-from hfld_lite import Network, Recipe, distill_chain, simulate_tiles
+from hfld_lite import Network, Recipe, distill_chain, resnet1d, simulate_tiles
 from hfld_lite.app.runs import save_run
 from hfld_lite.app.unfinished import new_run
 from hfld_lite.edge.analysis import with_costs
+from hfld_lite.edge.export import to_onnx
 
 OFFLINE = str(Path(__file__).parent / "offline")
 
@@ -119,3 +121,23 @@ def saved_run(tmp_path_factory, tiny_recipe, save_chain):
     longer = Network(10, 1 / 16, epochs=12)
     recipe = tiny_recipe.replace(student=longer, secondary_teachers=(longer,))
     return save_chain(tmp_path_factory.mktemp("saved"), recordings, recipe), recordings
+
+
+@pytest.fixture(scope="session")
+def exported():
+    """A function that gives an untrained ResNet whose batch norms have seen inputs, and its graph.
+
+    Each is made once, since an export takes seconds.
+    """
+
+    @cache
+    def get(depth, width, length, head="small"):
+        with torch.random.fork_rng():
+            torch.manual_seed(depth)
+            network = resnet1d(depth, 4, width, head)
+            with torch.no_grad():
+                for _ in range(20):
+                    network(torch.rand(16, length))
+        return network.eval(), to_onnx(network, length)
+
+    return get

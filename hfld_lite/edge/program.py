@@ -140,15 +140,11 @@ class _Reader:
 
     def read(self, node: onnx.NodeProto) -> None:
         """Append what a node does."""
-        name = node.op_type
-        method = getattr(self, f"on_{name.lower()}", None)
-        if name in SHAPES:
+        if node.op_type in SHAPES:
             self._reshape(node)
-        elif method is None:
-            raise _unknown(name)
         else:
             attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-            method(node, attributes)
+            getattr(self, f"on_{node.op_type.lower()}")(node, attributes)
 
     def _reshape(self, node: onnx.NodeProto) -> None:
         """The same tensor, flattened or with axes of size 1 between channels and positions."""
@@ -156,7 +152,7 @@ class _Reader:
         before, after = node.input[0], node.output[0]
         sizes = self.sizes.get(after, [])
         if len(sizes) != 1 and (not sizes or (sizes[0], sizes[-1]) != shape):
-            raise _unknown(f"{node.op_type} that changes the number of channels")
+            raise _unknown(f"{node.op_type} that changes channels or positions")
         self.readers[after] = self.readers.get(after, 0) + self.readers[before] - 1
         self.tensors[after] = tensor
 
@@ -268,9 +264,10 @@ class _Reader:
             self._append(node, shape, "relu", x, relu=True)
 
 
-def _unknown(what: str) -> ArgumentError:
+def _unknown(*what: str) -> ArgumentError:
+    known = "operator" if len(what) == 1 else "operators"
     return ArgumentError(
-        f"The network has the operator {what}, which is not written in C; export it as onnx, or "
+        f"The network has the {known} {', '.join(what)}, not written in C; export it as onnx, or "
         "build it of 1-D convolutions, linear layers, ReLU, sums, gates and pooling."
     )
 
@@ -287,6 +284,9 @@ def read_program(model: onnx.ModelProto) -> Program:
     *nodes, last = model.graph.node
     if last.op_type != "Softmax":
         raise _unknown(f"{last.op_type} at its end")
+    kinds = dict.fromkeys(node.op_type for node in nodes)
+    if unknown := [k for k in kinds if k not in SHAPES and not hasattr(_Reader, f"on_{k.lower()}")]:
+        raise _unknown(*unknown)
     reader = _Reader(model.graph)
     for node in nodes:
         reader.read(node)
@@ -320,7 +320,7 @@ def place(program: Program, width: int) -> Places:
         width: bytes of a value, 4 or 1.
     """
     sizes = [-(-width * c * p // ALIGNED) * ALIGNED for c, p in program.shapes]
-    sizes[0] = 4 * program.shapes[0].positions
+    floats = 4 * program.shapes[0].positions
     last = {0: 0}
     for step, op in enumerate(program.operations):
         last |= dict.fromkeys((*op.inputs, op.output), step)
@@ -337,7 +337,7 @@ def place(program: Program, width: int) -> Places:
     orders = [sorted(inner, key=lambda tensor: -sizes[tensor])]
     orders += [rng.sample(inner, len(inner)) for _ in range(SHUFFLES)]
     found = min((_offsets(order, lives, sizes) for order in orders), key=lambda each: each.bytes)
-    return Places([found.offsets[home[tensor]] for tensor in home], found.bytes)
+    return Places([found.offsets[home[tensor]] for tensor in home], max(found.bytes, floats))
 
 
 def _offsets(order: list[int], lives: dict[int, list[int]], sizes: list[int]) -> Places:
