@@ -12,12 +12,12 @@ from typing import Annotated
 
 import pandas as pd
 import typer
+from _study import write_table
 from typer import Option
 
 from hfld_lite.app.on_chip import run_on_chips
 from hfld_lite.app.runs import load_run
 from hfld_lite.edge.chip import COMPILER, CORES, EMULATOR
-from hfld_lite.storage.files import write_whole
 
 MAPPED = "cortex-m4"
 
@@ -35,20 +35,28 @@ def main(
 ) -> None:
     """Run on every core and write the tables."""
     loaded, rows, parts = load_run(run), [], []
-    tools = {"compiler": version(COMPILER), "emulator": version(EMULATOR)}
     for core, found in run_on_chips(loaded, list(CORES), most=recordings).items():
-        for row in found.table.to_dict("records"):
-            counts = {"recordings": found.recordings, "machine": found.machine}
-            rows.append({"core": core} | row | counts | tools)
+        rows += [
+            {"core": core} | row | {"machine": found.machine}
+            for row in found.table.to_dict("records")
+        ]
         for precision, linked in found.linked.items():
             name = {"core": core, "precision": precision}
             parts += [name | part for part in linked.sizes_by_part()]
         if core == MAPPED:
             placed = pd.DataFrame(found.linked["int8"].placed)
     out.mkdir(parents=True, exist_ok=True)
-    tables = {"chips": pd.DataFrame(rows), "chips_parts": pd.DataFrame(parts), "chips_map": placed}
-    for name, table in tables.items():
-        write_whole(out / f"{name}.csv", table.to_csv(index=False))
+    what = f"The student of {run}: {loaded.facts['source']}"
+    ran = f"{found.recordings} of {found.of} test recordings; {version(COMPILER)}; "
+    ran += version(EMULATOR)
+    command = f"command: python data_scripts/run_on_chips.py {run} --recordings {recordings}"
+    tables = {
+        "chips": (rows, "Bytes, instructions, accuracy and deviations by core and precision."),
+        "chips_parts": (parts, "Bytes of the linked programs by part."),
+        "chips_map": (placed, f"What the linker placed where: {MAPPED}, int8."),
+    }
+    for name, (table, title) in tables.items():
+        write_table(out / f"{name}.csv", pd.DataFrame(table), title, what, ran, command)
     print(pd.DataFrame(rows).to_string())
 
 
