@@ -13,11 +13,16 @@ from rich.console import Console
 from hfld_lite.app import cli
 from hfld_lite.app.on_chip import STORED, linked_sizes, run_on_chips
 from hfld_lite.app.runs import load_run
-from hfld_lite.edge.chip import emulate, missing_tools
-from hfld_lite.edge.firmware import program_of
+from hfld_lite.edge.chip import build, emulate, missing_tools
+from hfld_lite.edge.deploy import noise
+from hfld_lite.edge.firmware import program_of, sources
 from hfld_lite.edge.host import HostLibrary
 from hfld_lite.edge.integers import to_integers
 from hfld_lite.errors import ArgumentError, HfldError, RecipeError
+from hfld_lite.evaluation.detector import Detector
+from hfld_lite.evaluation.trust import make_trust
+from hfld_lite.networks import resnet1d
+from hfld_lite.rivals.presets import preset
 
 needs_chip = pytest.mark.skipif(
     bool(missing_tools()) and not os.environ.get("HFLD_NEED_CHIP"),
@@ -136,3 +141,28 @@ def test_without_the_tools_the_packages_are_named(run, monkeypatch):
     monkeypatch.setenv("PATH", "")
     with pytest.raises(HfldError, match=r"apt install gcc-arm-none-eabi .* qemu-system-arm"):
         run_on_chips(run, ["m4"])
+
+
+@needs_chip
+@pytest.mark.parametrize(
+    ("depth", "view", "flash"),
+    [(10, {}, 48), (18, {"view": "spectrum", "bins_by": "cutting", "bins": 875}, 32)],
+    ids=["demo", "20 kB of the sweep"],
+)
+def test_students_of_the_goals_fit_a_cortex_m4(tmp_path, depth, view, flash):
+    names, signals = ("AN", "AD", "BN", "BD", "CN", "CD"), noise(200, 7000)
+    labels = np.arange(len(signals)) % len(names)
+    trust = make_trust(
+        (signals, labels), (signals, labels), np.full((len(signals), 6), 1 / 6), (0, 2, 4)
+    )
+    network = resnet1d(depth, len(names), 1 / 16, "small").eval()
+    recipe = preset("classroom").replace(**view)
+    detector = Detector(recipe, {"student": network}, names, names[::2], 40_000, 7000)
+    program = program_of(detector)
+    integers = to_integers(program, detector.inputs(signals))
+    for name, text in sources(detector, program, integers, trust, trust).items():
+        (tmp_path / name).write_text(text)
+    linked = build(tmp_path, "m4", "int8", tmp_path / "out")
+    found = emulate(linked, signals[:1])
+    assert linked.flash_bytes <= flash * 1024
+    assert found.ram_bytes <= 64 * 1024
