@@ -4,6 +4,7 @@ import os
 import shutil
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -166,3 +167,17 @@ def test_students_of_the_goals_fit_a_cortex_m4(tmp_path, depth, view, flash):
     found = emulate(linked, signals[:1])
     assert linked.flash_bytes <= flash * 1024
     assert found.ram_bytes <= 64 * 1024
+
+
+def test_the_readme_says_what_the_table_says():
+    root = Path(__file__).parents[1]
+    table = pd.read_csv(root / "notebooks/results/chips.csv", comment="#")
+    row = table.set_index(["core", "precision"]).loc[("cortex-m4", "int8")]
+    flash, static = row["flash_bytes"] / 1024, row["arena_bytes"] / 1024
+    text = " ".join((root / "README.md").read_text("utf-8").split())
+    assert (
+        f"needs {flash:.1f} KiB of flash, code included, {static:.1f} KiB of static memory and "
+        f"{row['stack_bytes']} bytes of stack; on 300 test recordings it is right for "
+        f"{row['accuracy']:.1%}".replace("%", " %")
+    ) in text
+    assert row["change"] == 0  # "as torch is"
