@@ -37,7 +37,7 @@ def main(
     loaded, rows, parts = load_run(run), [], []
     for core, found in run_on_chips(loaded, list(CORES), most=recordings).items():
         rows += [
-            {"core": core} | row | {"machine": found.machine}
+            {"core": core} | row | {"recordings": found.recordings, "machine": found.machine}
             for row in found.table.to_dict("records")
         ]
         for precision, linked in found.linked.items():
