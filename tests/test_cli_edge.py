@@ -94,7 +94,12 @@ def test_recordings_that_were_moved_are_read_where_they_are_now(folder, hfld, tm
 def test_mistakes_end_in_one_sentence_and_status_2(folder, hfld, tmp_path):
     for arguments, words in {
         ("export", folder, "--opset", 7): "opset is 7; choose one from 18 to 23",
-        ("export", folder, "--format", "tflite"): "format is 'tflite'; choose one of onnx,",
+        (
+            "export",
+            folder,
+            "--format",
+            "tflite",
+        ): "format is 'tflite'; choose one of onnx, onnx-int8, onnx-int8-dynamic, c, c-float32",
         ("export", folder, "--role", "pupil"): "There is no 'pupil' here; choose from teacher",
         ("edge", folder, "--device", "STM32F411RF"): "'STM32F411RF' is unknown; did you mean",
         ("edge", folder, "--device", "RP2040", "--precision", "int4"): "precision is 'int4'",

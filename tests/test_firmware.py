@@ -142,6 +142,11 @@ def test_make_check_as_the_readme_says_and_a_changed_weight_fails(written, tmp_p
     for options in ((), ("PRECISION=float32",), ("CFLAGS=-O1 -DHFLD_WARNINGS=0",)):
         said = sh(folder, "make", "-B", "check", *options, *(() if options else ("CC=cc",)))
         assert len(re.findall(r"recording \d: (sound|defective|unsure),", said)) == 2
+    path, text = folder / "hfld_int8.c", (folder / "hfld_int8.c").read_text()
+    wrong = re.sub(r"(hfld_quantise\(\S+ -?\d+)", r"\1 - 64", text)  # the input's zero point
+    path.write_text(wrong)
+    assert "differ by more than" in sh(folder, "make", "-B", "check", code=2)
+    path.write_text(text)
     for precision, wrong in (("int8", "9999999"), ("float32", "99.0f"), ("float32", "0.0f / 0.0f")):
         path = folder / f"hfld_{precision}.c"
         text = path.read_text()
@@ -357,6 +362,11 @@ def test_refusals_write_nothing(export, run, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RecipeError, match=r"file cannot be written \(.+\); choose another folder"):
         export(tmp_path / "file")
+    (tmp_path / "main.c").write_text("mine")
+    with pytest.raises(RecipeError, match=r"has a main\.c that no export of C wrote"):
+        export(tmp_path, "c-float32")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "main.c"]
+    assert (tmp_path / "main.c").read_text() == "mine"
 
 
 def test_int8_without_its_recordings_names_the_other_format(
@@ -376,6 +386,52 @@ def test_int8_without_its_recordings_names_the_other_format(
     assert "c-float32" in text
     assert text.startswith("hfld: ")
     assert not (tmp_path / "x").exists()
+
+
+@needs_compiler
+def test_a_program_of_one_s_own_is_compiled_as_the_readme_says(export, tmp_path):
+    folder = export(tmp_path, "c-float32", role="student_alone").folder
+    readme = (folder / "README.md").read_text()
+    assert "edge RUN --role student_alone --on" in readme
+    (said,) = re.findall(r"(?m)^Compile all files `(.+?)`, and link with `(.+?)`", readme)
+    snippet = "".join(re.findall(r"(?m)^ {4}(.*\n)", readme.partition("In your program:")[2]))
+    head, _, body = snippet.partition("float probabilities")
+    (folder / "own.c").write_text(
+        f"{head}int main(void) {{ float probabilities{body}"
+        "return status != HFLD_CONSTANT || answer > 9 || bits > 3; }\n"
+    )
+    sh(folder, "sh", "-c", f"cc -std=c99 {said[0]} own.c {said[1]} -o own && ./own")
+
+
+@pytest.mark.skipif(not shutil.which("g++") or not COMPILERS, reason="no C++ compiler here")
+def test_the_sketch_keeps_the_sample_rate(written, tmp_path):
+    """With a clock of whole microseconds, at a rate whose period is not whole."""
+    (tmp_path / "Arduino.h").write_text(
+        "#include <stdint.h>\n#include <stdlib.h>\n#define A0 0\n"
+        "static unsigned long clock_, last_;\n"
+        "static unsigned long micros() { return clock_ += 1; }\n"
+        "static void analogReadResolution(int) {}\n"
+        "static int analogRead(int) { last_ = clock_; return 0; }\n"
+        "static struct { void begin(int) {}  template <class T> void print(T) {}\n"
+        "template <class T> void print(T, int) {}\n"
+        "template <class T> void println(T) {} } Serial;\n"
+    )
+    sketch = written.folder / "arduino/hfld_detector/examples/classify/classify.ino"
+    source = sketch.read_text().replace("<hfld.h>", '"own.h"')
+    (tmp_path / "own.h").write_text(
+        "#define HFLD_SAMPLES 44101\n#define HFLD_SAMPLE_RATE 44100\n#define HFLD_CLASSES 2\n"
+        "enum { HFLD_OK, HFLD_UNSURE = -1, HFLD_NOVEL = 1 };\n"
+        "static const char *hfld_class_names[2], *hfld_answers[2];\n"
+        "static int hfld_predict_int16(const int16_t *, int32_t, float *) { return 1; }\n"
+        "static int hfld_answer(const float *) { return 0; }\n"
+        "static int hfld_warnings_int16(const int16_t *, int32_t) { return 0; }\n"
+    )
+    (tmp_path / "run.cpp").write_text(
+        f'#include "Arduino.h"\n{source}\n#include <stdio.h>\nint main() {{ setup(); '
+        'unsigned long from = clock_; loop(); printf("%lu", last_ - from); }\n'
+    )
+    sh(tmp_path, "g++", "-Wall", "-Werror", "-Wno-unused-variable", "run.cpp", "-o", "run")
+    assert abs(int(sh(tmp_path, "./run")) - 1_000_000) < 10  # a second
 
 
 @pytest.mark.skipif(not shutil.which("g++") or not COMPILERS, reason="no C++ compiler here")

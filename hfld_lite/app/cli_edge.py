@@ -81,11 +81,15 @@ def export(
     """
     with _edge_packages():
         from hfld_lite.app.export import export_run, export_run_as_c
+        from hfld_lite.edge import deploy
         from hfld_lite.edge.firmware import FORMATS
+    if format not in (known := (*deploy.FORMATS, *FORMATS)):
+        raise HfldError(f"format is {format!r}; choose one of {', '.join(known)}.")
     if format in FORMATS:
         if raw or opset != OPSET:
             given = "--raw" if raw else "--opset"
-            raise HfldError(f"{given} is for ONNX files; C always reads raw samples: leave it out.")
+            why = "C always reads raw samples" if raw else "C has no opset"
+            raise HfldError(f"{given} is for ONNX files; {why}: leave it out.")
         loaded = load_run(run)
         firmware = export_run_as_c(
             loaded, out, format, role=role, miss_rate=miss_rate, data=data, progress=True
@@ -151,7 +155,8 @@ def _print_firmware(written: "Firmware", run: Run, role: str, folder: Path) -> N
     if said := too_large(needs(network, length, precision), role):
         console.print(f"note: {said}")
     console.print(f"Try it: make -C {written.folder} check   (see {written.folder}/README.md)")
-    console.print(f"Run it on an emulated chip: hfld edge {folder} --on cortex-m4")
+    option = "" if role == "student" else f" --role {role}"
+    console.print(f"Run it on an emulated chip: hfld edge {folder}{option} --on cortex-m4")
 
 
 def edge(

@@ -50,7 +50,7 @@ LONGEST_IDENTIFIER = 63
 TESTED = 2
 """Recordings in the test vector, of different classes where there are recordings."""
 
-LOOSE = 0.05
+LOOSE = 0.005
 """By how much a probability in eight bits may differ from Python's: the last digit of the view can
 move an input by one step of 256."""
 
@@ -108,7 +108,7 @@ def export_firmware(
 
     Args:
         detector: with the network.
-        folder: to be made; files of the same names in it are replaced.
+        folder: to be made; files of an earlier export in it are replaced.
         format: ``"c"`` (float32 and int8) or ``"c-float32"``, which needs no recordings.
         role: of the network.
         trust: the limits of *unsure* and of the warnings, in float32; None for none.
@@ -121,7 +121,7 @@ def export_firmware(
             C (named), recordings are needed and not given, or the miss rate cannot be promised.
         DataError: if there are too few recordings to calibrate with.
         HfldError: if no network has that role, or the operations differ from torch's network.
-        RecipeError: if the folder cannot be written.
+        RecipeError: if the folder cannot be written, or has other files of the same names.
     """
     if format not in FORMATS:
         raise ArgumentError(f"format is {format!r}; choose one of {', '.join(FORMATS)}.")
@@ -164,6 +164,7 @@ def export_firmware(
         "version": __version__,
         "network": detector.describe(role),
         "role": role.replace("_", " "),
+        "option": "" if role == "student" else f" --role {role}",
         "samples": detector.samples,
         "rate": detector.sample_rate,
         "part": part_of(detector).words,
@@ -350,6 +351,11 @@ def _write(folder: Path, texts: dict[str, str]) -> list[str]:
     contents[library / "library.properties"] = contents.pop(Path("library.properties"))
     sketch = library / "examples" / "classify" / "classify.ino"
     contents[sketch] = contents.pop(Path("classify.ino"))
+    foreign = [path for path in contents if (folder / path).exists()]
+    if foreign and not (folder / "hfld_network.h").exists():  # of an earlier export
+        raise RecipeError(
+            f"{folder} has a {foreign[0]} that no export of C wrote; choose another folder."
+        )
     try:
         for path, text in contents.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)

@@ -28,11 +28,11 @@ void loop() {
   do {
     first = listen();
   } while (abs(first) < LOUD);
-  unsigned long next = micros();
+  const unsigned long begin = micros();
   samples[0] = first;
   for (int32_t i = 1; i < HFLD_SAMPLES; i++) {
-    next += 1000000UL / HFLD_SAMPLE_RATE;
-    while ((long)(micros() - next) < 0) {
+    const unsigned long at = (unsigned long)((uint64_t)i * 1000000 / HFLD_SAMPLE_RATE);
+    while (micros() - begin < at) {
     }
     samples[i] = listen();
   }
