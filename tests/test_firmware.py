@@ -362,6 +362,10 @@ def test_refusals_write_nothing(export, run, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RecipeError, match=r"file cannot be written \(.+\); choose another folder"):
         export(tmp_path / "file")
+    (tmp_path / "run.json").write_text("{}")
+    with pytest.raises(RecipeError, match=r"is a run's own folder; choose another"):
+        export(tmp_path, "c-float32")
+    (tmp_path / "run.json").unlink()
     (tmp_path / "main.c").write_text("mine")
     with pytest.raises(RecipeError, match=r"has a main\.c that no export of C wrote"):
         export(tmp_path, "c-float32")

@@ -263,7 +263,7 @@ def test_too_few_rows_cannot_calibrate():
         to_integers(program, random_inputs(program, CALIBRATION - 1))
     assert str(caught.value) == (
         "calibration: there are 49 recordings; expected 50 or more, to know the range of the "
-        "activations; train on more recordings, or export without quantisation."
+        "activations; train on more recordings, or export in float32 (onnx, c-float32)."
     )
 
 

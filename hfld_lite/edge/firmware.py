@@ -168,6 +168,7 @@ def export_firmware(
         "samples": detector.samples,
         "rate": detector.sample_rate,
         "part": part_of(detector).words,
+        "windows": part_of(detector).kind == "windows",
         "classes": ", ".join(detector.class_names),
         "precisions": precisions,
         "promise": own.promise if own else 'The run has no limits, so it never answers "unsure".',
@@ -351,6 +352,8 @@ def _write(folder: Path, texts: dict[str, str]) -> list[str]:
     contents[library / "library.properties"] = contents.pop(Path("library.properties"))
     sketch = library / "examples" / "classify" / "classify.ino"
     contents[sketch] = contents.pop(Path("classify.ino"))
+    if (folder / "run.json").exists():
+        raise RecipeError(f"{folder} is a run's own folder; choose another one for the C.")
     foreign = [path for path in contents if (folder / path).exists()]
     if foreign and not (folder / "hfld_network.h").exists():  # of an earlier export
         raise RecipeError(

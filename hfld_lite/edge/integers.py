@@ -167,7 +167,7 @@ def to_integers(program: Program, calibration: np.ndarray | Tensor) -> Integers:
             "calibration",
             f"there are {len(calibration)} recordings",
             expected=f"{CALIBRATION} or more, to know the range of the activations",
-            mend="train on more recordings, or export without quantisation",
+            mend="train on more recordings, or export in float32 (onnx, c-float32)",
         )
     scales, zeros = [], []
     for values, op in zip(program.run(calibration), [None, *program.operations], strict=True):

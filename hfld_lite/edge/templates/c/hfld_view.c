@@ -430,7 +430,7 @@ int hfld_doubt(const hfld_source *source, float *work)
     const int status = hfld_range(source, HFLD_SAMPLES, &low, &high);
 #if HFLD_DOUBTS
     if (status == HFLD_OK) {
-        return (hfld_novelty(source, work) > HFLD_NOVELTY ? HFLD_NOVEL : 0)
+        return (hfld_novelty(source, work) <= HFLD_NOVELTY ? 0 : HFLD_NOVEL) /* NaN is novel */
                | (hfld_clipped(source, low, high) ? HFLD_CLIPPED : 0);
     }
 #else
