@@ -160,7 +160,7 @@ def test_linked_sizes_decide_what_fits():
     ("name", "flash", "said"),
     [
         ("STM32F411RE", 40_000, "linked for Cortex-M4"),
-        ("STM32F746NG", 50_000, "linked for Cortex-M0, not its Cortex-M7"),
+        ("STM32F746NG", 40_000, "linked for Cortex-M4, not its Cortex-M7"),
         ("RP2040", 50_000, "linked for Cortex-M0"),  # the M0+ has the same instructions
         ("ESP32-S3", 10_000, "estimated"),
     ],

@@ -134,6 +134,8 @@ def test_wrong_arguments_are_named(run, hfld):
     )
     with pytest.raises(ArgumentError, match="most is -1"):
         run_on_chips(run, ["m4"], most=-1)
+    said = hfld("edge", run.folder, "--on", "m4", "--device", "STM32F411RE", code=2)
+    assert "--on and --device do not go together" in said
     said = hfld("export", run.folder, "--format", "c", "--raw", code=2)
     assert "--raw is for ONNX files" in said
 

@@ -76,8 +76,8 @@ def export(
     and cuts them as in training. The C needs no library: raw samples go in, and the answer comes
     out; beside it are a test, a Makefile, a README and a library for Arduino.
 
-    What is written is compared with torch before. In eight bits, the accuracy on the run's test
-    part before and after quantisation is printed.
+    Before writing, the answers are compared with torch's. In eight bits, the accuracy on the
+    run's test part before and after quantisation is printed.
     """
     with _edge_packages():
         from hfld_lite.app.export import export_run, export_run_as_c
@@ -202,6 +202,10 @@ def edge(
         from hfld_lite.edge import summary as costs
     loaded = load_run(run)
     detector = loaded.detector
+    if on and device is not None:
+        raise HfldError(
+            "--on and --device do not go together; run --on first: --device then uses its sizes."
+        )
     if on:
         _edge_on_chips(loaded, on, role, recordings, data, output, not quiet)
         return
@@ -278,10 +282,13 @@ def _edge_on_chips(
     network, length = run.detector.network(role), input_length(run.detector)
     table = devices.verdicts(network, length, linked=linked_sizes(run, role))
     console.print("\nDevices, in INT8")
-    shown = device_table(table[table["sizes"] == "linked"])
+    # The estimate counts the network's operations only, and instructions stand above.
+    shown = device_table(table[table["sizes"] == "linked"]).drop(columns="estimate, ms")
     print_rows(list(shown.columns), shown.to_numpy().tolist())
     console.print(
-        "Flash is the whole program; RAM is static memory, stack and a buffer of 16-bit samples."
+        "Flash is the whole program; RAM is static memory, stack and a buffer of 16-bit samples. "
+        "-DHFLD_WARNINGS=0 leaves out the warnings, whose spectrum takes most of the memory. Other "
+        "devices have no Cortex-M: `hfld edge RUN` lists them."
     )
 
 
@@ -302,6 +309,6 @@ def _print_verdict(verdict: object, role: str, sizes: str) -> None:
     console.print(f"  sizes: {sizes}{more}")
     if verdict.estimate_ms is not None:
         console.print(
-            f"  time: about {verdict.estimate_ms:.3g} ms or more, an estimate: MACs over the data "
-            "sheet's rate"
+            f"  time: about {verdict.estimate_ms:.3g} ms or more for the network alone, an "
+            "estimate: MACs over the data sheet's rate"
         )

@@ -336,7 +336,7 @@ def judge(needed: Needs, on: Device, linked: Needs | Sequence[Needs] = ()) -> Ve
         on: the device.
         linked: of programs with the same network, each linked for a Cortex-M. On a device with a
             Cortex-M the bytes of one in the estimate's precision replace the estimate: that for
-            the device's own core, else the first. Everywhere else the estimate is used.
+            the device's own core, else the nearest. Everywhere else the estimate is used.
 
     Raises:
         ArgumentError: if linked sizes name no Cortex-M or an unknown precision.
@@ -353,7 +353,7 @@ def judge(needed: Needs, on: Device, linked: Needs | Sequence[Needs] = ()) -> Ve
                 "'cortex-m4'."
             )
     usable = [p for p in programs if on.cortex_m and p.precision == needed.precision]
-    sizes = min(usable, key=lambda p: not _same_core(p.core, on.core), default=needed)
+    sizes = min(usable, key=lambda p: (_distance(p.core, on.core), p.core), default=needed)
     pairs = (
         (sizes.flash_bytes, on.flash_bytes),
         (sizes.ram_bytes, on.ram_bytes),
@@ -388,6 +388,16 @@ def sizes_in_words(verdict: Verdict) -> str:
 
 def _core_in_words(core: str) -> str:
     return core.replace("plus", "+").title()
+
+
+CORES = ("cortex-m0", "cortex-m3", "cortex-m4", "cortex-m33", "cortex-m7", "cortex-m55")
+"""From the fewest instructions to the most."""
+
+
+def _distance(one: str, other: str) -> int:
+    """How many steps of CORES are between two cores; the M0+ is an M0."""
+    places = [CORES.index(core.removesuffix("plus")) for core in (one, other)]
+    return abs(places[0] - places[1])
 
 
 def _same_core(one: str, other: str) -> bool:

@@ -215,7 +215,8 @@ def tables(costs: Costs) -> dict[str, tuple[pd.DataFrame, str]]:
             device_table(costs.devices),
             "Estimated sizes are the weights (flash) and the activations (RAM); code, stack and "
             "runtime come on top. Linked sizes are read from a program and include them. The time "
-            "is MACs over the data sheet's rate: an estimate from below, nothing measured. "
+            "is the network's MACs over the data sheet's rate: an estimate from below, without "
+            "preprocessing, nothing measured. "
             "`hfld edge RUN --device NAME` names the source of each figure of a device.",
         ),
     }
@@ -243,8 +244,7 @@ def chip_tables(
             f"{row['instructions'] / 1e6:.2f} M",
             f"{row['view_instructions'] / row['instructions']:.0%}",
             f"{row['accuracy']:.1%}",
-            f"{100 * row['change']:+.2f} ({100 * row['change_low']:+.2f} to "
-            f"{100 * row['change_high']:+.2f})",
+            _change(row),
             f"{row['from_torch']:.1e}",
             f"{row['from_host']:.1e}",
         )
@@ -258,7 +258,7 @@ def chip_tables(
     sizes = wide.map("{:,.0f}".format)
     sizes.columns = [f"{memory}: {part}" for memory, part in wide.columns]
     columns = ["core", "precision", "flash", "static RAM", "stack", "instructions"]
-    columns += ["before the network", "accuracy", "change, points", "from torch", "from here"]
+    columns += ["before the network", "accuracy", "change, points", "off torch", "off Python"]
     return {
         "On the chip": (
             pd.DataFrame(answers, columns=columns),
@@ -272,6 +272,14 @@ def chip_tables(
             "The recording buffer is the caller's: here floats, half as large with 16-bit samples.",
         ),
     }
+
+
+def _change(row: dict[str, Any]) -> str:
+    """A difference in accuracy, in points; an interval without width would look like proof."""
+    if row["change"] == row["change_low"] == row["change_high"] == 0:
+        return "none seen"
+    low, high = row["change_low"], row["change_high"]
+    return f"{100 * row['change']:+.2f} ({100 * low:+.2f} to {100 * high:+.2f})"
 
 
 def device_table(verdicts: pd.DataFrame) -> pd.DataFrame:
