@@ -77,14 +77,6 @@ class Program:
             values.append(_real(operation, x, self.shapes[operation.output]))
         return values
 
-    def macs(self) -> int:
-        """Multiply-accumulate operations of the convolutions, for one recording."""
-        return sum(
-            op.weight.size * self.shapes[op.output].positions
-            for op in self.operations
-            if op.weight is not None
-        )
-
 
 def _real(op: Operation, x: list[Tensor], shape: Shape) -> Tensor:
     if op.kind == "conv":
