@@ -422,7 +422,7 @@ def test_limits_and_eight_bits_are_compared_by_recording(trained):
     recordings = run.recordings()
     test = recordings.select(run.split.test)
     small = run.detector.predictor("student")
-    found = deploy._compare(small, run.detector, test, "student")
+    found = deploy.before_and_after(small, run.detector, test, "student")
     count = len(set(test.groups))
     assert found["before"].count == found["after"].count == count
     assert found["change"] == (0, 0, 0)
