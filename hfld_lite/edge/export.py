@@ -363,6 +363,21 @@ class _Recordings(CalibrationDataReader):
         return None if row is None else {INPUT: row[None]}
 
 
+def check_calibration(calibration: np.ndarray | Tensor) -> None:
+    """Refuse too few recordings to know the range of the activations.
+
+    Raises:
+        DataError: if there are fewer than CALIBRATION.
+    """
+    if len(calibration) < CALIBRATION:
+        raise DataError(
+            "calibration",
+            f"there are {len(calibration)} recordings",
+            expected=f"{CALIBRATION} or more, to know the range of the activations",
+            mend="train on more recordings, or export in float32 (onnx, c-float32)",
+        )
+
+
 def quantise(model: onnx.ModelProto, calibration: np.ndarray) -> onnx.ModelProto:
     """Static quantisation to eight bits: q = round(x / s) + z.
 
@@ -379,13 +394,7 @@ def quantise(model: onnx.ModelProto, calibration: np.ndarray) -> onnx.ModelProto
     Raises:
         DataError: if there are too few calibration recordings.
     """
-    if len(calibration) < CALIBRATION:
-        raise DataError(
-            "calibration",
-            f"there are {len(calibration)} recordings",
-            expected=f"{CALIBRATION} or more, to know the range of the activations",
-            mend="train on more recordings, or export without quantisation",
-        )
+    check_calibration(calibration)
 
     def static(path: Path, out: Path) -> None:
         # Unsigned activations: ONNX Runtime has no fast 1-D convolution of signed ones.

@@ -20,9 +20,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hfld_lite.edge.export import CALIBRATION
+from hfld_lite.edge.export import check_calibration
 from hfld_lite.edge.program import Operation, Program
-from hfld_lite.errors import ArgumentError, DataError
+from hfld_lite.errors import ArgumentError
 
 LOWEST, HIGHEST = -128, 127
 
@@ -162,13 +162,7 @@ def to_integers(program: Program, calibration: np.ndarray | Tensor) -> Integers:
     Raises:
         DataError: if there are fewer than CALIBRATION recordings.
     """
-    if len(calibration) < CALIBRATION:
-        raise DataError(
-            "calibration",
-            f"there are {len(calibration)} recordings",
-            expected=f"{CALIBRATION} or more, to know the range of the activations",
-            mend="train on more recordings, or export in float32 (onnx, c-float32)",
-        )
+    check_calibration(calibration)
     scales, zeros = [], []
     for values, op in zip(program.run(calibration), [None, *program.operations], strict=True):
         low, high = min(0.0, float(values.min())), max(0.0, float(values.max()))
