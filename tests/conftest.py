@@ -131,7 +131,7 @@ def exported():
     """
 
     @cache
-    def get(depth, width, length, head="small"):
+    def get(depth, width, length, head):
         with torch.random.fork_rng():
             torch.manual_seed(depth)
             network = resnet1d(depth, 4, width, head)

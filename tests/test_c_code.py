@@ -20,7 +20,11 @@ from hfld_lite.edge.program import place, read_program
 COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
 STRICT = ("-std=c99", "-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror", "-O1")
 RANDOM = 24
-SIZES = [(d, w, n) for d in (10, 18) for w, n in ((1 / 16, 601), (1 / 8, 600), (1 / 4, 601))]
+SIZES = [
+    (depth, width, length, "small")
+    for depth in (10, 18)
+    for width, length in ((1 / 16, 601), (1 / 8, 600), (1 / 4, 601))
+]
 
 pytestmark = pytest.mark.skipif(not COMPILERS, reason="no C compiler here")
 

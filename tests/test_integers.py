@@ -268,7 +268,7 @@ def test_too_few_rows_cannot_calibrate():
 
 
 def test_probabilities_are_near_those_of_onnx_runtime_in_eight_bits(exported):
-    model = ModelProto.FromString(exported(10, 1 / 16, 601)[1].SerializeToString())
+    model = ModelProto.FromString(exported(10, 1 / 16, 601, "small")[1].SerializeToString())
     gemm = next(node for node in model.graph.node if node.op_type == "Gemm")
     (head,) = [value for value in model.graph.initializer if value.name == gemm.input[1]]
     sharp = 20 * numpy_helper.to_array(head)  # so that probabilities differ
