@@ -21,7 +21,7 @@ from hfld_lite.app.console import (
     print_table,
 )
 from hfld_lite.app.output import Output, check_output, write_output
-from hfld_lite.app.report import display_table
+from hfld_lite.app.display import display_table
 from hfld_lite.app.runs import Run, load_run, part_counts
 from hfld_lite.app.series import PAGE, runs_of
 from hfld_lite.app.tables import read_results

@@ -13,7 +13,7 @@ from rich.table import Table
 from typer import Argument, Option
 
 from hfld_lite.app.compared import Comparison
-from hfld_lite.app.report import baselines_table
+from hfld_lite.app.display import baselines_table
 from hfld_lite.storage.progress import print_any_character
 
 console = Console(highlight=False, markup=False, emoji=False)

@@ -12,7 +12,6 @@ from typing import Any
 
 import pandas as pd
 
-from hfld_lite.app.report import render
 from hfld_lite.app.runs import FACTS, unfinished
 from hfld_lite.app.tables import read_baselines, read_results
 from hfld_lite.app.unfinished import BEGUN, begin_run
@@ -124,6 +123,8 @@ def write_series(out: Path, command: str) -> pd.DataFrame:
     Raises:
         RecipeError: if a run's results cannot be read.
     """
+    from hfld_lite.app.report import render  # it loads matplotlib
+
     runs = pd.concat([_scores(run) for run in runs_of(out)], ignore_index=True)
     table = summary(runs)
     write_whole(out / TABLE, table.to_csv(index=False))
