@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
-import pandas as pd
 from typer import Argument, Exit, Option
 
 from hfld_lite.app.compared import Comparison, compared_on
@@ -20,8 +19,8 @@ from hfld_lite.app.console import (
     print_rows,
     print_table,
 )
-from hfld_lite.app.output import Output, check_output, write_output
 from hfld_lite.app.display import display_table
+from hfld_lite.app.output import Output, check_output, write_output
 from hfld_lite.app.runs import Run, load_run, part_counts
 from hfld_lite.app.series import PAGE, runs_of
 from hfld_lite.app.tables import read_results
@@ -58,6 +57,8 @@ def evaluate(
 
     Other recordings that the networks were trained on are left out, and so are unlabelled ones.
     """
+    import pandas as pd
+
     check_output(output)
     if training and data is None:
         raise RecipeError("--training needs --data, the folder of the training recordings.")

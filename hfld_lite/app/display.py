@@ -1,7 +1,13 @@
 """The tables of a run in words and units, and the notes below them."""
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
 import numpy as np
-import pandas as pd
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 INTERVAL_NOTE = (
     "The interval is Wilson's, at 95 %, on the effective number of test recordings: recordings of "
@@ -27,6 +33,8 @@ def display_table(table: pd.DataFrame) -> pd.DataFrame:
         table: of a `TestResult`; costs are shown if it has them, see
             :func:`hfld_lite.edge.analysis.with_costs`.
     """
+    import pandas as pd
+
     return pd.DataFrame(
         {
             "role": table["role"].str.replace("_", " "),
@@ -47,6 +55,8 @@ def display_table(table: pd.DataFrame) -> pd.DataFrame:
 
 def baselines_table(table: pd.DataFrame) -> pd.DataFrame:
     """The table of `Baselines` in words and units, a string in every cell."""
+    import pandas as pd
+
     return pd.DataFrame(
         {
             "baseline": table["baseline"],

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
-import pandas as pd
 from typer import Option
 
 from hfld_lite.errors import RecipeError
@@ -50,6 +49,8 @@ def write_output(path: Path | None, rows: Iterable[dict[str, Any]]) -> None:
     Raises:
         RecipeError: the file cannot be written.
     """
+    import pandas as pd
+
     if path is None:
         return
     rows = [{name: _plain(value) for name, value in row.items()} for row in rows]

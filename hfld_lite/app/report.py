@@ -11,8 +11,6 @@ from matplotlib.figure import Figure
 
 from hfld_lite.app.chosen import display_tried, tried
 from hfld_lite.app.compared import Comparison, compared
-from hfld_lite.app.figures import confusions, curves, size_against_accuracy, spectra
-from hfld_lite.app.fonts import numbered
 from hfld_lite.app.display import (
     BALANCED_NOTE,
     BASELINES_NOTE,
@@ -20,6 +18,8 @@ from hfld_lite.app.display import (
     baselines_table,
     display_table,
 )
+from hfld_lite.app.figures import confusions, curves, size_against_accuracy, spectra
+from hfld_lite.app.fonts import numbered
 from hfld_lite.app.runs import Run, load_run, part_counts
 from hfld_lite.app.style import png, words
 from hfld_lite.app.tables import read_history, read_predictions, read_results, roles_in
