@@ -1,6 +1,6 @@
 """How time and memory grow with the number of recordings, from reading to evaluation.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/bench_growth.py [--sizes 1000 10000 100000] [--out CSV]
+    OMP_NUM_THREADS=1 python tests/benchmarks/bench_growth.py [--sizes 1000 10000] [--out CSV]
 
 A prepared folder of each size is made of simulated tiles, each varied in gain and noise; it is
 read, split and looked through, and a student learns from labels for one epoch, with the views in
@@ -36,7 +36,6 @@ from _study import forget_peak, peak_mib, write_table
 from hfld_lite import read_folder, simulate_tiles
 from hfld_lite.data import prepared
 from hfld_lite.data.examples import Examples
-from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import split
 from hfld_lite.distillation import Supervised
 from hfld_lite.edge.analysis import processor
@@ -175,7 +174,9 @@ def child(*arguments: object) -> pd.DataFrame:
 def table_of(sizes: list[int], files: int, place: Path | None) -> pd.DataFrame:
     """A row for each size, way and step."""
     found = []
-    jobs = [("prepared", size) for size in sizes] + [("files", n) for n in (files // 10, files) if n]
+    jobs = [("prepared", size) for size in sizes] + [
+        ("files", n) for n in (files // 10, files) if n
+    ]
     for kind, size in jobs:
         with tempfile.TemporaryDirectory(dir=place) as above:
             free, folder = shutil.disk_usage(above).free, Path(above) / "data"
@@ -227,7 +228,7 @@ def main() -> int:
     if options.out:
         notes = (
             "Time (s; ms_each: processor time a recording) and memory (MiB) with growth.",
-            f"{SAMPLES} samples a recording; OMP_NUM_THREADS=1 python tests/benchmarks/bench_growth.py",
+            f"{SAMPLES} samples a recording; one thread; tests/benchmarks/bench_growth.py",
         )
         write_table(options.out, table.round(4), *notes)
     return 0 if slow.empty and large.empty else 1
