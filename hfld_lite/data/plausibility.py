@@ -185,7 +185,7 @@ def equal_rows(signals: np.ndarray) -> list[np.ndarray]:
     Constant rows are left out. A few samples of each row say which ones are compared whole.
     """
     middle = max(0, (signals.shape[1] - _KEY) // 2)
-    cut = (piece[:, middle : middle + _KEY] for piece in pieces(signals, 1024))
+    cut = (piece[:, middle : middle + _KEY] for piece in pieces(signals))
     keys = np.fromiter((hash(key.tobytes()) for piece in cut for key in piece), int, len(signals))
     _, codes, counts = np.unique(keys, return_inverse=True, return_counts=True)
     sets: dict[bytes, list[int]] = {}

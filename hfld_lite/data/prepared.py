@@ -28,7 +28,6 @@ WHOLES = "wholes.npy"  # only where rows are windows of recordings
 ARRAYS = {"signals.npy": "<f4", "labels.npy": "<i8", "groups.npy": "<U", "origins.npy": "<U"}
 ARRAYS |= {WHOLES: "<U"}
 _MOST_HEADER = 10_000  # bytes, as in numpy.load
-_TEXTS = 1 << 14  # checked together
 _AGAIN = "prepare the folder again"
 
 
@@ -193,7 +192,7 @@ def _is_text(array: np.ndarray) -> bool:
     """Return whether all code points of a string array are characters of Unicode."""
     if array.itemsize == 0:
         return True
-    for piece in pieces(array, _TEXTS):
+    for piece in pieces(array):
         codes = np.array(piece).view("<u4")
         if ((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))).any():
             return False

@@ -25,8 +25,6 @@ from hfld_lite.storage.files import bytes_digest
 UNLABELLED = -1
 """The label of a recording whose class is not known."""
 
-_CHUNK = 1 << 24  # values checked together, 64 MiB: a memory map may be larger than memory
-
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Recordings:
@@ -162,10 +160,9 @@ class Recordings:
 
     def _check_signals(self) -> None:
         """Name the first recording that is not finite, else the first that is constant."""
-        step = max(1, _CHUNK // self.samples)
         ranges = []
         with np.errstate(invalid="ignore"):
-            for part in pieces(self.signals, step):
+            for part in pieces(self.signals):
                 ranges.append((part.min(axis=1), part.max(axis=1)))
         low, high = (np.concatenate(ends) for ends in zip(*ranges, strict=True))
         for bad in (~(np.isfinite(low) & np.isfinite(high)), low == high):
@@ -224,7 +221,7 @@ class Recordings:
 
         def parts() -> Iterator[bytes]:
             for array in (self.signals, self.labels, self.groups):
-                for piece in pieces(array, 1024):
+                for piece in pieces(array):
                     yield np.ascontiguousarray(piece)
 
         return bytes_digest(parts())
@@ -376,7 +373,7 @@ def digests(signals: np.ndarray) -> list[str]:
     """The first 16 digits of each signal's SHA-256, of ``(n, samples)``."""
     return [
         bytes_digest([np.ascontiguousarray(signal)])[:16]
-        for piece in pieces(signals, 1024)
+        for piece in pieces(signals)
         for signal in piece
     ]
 

@@ -20,6 +20,9 @@ from hfld_lite.errors import ArgumentError
 LAZY = 1 << 26
 """Bytes of a memory map's rows above which they are not copied into memory when chosen, 64 MiB."""
 
+PIECE = 1 << 22
+"""Bytes that are read at once, 4 MiB."""
+
 
 def let_go(array: Any) -> None:
     """Give back what was read of a read-only memory map; it is read again when it is needed.
@@ -34,8 +37,9 @@ def let_go(array: Any) -> None:
         base.madvise(mmap.MADV_DONTNEED)
 
 
-def pieces(array: Any, rows: int) -> Iterator[Any]:
-    """An array's rows, so many at a time; those of a memory map are let go after use."""
+def pieces(array: Any, rows: int = 0) -> Iterator[Any]:
+    """An array's rows, so many at a time (by default PIECE); a memory map's are let go."""
+    rows = rows or max(1, PIECE // max(1, array[:1].nbytes))
     for start in range(0, len(array), rows):
         yield array[start : start + rows]
         let_go(array)
@@ -51,11 +55,8 @@ class Chosen(numpy.lib.mixins.NDArrayOperatorsMixin):
 
     def __init__(self, source: np.memmap, rows: np.ndarray) -> None:
         self._source, self._rows = source, rows
-        self.dtype, self.ndim, self.shape = (
-            source.dtype,
-            source.ndim,
-            (len(rows), *source.shape[1:]),
-        )
+        self.dtype, self.shape = source.dtype, (len(rows), *source.shape[1:])
+        self.ndim = source.ndim
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -91,7 +92,11 @@ def choose(array: Any, rows: np.ndarray | slice) -> Any:
         return array.choose(rows)
     large = isinstance(rows, np.ndarray) and len(rows) * array[:1].nbytes > LAZY
     lazy = large and isinstance(array, np.memmap) and array.mode == "r"
-    return Chosen(array, rows) if lazy else array[rows]
+    if lazy:
+        return Chosen(array, rows)
+    found = array[rows]
+    let_go(array)
+    return found
 
 
 def mapped(shape: tuple[int, ...], folder: str | Path | None) -> np.memmap:

@@ -39,7 +39,7 @@ from hfld_lite.data.examples import Examples
 from hfld_lite.data.splits import split
 from hfld_lite.distillation import Supervised
 from hfld_lite.edge.analysis import processor
-from hfld_lite.evaluation.detector import Detector
+from hfld_lite.evaluation.detector import Detector, trust_of
 from hfld_lite.networks import resnet1d
 from hfld_lite.recipes import Recipe
 from hfld_lite.storage.files import file_digest, write_whole
@@ -58,12 +58,13 @@ WAYS = ("in memory", "step by step")
 def make(folder: Path, count: int) -> None:
     """Write a prepared folder a chunk at a time, so that making it needs no memory either."""
     tiles = simulate_tiles(seed=0, tiles_per_class=50, drops=2)
-    rng, which = np.random.default_rng(count), np.arange(count) % len(tiles)
+    rng, rows = np.random.default_rng(count), np.arange(count)
+    which = (202 * (rows // 2) + rows % 2) % len(tiles)  # both drops of a tile, of all classes
     tiles.save(folder)
     arrays = {
         "labels": tiles.labels[which],
-        "groups": np.array([f"tile {row // 2}" for row in range(count)]),
-        "origins": np.array([f"made.npy:{row}" for row in range(count)]),
+        "groups": np.array([f"tile {row // 2}" for row in rows]),
+        "origins": np.array([f"made.npy:{row}" for row in rows]),
     }
     for name, values in arrays.items():
         np.save(folder / f"{name}.npy", values)
@@ -99,10 +100,12 @@ def measured(step: str) -> Iterator[None]:
     watch = threading.Thread(target=sample)
     watch.start()
     began, processor_began = time.perf_counter(), time.process_time()
-    yield
-    used, seconds = time.process_time() - processor_began, time.perf_counter() - began
-    done.set()
-    watch.join()
+    try:
+        yield
+    finally:
+        used, seconds = time.process_time() - processor_began, time.perf_counter() - began
+        done.set()
+        watch.join()
     figures = {"seconds": seconds, "processor": used, "peak": peak_mib(), "own": max(most)}
     print(json.dumps({"step": step, **figures}), flush=True)
 
@@ -131,6 +134,8 @@ def run(folder: Path, way: str) -> None:
     detector = Detector(recipe, networks, *names, recordings.sample_rate, recordings.samples)
     with measured("evaluation"):
         detector.test(recordings, parts.test)
+    with measured("limits of unsure"):
+        trust_of(detector, recordings, parts, detector.predictor("student"))
 
 
 def _network(spec: object) -> torch.nn.Module:
