@@ -1,24 +1,28 @@
 """Recordings that are larger than memory: read in pieces, chosen lazily, the same results."""
 
+import errno
 import json
 import pickle
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
-from hfld_lite import Recordings
+from hfld_lite import Recordings, read_folder
 from hfld_lite.data import examples, plausibility, splits
 from hfld_lite.data.examples import Examples, Stored, without_meta
 from hfld_lite.data.views import VIEWS
+from hfld_lite.errors import ArgumentError
 from hfld_lite.evaluation.detector import trust_of
 from hfld_lite.hierarchy import Trainer
 from hfld_lite.recipes import Augmentation
 from hfld_lite.storage import arrays
-from hfld_lite.storage.arrays import Chosen, Rows, choose, pieces
+from hfld_lite.storage.arrays import Chosen, Rows, choose, gathered, pieces
 
 
 @pytest.fixture
@@ -198,6 +202,44 @@ class TestTheSameResults:
         assert torch.equal(mean, rows.mean((0, 2)))
         assert torch.equal(deviation, rows.std((0, 2)))
         assert torch.equal(found, (rows - mean[:, None]) / deviation[:, None])
+
+
+class TestManyFiles:
+    @pytest.mark.parametrize("limit", [0, 3 * 48 * 5, 1 << 29])
+    def test_gathered_rows(self, mapped, monkeypatch, limit):
+        monkeypatch.setattr(arrays, "GATHERED", limit)
+        windows = np.lib.stride_tricks.sliding_window_view(mapped[1][0], 5)[::2]
+        parts = [mapped[1][:3, :5], windows, mapped[1][9:10, :5]]
+        found = gathered(iter(parts))
+        assert isinstance(found, np.memmap) == (limit < sum(part.nbytes for part in parts))
+        np.testing.assert_array_equal(found, np.concatenate(parts))
+        assert found.dtype == np.float32
+
+    @pytest.mark.parametrize("part", ["first", "windows"])
+    def test_a_folder_larger_than_memory(self, tmp_path, tiny_recordings, monkeypatch, part):
+        """A folder of files above the limit gives the same recordings, on the disk."""
+        for row in range(0, 80, 8):
+            name = tmp_path / tiny_recordings.class_names[tiny_recordings.labels[row]]
+            name.mkdir(exist_ok=True)
+            soundfile.write(name / f"{row}.wav", tiny_recordings.signals[row] / 2, 40_000)
+        found = []
+        for limit in (1 << 29, 10_000):
+            monkeypatch.setattr(arrays, "GATHERED", limit)
+            with pytest.warns(UserWarning, match="of 10 files"):
+                found.append(read_folder(tmp_path, part=part, samples=3000))
+        assert [isinstance(data.signals, np.memmap) for data in found] == [False, True]
+        assert found[0].fingerprint() == found[1].fingerprint()
+        assert found[0].summary() == found[1].summary()
+        assert len(found[1]) == (20 if part == "windows" else 10)
+
+    def test_no_room(self, mapped, monkeypatch):
+        class Full(tempfile.SpooledTemporaryFile):
+            def write(self, _):
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(tempfile, "SpooledTemporaryFile", Full)
+        with pytest.raises(ArgumentError, match=r"more than 0 MB cannot be kept there \(No space"):
+            gathered([mapped[1]])
 
 
 MEASURED = """

@@ -6,7 +6,7 @@ import mmap
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,9 @@ from hfld_lite.errors import ArgumentError
 
 LAZY = 1 << 26
 """Bytes of a memory map's rows above which they are not copied into memory when chosen, 64 MiB."""
+
+GATHERED = 1 << 29
+"""Bytes of recordings read from many files above which they are kept in one file, 512 MiB."""
 
 PIECE = 1 << 22
 """Bytes that are read at once, 4 MiB."""
@@ -97,6 +100,36 @@ def choose(array: Any, rows: np.ndarray | slice) -> Any:
     found = array[rows]
     let_go(array)
     return found
+
+
+def gathered(parts: Iterable[np.ndarray]) -> np.ndarray:
+    """The rows of arrays ``(k, samples)``, float32, one below the other.
+
+    Those of more than GATHERED bytes are a read-only memory map of a file without a name, so that
+    they are never all in memory.
+
+    Raises:
+        ArgumentError: if the temporary folder has no room.
+    """
+    size = 0
+    with tempfile.SpooledTemporaryFile(GATHERED, suffix=".recordings") as file:
+        for rows in parts:
+            size, samples = size + rows.nbytes, rows.shape[1]
+            try:
+                file.write(np.ascontiguousarray(rows, np.float32))
+                file.flush()
+            except OSError as error:
+                raise ArgumentError(
+                    f"{tempfile.gettempdir()}: recordings of more than {size / 1e6:.0f} MB cannot "
+                    f"be kept there ({error.strerror}); make room, or name another folder in "
+                    "TMPDIR."
+                ) from error
+        if size > GATHERED:  # then they are on the disk, and the map keeps the file open
+            return np.memmap(file, np.float32, "r").reshape(-1, samples)
+        found = np.empty((size // (4 * samples), samples), np.float32)
+        file.seek(0)
+        file.readinto(found)
+        return found
 
 
 def mapped(shape: tuple[int, ...], folder: str | Path | None) -> np.memmap:
