@@ -177,6 +177,12 @@ class TestTheSameResults:
             trained.append(trainer.supervise("student").network.state_dict())
         assert all(torch.equal(trained[0][name], trained[1][name]) for name in trained[0])
 
+    def test_augmented_signals_stay_in_a_large_map(self, stored, tiny_recipe, lazy):
+        recipe = tiny_recipe.replace(augmentation=Augmentation())
+        found = Examples.of(stored, recipe, True).signals(np.arange(30)).inputs
+        assert isinstance(found, Stored)
+        assert np.array_equal(found[torch.arange(30)].numpy(), stored.signals[:30])
+
     def test_linked_groups(self, tiny_recordings, monkeypatch):
         """Groups that share recordings, by chains too, have the least number of theirs."""
         rng = np.random.default_rng(0)

@@ -23,7 +23,7 @@ from hfld_lite.data.recordings import UNLABELLED, Recordings
 from hfld_lite.data.splits import Split, split
 from hfld_lite.data.views import network_inputs
 from hfld_lite.errors import ArgumentError, DataError
-from hfld_lite.storage.arrays import let_go
+from hfld_lite.storage.arrays import Chosen, choose, let_go
 from hfld_lite.storage.files import digest
 from hfld_lite.storage.progress import bar
 
@@ -469,7 +469,7 @@ class Examples:
         }
 
     def signals(self, rows: np.ndarray) -> Samples:
-        """Raw signals at these places, to be augmented.
+        """Raw signals at these places, to be augmented; many of a memory map stay there.
 
         Raises:
             ArgumentError: if these are no recordings, or the recipe's shift is too long for them.
@@ -482,10 +482,11 @@ class Examples:
         recordings = self.recordings
         check_shift(self.recipe.augmentation, recordings.samples, recordings.sample_rate)
         target = torch.from_numpy(self.labels[rows])
-        if self.inputs is None:
+        chosen = choose(recordings.signals, rows)
+        if self.inputs is None or isinstance(chosen, Chosen):
             raw = _Views(recordings, None)
             return Samples(Stored(raw, np.asarray(rows), self.workers, self.fingerprint), target)
-        return Samples(torch.from_numpy(np.asarray(recordings.signals[rows])), target)
+        return Samples(torch.from_numpy(np.asarray(chosen)), target)
 
     def varied(self, signals: Tensor, generator: torch.Generator) -> Tensor:
         """What networks read of an augmented version of raw signals."""

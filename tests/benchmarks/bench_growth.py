@@ -1,6 +1,6 @@
 """How time and memory grow with the number of recordings, from reading to evaluation.
 
-    OMP_NUM_THREADS=1 python tests/benchmarks/bench_growth.py [--sizes N …] [--files N …] [--out CSV]
+    OMP_NUM_THREADS=1 python tests/benchmarks/bench_growth.py [--sizes N …] [--files N …]
 
 A prepared folder of each size is made of simulated tiles, each varied in gain and noise; it is
 read, split and looked through, and a student learns from labels for one epoch, with the views in
