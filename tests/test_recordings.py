@@ -6,9 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from hfld_lite.data import recordings as module
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.errors import ArgumentError, DataError
+from hfld_lite.storage import arrays
 
 
 def make(n: int = 12, samples: int = 8, **fields) -> Recordings:
@@ -83,9 +83,9 @@ class TestFields:
 
 class TestSignals:
     @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e300])
-    @pytest.mark.parametrize("chunk", [8, 1 << 24])
-    def test_the_first_that_is_not_finite_is_named(self, value, chunk, monkeypatch):
-        monkeypatch.setattr(module, "_CHUNK", chunk)
+    @pytest.mark.parametrize("piece", [32, 1 << 22])
+    def test_the_first_that_is_not_finite_is_named(self, value, piece, monkeypatch):
+        monkeypatch.setattr(arrays, "PIECE", piece)
         signals = np.random.default_rng(0).standard_normal((12, 8))
         signals[7, 3] = signals[9, 0] = value
         with pytest.raises(DataError) as caught:

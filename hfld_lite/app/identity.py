@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.errors import RecipeError
+from hfld_lite.storage.arrays import pieces
 from hfld_lite.storage.files import bytes_digest, regular_size, write_whole
 
 FILE = "recordings.safetensors"
@@ -33,8 +34,8 @@ def sketch(signals: np.ndarray) -> np.ndarray:
     waves = np.cos(np.square(np.arange(samples, dtype=float))[:, None] * _RATES)
     found = np.empty((len(signals), 2 + len(_RATES)), np.float32)
     step = max(1, _CHUNK // samples)
-    for start in range(0, len(signals), step):
-        part = np.asarray(signals[start : start + step], dtype=float)
+    for start, piece in zip(range(0, len(signals), step), pieces(signals, step), strict=True):
+        part = np.asarray(piece, dtype=float)
         mean = part.mean(1, keepdims=True)
         part = part - mean
         level = np.sqrt(np.mean(np.square(part), 1, keepdims=True)).clip(1e-30)

@@ -6,7 +6,7 @@ import re
 import unicodedata
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,6 +38,7 @@ from hfld_lite.data.readers import (
 )
 from hfld_lite.data.recordings import Recordings, positive
 from hfld_lite.errors import ArgumentError, DataError
+from hfld_lite.storage.arrays import gathered
 from hfld_lite.storage.progress import bar
 
 _NORMAL = {"n", "normal", "ok", "good", "sound", "intact"}
@@ -165,7 +166,15 @@ def read_wav_folder(
         chosen = Part(part or "first", samples, pad)
         _check_lengths(files, rate, chosen)
         signals = (_signal(file, rate, cancelled) for file in shown)
-    cuts = [chosen.cut(x, rate, file.path) for x, file in zip(signals, files, strict=True)]
+    cuts: list[Cut] = []
+
+    def taken() -> Iterator[np.ndarray]:
+        for x, file in zip(signals, files, strict=True):
+            cut = chosen.cut(x, rate, file.path)
+            cuts.append(cut._replace(signals=np.empty((len(cut.signals), 0))))  # for their number
+            yield cut.signals
+
+    taken_signals = gathered(taken())
     said = _said(files, rate, chosen, cuts)
     told = said
     if said and samples is None and chosen.kind != "whole":
@@ -187,7 +196,7 @@ def read_wav_folder(
     notes += (cancelled_finding(named, len(files)),) * bool(named)
     windows = chosen.kind == "windows"
     return Recordings(
-        signals=np.concatenate([cut.signals for cut in cuts]),
+        signals=taken_signals,
         labels=np.repeat([label_of(file.label, names) for file in files], counts),
         groups=np.repeat([file.group for file in files], counts),
         sample_rate=rate,

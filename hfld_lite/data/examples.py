@@ -23,6 +23,7 @@ from hfld_lite.data.recordings import UNLABELLED, Recordings
 from hfld_lite.data.splits import Split, split
 from hfld_lite.data.views import network_inputs
 from hfld_lite.errors import ArgumentError, DataError
+from hfld_lite.storage.arrays import Chosen, choose, let_go
 from hfld_lite.storage.files import digest
 from hfld_lite.storage.progress import bar
 
@@ -468,7 +469,7 @@ class Examples:
         }
 
     def signals(self, rows: np.ndarray) -> Samples:
-        """Raw signals at these places, to be augmented.
+        """Raw signals at these places, to be augmented; many of a memory map stay there.
 
         Raises:
             ArgumentError: if these are no recordings, or the recipe's shift is too long for them.
@@ -480,8 +481,12 @@ class Examples:
             )
         recordings = self.recordings
         check_shift(self.recipe.augmentation, recordings.samples, recordings.sample_rate)
-        signals = torch.from_numpy(np.array(recordings.signals[rows]))
-        return Samples(signals, torch.from_numpy(self.labels[rows]))
+        target = torch.from_numpy(self.labels[rows])
+        chosen = choose(recordings.signals, rows)
+        if self.inputs is None or isinstance(chosen, Chosen):
+            raw = _Views(recordings, None)
+            return Samples(Stored(raw, np.asarray(rows), self.workers, self.fingerprint), target)
+        return Samples(torch.from_numpy(np.asarray(chosen)), target)
 
     def varied(self, signals: Tensor, generator: torch.Generator) -> Tensor:
         """What networks read of an augmented version of raw signals."""
@@ -509,7 +514,7 @@ def without_meta(train: Recordings | Examples, share: float, seed: int) -> Split
 
 
 class _Views(Dataset):
-    """The networks' inputs of recordings, made one by one."""
+    """The networks' inputs of recordings, made a batch at a time; without a recipe, raw signals."""
 
     def __init__(self, recordings: Recordings, recipe: Any) -> None:
         self.recordings, self.recipe = recordings, recipe
@@ -518,9 +523,16 @@ class _Views(Dataset):
         return len(self.recordings)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        signal = np.array(self.recordings.signals[index : index + 1])
-        inputs = network_inputs(signal, self.recipe, self.recordings.sample_rate)
-        return inputs[0], int(self.recordings.labels[index])
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, rows: Sequence[int]) -> list[tuple[Tensor, int]]:
+        """What a DataLoader asks for, where it can: all items of a batch."""
+        signals, labels = self.recordings.signals, self.recordings.labels[rows]
+        inputs = torch.from_numpy(np.asarray(signals[rows]))
+        let_go(signals)
+        if self.recipe is not None:
+            inputs = network_inputs(inputs, self.recipe, self.recordings.sample_rate)
+        return list(zip(inputs, labels.tolist(), strict=True))
 
 
 class _Rows(Dataset):
@@ -534,6 +546,13 @@ class _Rows(Dataset):
 
     def __getitem__(self, index: int) -> Any:
         return self.dataset[int(self.rows[index])]
+
+    def __getitems__(self, places: Sequence[int]) -> list[Any]:
+        """What a DataLoader asks for: the items of a batch, at once where the dataset can."""
+        rows = self.rows[places].tolist()
+        if at_once := getattr(self.dataset, "__getitems__", None):
+            return at_once(rows)
+        return [self.dataset[row] for row in rows]
 
 
 def _fits(x: Tensor, count: int) -> bool:

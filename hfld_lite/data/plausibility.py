@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from hfld_lite.data.names import some_names
+from hfld_lite.storage.arrays import let_go, pieces
 
 if TYPE_CHECKING:
     from hfld_lite.data.recordings import Recordings
@@ -184,19 +185,22 @@ def equal_rows(signals: np.ndarray) -> list[np.ndarray]:
     Constant rows are left out. A few samples of each row say which ones are compared whole.
     """
     middle = max(0, (signals.shape[1] - _KEY) // 2)
-    keys = np.ascontiguousarray(signals[:, middle : middle + _KEY])
-    keys = keys.view(np.dtype((np.void, keys.shape[1] * keys.itemsize))).ravel()
+    cut = (piece[:, middle : middle + _KEY] for piece in pieces(signals))
+    keys = np.fromiter((hash(key.tobytes()) for piece in cut for key in piece), int, len(signals))
     _, codes, counts = np.unique(keys, return_inverse=True, return_counts=True)
     sets: dict[bytes, list[int]] = {}
     for row in np.flatnonzero(counts[codes] > 1):
         signal = np.ascontiguousarray(signals[row])
         if signal.min() != signal.max():
             sets.setdefault(hashlib.sha256(signal).digest(), []).append(int(row))
+        let_go(signals)
     return [np.array(rows) for rows in sets.values() if len(rows) > 1]
 
 
 def longest_run(signals: np.ndarray) -> np.ndarray:
     """Longest run of samples at the recording's lowest or highest value, ``(n,)``."""
+    if len(signals) > (rows := max(1, _CHUNK // signals.shape[1])):
+        return np.concatenate([longest_run(piece) for piece in pieces(signals, rows)])
     signals = np.asarray(signals)
     low, high = signals.min(1, keepdims=True), signals.max(1, keepdims=True)
     extreme = run = (signals == low) | (signals == high)
@@ -250,8 +254,8 @@ def separations(
 
 def _levels(signals: np.ndarray) -> _Levels:
     step, parts = max(1, _CHUNK // signals.shape[1]), []
-    for start in range(0, len(signals), step):
-        x = np.asarray(signals[start : start + step], dtype=float)  # squares of float32 fit
+    for piece in pieces(signals, step):
+        x = np.asarray(piece, dtype=float)  # squares of float32 fit
         mean = x.mean(1)
         rest = x - mean[:, None]
         rms = np.sqrt(np.vecdot(rest, rest) / x.shape[1])

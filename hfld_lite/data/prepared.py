@@ -17,6 +17,7 @@ from pydantic import BeforeValidator, Field, Strict, ValidationError, field_vali
 
 from hfld_lite.data.parts import Part, part_of
 from hfld_lite.errors import DataError
+from hfld_lite.storage.arrays import pieces
 from hfld_lite.storage.files import file_digest, read_json, write_whole
 from hfld_lite.storage.models import Checked, Few, Size, Window, explain
 from hfld_lite.version import __version__
@@ -191,8 +192,11 @@ def _is_text(array: np.ndarray) -> bool:
     """Return whether all code points of a string array are characters of Unicode."""
     if array.itemsize == 0:
         return True
-    codes = np.array(array).view("<u4")
-    return not ((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))).any()
+    for piece in pieces(array):
+        codes = np.array(piece).view("<u4")
+        if ((codes > 0x10FFFF) | ((codes >= 0xD800) & (codes < 0xE000))).any():
+            return False
+    return True
 
 
 def _check_target(folder: Path, overwrite: bool) -> None:

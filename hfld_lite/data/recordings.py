@@ -19,12 +19,11 @@ from hfld_lite.data import plausibility, prepared
 from hfld_lite.data.names import refuse_twins, tidied, tidy
 from hfld_lite.data.parts import Part
 from hfld_lite.errors import ArgumentError, DataError, HfldError, nearest
+from hfld_lite.storage.arrays import Chosen, choose, pieces
 from hfld_lite.storage.files import bytes_digest
 
 UNLABELLED = -1
 """The label of a recording whose class is not known."""
-
-_CHUNK = 1 << 24  # values checked together, 64 MiB: a memory map may be larger than memory
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -161,11 +160,9 @@ class Recordings:
 
     def _check_signals(self) -> None:
         """Name the first recording that is not finite, else the first that is constant."""
-        step = max(1, _CHUNK // self.samples)
         ranges = []
         with np.errstate(invalid="ignore"):
-            for start in range(0, len(self), step):
-                part = self.signals[start : start + step]
+            for part in pieces(self.signals):
                 ranges.append((part.min(axis=1), part.max(axis=1)))
         low, high = (np.concatenate(ends) for ends in zip(*ranges, strict=True))
         for bad in (~(np.isfinite(low) & np.isfinite(high)), low == high):
@@ -201,7 +198,8 @@ class Recordings:
     def select(self, indices: Sequence[int] | np.ndarray | slice) -> Recordings:
         """Return the recordings at `indices` (integers, a mask or a slice), in that order.
 
-        A slice shares the signals; anything else copies them, out of a memory map too.
+        A slice shares the signals. Anything else copies them, but many of a memory map (LAZY in
+        `hfld_lite.storage.arrays`) stay there and are read when they are asked for.
 
         Raises:
             ArgumentError: an index lies outside, or is not one.
@@ -210,7 +208,7 @@ class Recordings:
             indices = indices_of(indices, "indices", len(self))
         return replace(
             self,
-            signals=self.signals[indices],
+            signals=choose(self.signals, indices),
             labels=self.labels[indices],
             groups=self.groups[indices],
             origins=self.origins[indices],
@@ -223,8 +221,8 @@ class Recordings:
 
         def parts() -> Iterator[bytes]:
             for array in (self.signals, self.labels, self.groups):
-                for start in range(0, len(array), 1024):
-                    yield np.ascontiguousarray(array[start : start + 1024]).tobytes()
+                for piece in pieces(array):
+                    yield np.ascontiguousarray(piece)
 
         return bytes_digest(parts())
 
@@ -373,7 +371,11 @@ def measurable(data: Known) -> Known:
 
 def digests(signals: np.ndarray) -> list[str]:
     """The first 16 digits of each signal's SHA-256, of ``(n, samples)``."""
-    return [bytes_digest([np.ascontiguousarray(signal)])[:16] for signal in signals]
+    return [
+        bytes_digest([np.ascontiguousarray(signal)])[:16]
+        for piece in pieces(signals)
+        for signal in piece
+    ]
 
 
 def place(origin: str) -> str:
@@ -384,7 +386,7 @@ def place(origin: str) -> str:
 
 def _signals(values: np.ndarray) -> np.ndarray:
     try:
-        signals = values if isinstance(values, np.memmap) else np.asarray(values)
+        signals = values if isinstance(values, np.memmap | Chosen) else np.asarray(values)
     except ValueError as error:
         raise DataError(
             "recordings", "the signals differ in length", mend="cut or pad them"
@@ -395,6 +397,8 @@ def _signals(values: np.ndarray) -> np.ndarray:
             f"signals have shape {signals.shape} and type {signals.dtype}",
             expected="real numbers of shape (recordings, samples), 2 samples or more",
         )
+    if signals.dtype == np.float32:
+        return signals
     with np.errstate(over="ignore"):  # what overflows becomes infinite and is refused as such
         return signals.astype(np.float32, copy=False)
 

@@ -191,9 +191,20 @@ def _equal(recordings: Recordings) -> list[np.ndarray]:
 def _linked_groups(recordings: Recordings) -> np.ndarray:
     """Numbers of the groups, (n,), where those that share an equal recording have one number."""
     _, groups = np.unique(recordings.groups, return_inverse=True)
-    for rows in _equal(recordings):
-        groups[np.isin(groups, groups[rows])] = groups[rows].min()
-    return groups
+    if not (sets := _equal(recordings)):
+        return groups
+    from scipy.sparse import coo_array  # slow to load
+    from scipy.sparse.csgraph import connected_components
+
+    links = np.concatenate(
+        [[groups[rows], np.repeat(groups[rows[:1]], len(rows))] for rows in sets], 1
+    )
+    many = groups.max() + 1
+    _, codes = connected_components(
+        coo_array((np.ones(links.shape[1]), tuple(links)), (many, many)), False
+    )
+    first = np.unique(codes, return_index=True)[1]  # the least of each set of linked groups
+    return first[codes[groups]]
 
 
 def _check_equal(recordings: Recordings, side: np.ndarray) -> None:

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hfld_lite.errors import ArgumentError, DataError
+from hfld_lite.storage.arrays import pieces
 
 CHUNK = 256
 """Recordings transformed at once: bounds memory, and is long enough to keep the FFT busy."""
@@ -339,13 +340,18 @@ def _in_chunks(
     ``values`` are those that the view transforms of a recording, where they are more than samples.
     """
     most = max(_samples(signals), values)
-    size, parts = min(CHUNK, max(1, CHUNK_SAMPLES // most)), []
-    for start in range(0, len(signals), size):
-        x = _as_tensor(signals[start : start + size])
+    size, found, end = min(CHUNK, max(1, CHUNK_SAMPLES // most)), torch.empty(0, 0), 0
+    for piece in pieces(signals, size):
+        x = _as_tensor(piece)
         seen = view(x)
+        start, end = end, end + len(x)
         _check(x, seen.amin(1), seen.amax(1), start)
-        parts.append(scale(seen))
-    return torch.cat(parts) if parts else torch.empty(0, 0)
+        if len(x) == len(signals):
+            return scale(seen)
+        if not start:
+            found = seen.new_empty(len(signals), seen.shape[1])
+        found[start:end] = scale(seen)
+    return found
 
 
 def _min_max(x: Tensor) -> Tensor:

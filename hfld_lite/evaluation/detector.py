@@ -77,7 +77,7 @@ class Detector:
             DataError: if the sample rate or the number of samples is not what the networks know.
             HfldError: if no network has that role.
         """
-        self.check(np.asarray(signals).shape[-1], sample_rate, "signals")
+        self.check(np.shape(signals)[-1], sample_rate, "signals")
         logits = predict_logits(self.network(role), self.inputs(signals))
         return torch.softmax(logits, 1).cpu().numpy()
 

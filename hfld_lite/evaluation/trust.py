@@ -26,6 +26,7 @@ from pydantic import Field, Strict, ValidationError, model_validator
 from hfld_lite.data.parts import average
 from hfld_lite.data.plausibility import CLIPPED_RUN, longest_run
 from hfld_lite.errors import ArgumentError
+from hfld_lite.storage.arrays import pieces
 from hfld_lite.storage.models import Checked, Index, explain
 
 BANDS = 24
@@ -229,12 +230,11 @@ def suspicion(probabilities: np.ndarray, normal: tuple[int, ...]) -> np.ndarray:
 
 def band_levels(signals: np.ndarray) -> np.ndarray:
     """Power in BANDS equally wide bands, dB relative to the whole, ``(n, bands)``."""
-    signals = np.asarray(signals, np.float32)
-    power = np.empty((len(signals), signals.shape[1] // 2 + 1), np.float32)
-    for start in range(0, len(signals), 256):
-        power[start : start + 256] = np.abs(np.fft.rfft(signals[start : start + 256])) ** 2
-    edges = np.linspace(0, power.shape[1], BANDS + 1).astype(int)[:-1]
-    bands = np.add.reduceat(power, edges, axis=1)
+    edges = np.linspace(0, signals.shape[1] // 2 + 1, BANDS + 1).astype(int)[:-1]
+    bands = np.empty((len(signals), BANDS), np.float32)
+    for place, piece in zip(range(0, len(signals), 256), pieces(signals, 256), strict=True):
+        power = np.abs(np.fft.rfft(np.asarray(piece, np.float32))) ** 2
+        bands[place : place + 256] = np.add.reduceat(power, edges, axis=1)
     return 10 * np.log10(bands / np.maximum(bands.sum(1, keepdims=True), 1e-30) + 1e-9)
 
 
