@@ -261,6 +261,8 @@ def info(run: RunFolder) -> None:
             f"{role.replace('_', ' ')}: from {stage['learned_from'].replace('_', ' ')}, best epoch "
             f"{stage['best_epoch']}, {stage['seconds']:.0f} s"
         )
+    if threads := facts.get("made", {}).get("Threads"):
+        console.print(f"Trained with {threads}. A run keeps its number, on which some bits depend.")
     for finding in facts.get("findings", ()):
         console.print(f"note: {finding}")
     print_table(display_table(results))

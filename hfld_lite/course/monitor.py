@@ -140,7 +140,7 @@ class Monitor(ipywidgets.VBox):
         return self.chain
 
     def _train(self, threads: int) -> None:
-        torch.set_num_threads(threads)  # a new thread's default is the number of cores
+        torch.set_num_threads(threads)  # the user's number, if one was set, is that of all threads
         try:
             self.chain = distill_chain(
                 self.recordings,
