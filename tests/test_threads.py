@@ -257,6 +257,42 @@ def test_a_number_given_to_torch_before_the_import_wins():
     assert done.stdout == "5 threads: torch.set_num_threads\n"
 
 
+FIRST = """
+import os, sys, types
+class Watch:
+    def find_spec(self, name, *_):
+        if name == "torch":
+            sys.exit(print(os.environ.get("GOMP_SPINCOUNT")))
+sys.meta_path.insert(0, Watch())
+if len(sys.argv) > 1:  # as if it were loaded
+    sys.modules["torch"] = types.ModuleType("torch")
+try:
+    import hfld_lite
+except (ImportError, AttributeError):
+    print(os.environ.get("GOMP_SPINCOUNT"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("given", "loaded", "expected"),
+    [
+        ({}, [], "4000"),
+        ({}, ["loaded"], "None"),
+        ({"GOMP_SPINCOUNT": "7"}, [], "7"),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, [], "None"),
+        ({"KMP_BLOCKTIME": "0"}, [], "None"),
+    ],
+)
+def test_how_threads_wait_is_set_before_torch_is_loaded_unless_the_user_did(
+    given, loaded, expected
+):
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "KMP_BLOCKTIME")
+    env = {name: text for name, text in os.environ.items() if name not in names} | given
+    command = [sys.executable, "-c", FIRST, *loaded]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{expected}\n"
+
+
 # The number of a run
 
 

@@ -70,7 +70,8 @@ def _quota(folder: Path) -> float | None:
 def usable_cores() -> tuple[int, int]:
     """Cores that this process may use (≥ 1), and those of them that nothing else uses now (≥ 0).
 
-    Takes SAMPLED seconds if there is more than one. What others use is measured, or said by trainings that are starting.
+    Takes SAMPLED seconds if there is more than one. What others use is measured, or said by
+    trainings that are starting.
     """
     limits = quotas()
     most = max(1, int(min([physical_cores(), *limits.values()])))
