@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
 
@@ -35,6 +36,7 @@ def free(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(threads, "_default", torch.get_num_threads())
     monkeypatch.setattr(threads, "_chosen", None)
+    monkeypatch.setattr(threads, "_here", threading.local())
     machine(2, 0.0)
     before = torch.get_num_threads()
     yield machine
@@ -239,6 +241,24 @@ def test_what_was_chosen_before_is_no_wish(free):
     assert threads.use_threads().count == torch.get_num_threads() == 2
     torch.set_num_threads(3)
     assert threads.use_threads().count == 3
+
+
+def test_pythons_threads_know_what_was_chosen_and_what_was_wished(free):
+    def in_a_new_one():
+        found = []
+        thread = threading.Thread(target=lambda: found.append(str(threads.use_threads())))
+        thread.start()
+        thread.join()
+        return found[0]
+
+    free(2, 1.0)
+    threads.use_threads()
+    free(4, 0.0)
+    assert in_a_new_one() == "4 threads: 4 cores, nothing else runs"
+    assert torch.get_num_threads() == 1  # here
+    assert threads.use_threads().count == 4
+    torch.set_num_threads(3)
+    assert in_a_new_one() == "3 threads: torch.set_num_threads"
 
 
 WISH = """

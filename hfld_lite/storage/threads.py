@@ -16,6 +16,7 @@ takes it again. OMP_NUM_THREADS gives the same number, and bits, whatever else r
 """
 
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -56,22 +57,26 @@ def use_threads(recipe: Any = None, folder: str | Path | None = None) -> Threads
         folder: of its checkpoints; a training that was begun there keeps its number.
     """
     global _chosen, _announced
-    if _same and _same[-1]:
+    before = None if folder is None else threads_of(folder)
+    if before is None and _same and _same[-1]:
         found = _same[-1][0]
     else:
         _announced = announce()
-        found = choose_threads(recipe, None if folder is None else threads_of(folder))
+        found = choose_threads(recipe, before)
     for kept in _same:
         kept.append(found)
     if found.count != torch.get_num_threads():
         torch.set_num_threads(found.count)
-    _chosen = found
+    _chosen, _here.count = found, found.count
     return found
 
 
 @contextmanager
 def same_threads() -> Iterator[None]:
-    """Within this block all trainings use the number that is chosen for the first."""
+    """Within this block all new trainings use the number that is chosen for the first.
+
+    Two trainings with the same seed then have the same bits, whatever begins to run meanwhile.
+    """
     _same.append([])
     try:
         yield
@@ -116,7 +121,9 @@ def _wish() -> str:
     """How the user has said how many threads there are; empty if not."""
     if said := [name for name in WISHES if os.environ.get(name)]:
         return said[0]
-    known = {_default, _chosen.count if _chosen else None}
+    # In torch each of Python's threads has its own number; a new one gets the newest that was set.
+    newest = _chosen.count if _chosen else None
+    known = {_default, getattr(_here, "count", newest)}
     return "" if torch.get_num_threads() in known else "torch.set_num_threads"
 
 
@@ -132,5 +139,6 @@ _default: int | None = torch.get_num_threads()
 if _default not in (physical_cores(), len(allowed())):
     _default = None  # not torch's choice: the user set it before hfld_lite was imported
 _chosen: Threads | None = None
+_here = threading.local()
 _same: list[list[Threads]] = []
 _announced: Any = None

@@ -1,0 +1,131 @@
+"""A class on one server: twelve kernels that run notebooks 03 and 06 at the same time.
+
+    python tests/benchmarks/class_server.py [--kernels 12] [--cells 20]
+
+Half of the kernels run notebook 03 and half 06, from the same moment, and nobody has said how many
+threads there are. All must finish, in at most 1.3 times the time of the same work one after the
+other. That is measured by one run of each notebook on the idle machine, times the number of
+kernels; a kernel's start is included in both. Memory of each kernel, every second: RSS with, PSS
+without what the kernels share. It takes about as long as all the work; `make bench` leaves it out.
+"""
+
+import argparse
+import asyncio
+import os
+import statistics
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+import psutil
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+
+from hfld_lite.edge.analysis import processor
+from hfld_lite.storage.cores import physical_cores, used_by_others
+from hfld_lite.storage.threads import WISHES
+
+FOLDER = Path(__file__).parents[2] / "notebooks"
+NOTEBOOKS = ("03", "06")
+TARGET = 1.3
+
+
+class Learner:
+    """A kernel that runs a notebook from top to bottom, and what it took."""
+
+    def __init__(self, number: str, cells: int | None) -> None:
+        self.number = number
+        (path,) = FOLDER.glob(f"{number}_*.ipynb")
+        notebook = nbformat.read(path, 4)
+        notebook.cells = notebook.cells[:cells]
+        resources = {"metadata": {"path": str(FOLDER)}}
+        self.client = NotebookClient(
+            notebook, timeout=None, startup_timeout=600, resources=resources
+        )
+        self.seconds, self.rss, self.pss, self.said = 0.0, [0.0], [0.0], ""
+
+    async def run(self) -> None:
+        """Run it; `said` is what went wrong, if anything did."""
+        began = time.perf_counter()
+        try:
+            await self.client.async_execute()
+        except CellExecutionError as error:
+            self.said = str(error).strip().splitlines()[-1]
+        self.seconds = time.perf_counter() - began
+
+    def look(self) -> None:
+        """Note the memory that the kernel uses now, MiB."""
+        try:
+            process = psutil.Process(self.client.km.provisioner.pid)
+            memory = process.memory_full_info()
+        except (AttributeError, TypeError, psutil.Error):  # not started yet, or ended
+            return
+        self.rss.append(memory.rss / 2**20)
+        self.pss.append(getattr(memory, "pss", float("nan")) / 2**20)  # Linux only
+
+    @property
+    def threads(self) -> str:
+        """What its first cell says of threads."""
+        said = "".join(
+            output.get("text", "")
+            for cell in self.client.nb.cells[:2]
+            for output in cell.get("outputs", ())
+        )
+        return said.strip().rpartition(", ")[2]
+
+
+async def at_once(learners: list[Learner]) -> float:
+    """Run all at the same time; seconds until the last is finished."""
+    began = time.perf_counter()
+    running = asyncio.gather(*(learner.run() for learner in learners))
+    while not running.done():
+        await asyncio.wait([running], timeout=1)
+        for learner in learners:
+            learner.look()
+    await running
+    return time.perf_counter() - began
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--kernels", type=int, default=12)
+    parser.add_argument("--cells", type=int, help="only the first, to try the program")
+    options = parser.parse_args()
+    for name in (*WISHES, "GOMP_SPINCOUNT"):  # the last was set by the import of hfld_lite
+        os.environ.pop(name, None)
+    print(
+        f"{processor()}, {physical_cores()} cores, {psutil.virtual_memory().total / 2**30:.0f} GiB"
+    )
+    if (others := used_by_others()[0]) > 0.2:
+        print(f"Other programs use {others:.1f} cores now: the ratio is too high or too low.")
+    alone = {}
+    for number in NOTEBOOKS:
+        learner = Learner(number, options.cells)
+        alone[number] = asyncio.run(at_once([learner]))
+        print(f"notebook {number} alone: {alone[number]:.0f} s, {learner.threads}", flush=True)
+    learners = [Learner(NOTEBOOKS[i % 2], options.cells) for i in range(options.kernels)]
+    seconds = asyncio.run(at_once(learners))
+    print("\nkernel  notebook  seconds  peak RSS  peak PSS, MiB")
+    for i, learner in enumerate(learners, 1):
+        memory = f"{max(learner.rss):>8.0f}  {max(learner.pss):>8.0f}"
+        print(f"{i:>6}  {learner.number:>8}  {learner.seconds:>7.0f}  {memory}   {learner.threads}")
+        if learner.said:
+            print(f"        NOT FINISHED: {learner.said}")
+    for number in NOTEBOOKS:
+        of = [learner for learner in learners if learner.number == number]
+        rss = statistics.mean(max(learner.rss) for learner in of)
+        pss = statistics.mean(max(learner.pss) for learner in of)
+        print(f"notebook {number}: on average RSS {rss:.0f} MiB, PSS {pss:.0f} MiB at the peak")
+    serial = sum(alone[learner.number] for learner in learners)
+    missed = seconds > TARGET * serial or any(learner.said for learner in learners)
+    print(
+        f"all at once {seconds:.0f} s, one after the other {serial:.0f} s (one of each, times the "
+        f"kernels): ratio {seconds / serial:.2f}, at most {TARGET}: {'MISSED' if missed else 'met'}"
+    )
+    sys.exit(missed)
+
+
+if __name__ == "__main__":
+    main()
