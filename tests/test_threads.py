@@ -117,11 +117,11 @@ def test_what_others_use_is_measured_and_what_this_process_uses_is_not():
 @pytest.mark.parametrize(
     ("machine", "expected"),
     [
-        ((2, 0.0), "2 threads: 2 cores, nothing else runs"),
-        ((2, 0.3), "2 threads: 2 cores, nothing else runs"),
-        ((2, 0.95), "1 thread: other programs use 1 of 2 cores"),
-        ((2, 2.0), "1 thread: other programs use 2 of 2 cores"),
-        ((4, 2.6), "1 thread: other programs use 3 of 4 cores"),
+        ((2, 0.0), "2 threads: 2 cores, nothing else running"),
+        ((2, 0.3), "2 threads: 2 cores, nothing else running"),
+        ((2, 0.95), "1 thread: 1 of 2 cores in use by others"),
+        ((2, 2.0), "1 thread: 2 of 2 cores in use by others"),
+        ((4, 2.6), "1 thread: 3 of 4 cores in use by others"),
         ((1, 0.0), "1 thread: 1 core"),
     ],
 )
@@ -254,7 +254,7 @@ def test_pythons_threads_know_what_was_chosen_and_what_was_wished(free):
     free(2, 1.0)
     threads.use_threads()
     free(4, 0.0)
-    assert in_a_new_one() == "4 threads: 4 cores, nothing else runs"
+    assert in_a_new_one() == "4 threads: 4 cores, nothing else running"
     assert torch.get_num_threads() == 1  # here
     assert threads.use_threads().count == 4
     torch.set_num_threads(3)
@@ -341,7 +341,7 @@ def test_a_resumed_run_keeps_its_number_and_its_bits(free, tiny_recordings, tiny
         warnings.simplefilter("error")
         again = distill_chain(tiny_recordings, recipe, **options, folder=folder, resume=True)
     assert digests(again) == whole
-    assert str(threads.threads_used()) == "1 thread: the run was begun so"
+    assert str(threads.threads_used()) == "1 thread: as the run was begun"
 
 
 def test_another_number_by_the_users_wish_is_said(
@@ -355,7 +355,7 @@ def test_another_number_by_the_users_wish_is_said(
 
 
 def test_a_run_that_was_begun_with_more_threads_than_there_are_cores_gets_these(free):
-    assert threads.choose_threads(before=2) == threads.Threads(2, "the run was begun so")
+    assert threads.choose_threads(before=2) == threads.Threads(2, "as the run was begun")
     assert threads.choose_threads(before=64) == threads.Threads(2, "2 cores")
 
 
@@ -381,5 +381,5 @@ def test_chains_that_are_trained_together_have_one_number(
 
 def test_a_notebook_says_its_threads_and_uses_them(free):
     free(2, 1.0)
-    assert environment().endswith(", 1 thread: other programs use 1 of 2 cores")
+    assert environment().endswith(", 1 thread: 1 of 2 cores in use by others")
     assert torch.get_num_threads() == 1

@@ -40,7 +40,7 @@ teacher 7 %. Only two threads were measured."""
 
 @dataclass(frozen=True)
 class Threads:
-    """A number of threads, and why; as text ``2 threads: 2 cores, nothing else runs``."""
+    """A number of threads, and why; as text ``2 threads: 2 cores, nothing else running``."""
 
     count: int
     why: str
@@ -108,13 +108,13 @@ def choose_threads(recipe: Any = None, before: int | None = None) -> Threads:
     most, free = usable_cores()
     there = f"{most} core{'s' * (most != 1)}"
     if before is not None:
-        return Threads(min(before, most), "the run was begun so" if before <= most else there)
+        return Threads(min(before, most), "as the run was begun" if before <= most else there)
     helping = next((count for size, count in LIMITS if _size(recipe) < size), most)
     if helping < min(most, free):
         return Threads(helping, f"{there}, and more would hardly help networks so small")
     if most == 1 or free == most:
-        return Threads(most, there + ", nothing else runs" * (most > 1))
-    return Threads(max(1, free), f"other programs use {most - free} of {there}")
+        return Threads(most, there + ", nothing else running" * (most > 1))
+    return Threads(max(1, free), f"{most - free} of {there} in use by others")
 
 
 def _wish() -> str:
