@@ -5,8 +5,9 @@
 Half of the kernels run notebook 03 and half 06, from the same moment, and nobody has said how many
 threads there are. All must finish, in at most 1.3 times the time of the same work one after the
 other. That is measured by one run of each notebook on the idle machine, times the number of
-kernels; a kernel's start is included in both. Memory of each kernel, every second: RSS with, PSS
-without what the kernels share. It takes about as long as all the work; `make bench` leaves it out.
+kernels; a kernel's start is included in both. Memory of each kernel, looked at every second: RSS
+is all of it, PSS counts what kernels share once. `make bench` leaves this out, since it takes
+minutes.
 """
 
 import argparse
@@ -43,7 +44,7 @@ class Learner:
         self.client = NotebookClient(
             notebook, timeout=None, startup_timeout=600, resources=resources
         )
-        self.seconds, self.rss, self.pss, self.said = 0.0, [0.0], [0.0], ""
+        self.seconds, self.cpu, self.rss, self.pss, self.said = 0.0, 0.0, [0.0], [0.0], ""
 
     async def run(self) -> None:
         """Run it; `said` is what went wrong, if anything did."""
@@ -55,12 +56,13 @@ class Learner:
         self.seconds = time.perf_counter() - began
 
     def look(self) -> None:
-        """Note the memory that the kernel uses now, MiB."""
+        """Note the memory that the kernel uses now, MiB, and its processor time until now."""
         try:
             process = psutil.Process(self.client.km.provisioner.pid)
-            memory = process.memory_full_info()
+            memory, times = process.memory_full_info(), process.cpu_times()
         except (AttributeError, TypeError, psutil.Error):  # not started yet, or ended
             return
+        self.cpu = times.user + times.system
         self.rss.append(memory.rss / 2**20)
         self.pss.append(getattr(memory, "pss", float("nan")) / 2**20)  # Linux only
 
@@ -107,17 +109,25 @@ def main() -> None:
         print(f"notebook {number} alone: {alone[number]:.0f} s, {learner.threads}", flush=True)
     learners = [Learner(NOTEBOOKS[i % 2], options.cells) for i in range(options.kernels)]
     seconds = asyncio.run(at_once(learners))
-    print("\nkernel  notebook  seconds  peak RSS  peak PSS, MiB")
+    print("\nkernel  notebook  seconds  of a core  peak RSS  peak PSS, MiB")
     for i, learner in enumerate(learners, 1):
-        memory = f"{max(learner.rss):>8.0f}  {max(learner.pss):>8.0f}"
-        print(f"{i:>6}  {learner.number:>8}  {learner.seconds:>7.0f}  {memory}   {learner.threads}")
+        rss, pss = max(learner.rss), max(learner.pss)
+        print(
+            f"{i:>6}  {learner.number:>8}  {learner.seconds:>7.0f}  {learner.cpu:>9.0f}  "
+            f"{rss:>8.0f}  {pss:>8.0f}   {learner.threads}"
+        )
         if learner.said:
             print(f"        NOT FINISHED: {learner.said}")
     for number in NOTEBOOKS:
         of = [learner for learner in learners if learner.number == number]
-        rss = statistics.mean(max(learner.rss) for learner in of)
-        pss = statistics.mean(max(learner.pss) for learner in of)
-        print(f"notebook {number}: on average RSS {rss:.0f} MiB, PSS {pss:.0f} MiB at the peak")
+        rss, pss, cpu = (
+            statistics.mean(values)
+            for values in zip(*((max(x.rss), max(x.pss), x.cpu) for x in of), strict=True)
+        )
+        print(
+            f"notebook {number}: on average {cpu:.0f} s of a core, at the peak RSS {rss:.0f} MiB "
+            f"and PSS {pss:.0f} MiB"
+        )
     serial = sum(alone[learner.number] for learner in learners)
     missed = seconds > TARGET * serial or any(learner.said for learner in learners)
     print(
