@@ -36,6 +36,7 @@ def free(monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(threads, "_default", torch.get_num_threads())
     monkeypatch.setattr(threads, "_chosen", None)
+    monkeypatch.setattr(threads, "_set", None)
     monkeypatch.setattr(threads, "_here", threading.local())
     machine(2, 0.0)
     before = torch.get_num_threads()
@@ -230,8 +231,9 @@ def test_a_variable_of_the_environment_wins(free, monkeypatch, name):
 
 def test_a_number_given_to_torch_wins(free):
     torch.set_num_threads(3)
-    assert str(threads.use_threads()) == "3 threads: torch.set_num_threads"
-    assert torch.get_num_threads() == 3
+    for _ in range(2):
+        assert str(threads.use_threads()) == "3 threads: torch.set_num_threads"
+        assert torch.get_num_threads() == 3
 
 
 def test_what_was_chosen_before_is_no_wish(free):

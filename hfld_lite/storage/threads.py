@@ -56,7 +56,7 @@ def use_threads(recipe: Any = None, folder: str | Path | None = None) -> Threads
         recipe: of the training, a `Recipe`; small networks get fewer threads.
         folder: of its checkpoints; a training that was begun there keeps its number.
     """
-    global _chosen, _announced
+    global _chosen, _set, _announced
     before = None if folder is None else threads_of(folder)
     if before is None and _same and _same[-1]:
         found = _same[-1][0]
@@ -65,9 +65,11 @@ def use_threads(recipe: Any = None, folder: str | Path | None = None) -> Threads
         found = choose_threads(recipe, before)
     for kept in _same:
         kept.append(found)
-    if found.count != torch.get_num_threads():
-        torch.set_num_threads(found.count)
-    _chosen, _here.count = found, found.count
+    if not _wish():
+        if found.count != torch.get_num_threads():
+            torch.set_num_threads(found.count)
+        _set = _here.set = found.count
+    _chosen = found
     return found
 
 
@@ -122,8 +124,7 @@ def _wish() -> str:
     if said := [name for name in WISHES if os.environ.get(name)]:
         return said[0]
     # In torch each of Python's threads has its own number; a new one gets the newest that was set.
-    newest = _chosen.count if _chosen else None
-    known = {_default, getattr(_here, "count", newest)}
+    known = {_default, getattr(_here, "set", _set)}
     return "" if torch.get_num_threads() in known else "torch.set_num_threads"
 
 
@@ -139,6 +140,7 @@ _default: int | None = torch.get_num_threads()
 if _default not in (physical_cores(), len(allowed())):
     _default = None  # not torch's choice: the user set it before hfld_lite was imported
 _chosen: Threads | None = None
+_set: int | None = None
 _here = threading.local()
 _same: list[list[Threads]] = []
 _announced: Any = None
