@@ -21,7 +21,6 @@ from pathlib import Path
 import nbformat
 import psutil
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError
 
 from hfld_lite.edge.analysis import processor
 from hfld_lite.storage.cores import physical_cores, used_by_others
@@ -51,8 +50,8 @@ class Learner:
         began = time.perf_counter()
         try:
             await self.client.async_execute()
-        except CellExecutionError as error:
-            self.said = str(error).strip().splitlines()[-1]
+        except Exception as error:  # of a cell, or the kernel died
+            self.said = (str(error).strip() or repr(error)).splitlines()[-1]
         self.seconds = time.perf_counter() - began
 
     def look(self) -> None:
