@@ -101,8 +101,8 @@ class Trainer:
         progress: a progress bar for each stage.
         on_epoch: called with a role and a new row of its history.
         folder: for a checkpoint after each epoch; without it nothing is kept until the end.
-        resume: continue the training in the folder, or begin it. On the same machine with as many
-            threads the weights are then bit-identical to those of an undisturbed training.
+        resume: continue the training in the folder, or begin it. It keeps its number of threads,
+            so that on the same machine the weights are bit-identical to an undisturbed training's.
         networks: modules of your own by role, in place of the recipe's: what returns
             ``Output(features, logits)``, or `adapt` around what returns logits. They are copied.
         trained: roles among these that are taken as they are, not trained.
@@ -131,8 +131,9 @@ class Trainer:
             if wrong := [role for role in given if role not in known]:
                 hint = nearest(wrong[0], known) if known else "name it in networks"
                 raise ArgumentError(f"No network has the role {wrong[0]!r}; {hint}.")
+        self.fabric = make_fabric(recipe, self.folder)
         examples = Examples.of(self.data, recipe, self.in_memory, self.workers, self.progress)
-        self.examples, self.fabric = examples, make_fabric(recipe)
+        self.examples, device = examples, self.fabric.device
         shares = {"validation": recipe.validation, "test": recipe.test, "seed": recipe.seed}
         parts = split(examples, **shares) if self.parts is None else self.parts
         self.parts, chosen_on = self._divide(check_split(parts, examples))
@@ -140,7 +141,6 @@ class Trainer:
             channels = self.network(role, role not in self.trained)[1].channels
             if role != "student" and "feature" in recipe.weights:
                 check_heads(recipe.heads, channels, role.replace("_", " "))
-        device = self.fabric.device
         rows, meta_rows = examples.cut(self.parts.train, recipe.meta_share, recipe.seed)
         samples = (examples.samples(part).to(device) for part in (rows, chosen_on, meta_rows))
         self.train, self.validation, self.meta = samples

@@ -23,15 +23,17 @@ from hfld_lite.storage.checkpoints import StageCheckpoints
 from hfld_lite.storage.history import Fit, postfix
 from hfld_lite.storage.progress import bar, tell
 from hfld_lite.storage.randomness import derive_seed, random_states, seeded, set_random_states
+from hfld_lite.storage.threads import use_threads
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
 
 
-def make_fabric(recipe: Recipe) -> Fabric:
-    """The device and precision to train with: one GPU where there is one, else the CPU."""
+def make_fabric(recipe: Recipe, folder: Any = None) -> Fabric:
+    """Device (one GPU where there is one, else the CPU), precision and threads to train with."""
     from lightning_fabric import Fabric  # here, as it takes as long to import as torch
 
+    use_threads(recipe, folder)
     return Fabric(accelerator="auto", devices=1, precision=recipe.precision)
 
 
@@ -245,9 +247,8 @@ class _Loop:
             raise Diverged(f"a gradient is not finite {place} ({self._say(figures)})")
 
     def _say(self, figures: Mapping[str, Tensor | float]) -> str:
-        values = {name: float(torch.as_tensor(v).detach()) for name, v in figures.items()}
-        said = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
-        return f"{said}; learning rate {self.rate:.3g}"
+        said = (f"{name} {float(torch.as_tensor(v).detach()):.4g}" for name, v in figures.items())
+        return f"{', '.join(said)}; learning rate {self.rate:.3g}"
 
 
 def validate(logits: Tensor, target: Tensor) -> dict[str, float]:

@@ -26,6 +26,8 @@ def pytest_configure():
     if "PYTEST_XDIST_WORKER" in os.environ:  # two workers on two cores: more threads only wait
         torch.set_num_threads(1)
         os.environ["OMP_NUM_THREADS"] = "1"  # for the programs that tests start
+    # Two trainings of a test have the same number, whatever else runs then.
+    os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         # Started in the background, as by a shell's &, where Ctrl-C is ignored; tests press it.
         signal.signal(signal.SIGINT, signal.default_int_handler)

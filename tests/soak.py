@@ -168,6 +168,7 @@ def main() -> None:
     options = parser.parse_args()
     if options.once:
         recordings = simulate_tiles("AB", tiles_per_class=10, drops=2, seed=3)
+        os.environ["OMP_NUM_THREADS"] = "2"  # set by the user, so that hfld_lite sets no other
         for threads in options.threads:
             torch.set_num_threads(threads)
             digests = train(recordings, RECIPES["meta, augmented"], None, controls=())

@@ -264,6 +264,8 @@ def test_info_tells_data_recipe_and_figures(place):
         assert word in said
     network = load_run(place / "run").detector.networks["student"]
     assert f"{count_parameters(network):,}" in said
+    count = torch.get_num_threads()
+    assert f"Trained with {count} thread{'s' * (count > 1)}: OMP_NUM_THREADS; a run keeps" in said
 
 
 def test_training_on_a_folder_of_wav_files_directly(place, tiny_recordings):

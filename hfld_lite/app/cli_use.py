@@ -262,6 +262,8 @@ def info(run: RunFolder) -> None:
             f"{role.replace('_', ' ')}: from {stage['learned_from'].replace('_', ' ')}, best epoch "
             f"{stage['best_epoch']}, {stage['seconds']:.0f} s"
         )
+    if threads := facts.get("made", {}).get("Threads"):
+        console.print(f"Trained with {threads}; a run keeps that number when it is resumed")
     for finding in facts.get("findings", ()):
         console.print(f"note: {finding}")
     print_table(display_table(results))

@@ -43,6 +43,7 @@ from hfld_lite.storage.models import (
     short,
     validated,
 )
+from hfld_lite.storage.threads import threads_used
 from hfld_lite.version import __version__
 
 FORMAT = 4
@@ -398,7 +399,8 @@ def save_run(
         **unlabelled_counts(recordings, chain.split),
         "made": {
             "Command": command[:LINE],
-            "Processor": f"{processor()}, {torch.get_num_threads()} threads in training",
+            "Processor": processor(),
+            "Threads": str(threads_used()),
             "Versions": f"hfld_lite {__version__}, torch {torch.__version__}, Python "
             f"{platform.python_version()}",
             "Date": str(date.today()),

@@ -15,7 +15,6 @@ from typing import Any
 
 import ipywidgets
 import pandas as pd
-import torch
 
 from hfld_lite.app.style import png
 from hfld_lite.course import figures
@@ -101,8 +100,7 @@ class Monitor(ipywidgets.VBox):
             self._go_on.set()
             self.error = None
             self._become("running")
-            threads = torch.get_num_threads()
-            self._thread = threading.Thread(target=self._train, args=(threads,), daemon=True)
+            self._thread = threading.Thread(target=self._train, daemon=True)
             self._thread.start()
 
     def pause(self) -> None:
@@ -139,8 +137,7 @@ class Monitor(ipywidgets.VBox):
             raise ArgumentError(f"The training is {self.state}; press Start, or call start().")
         return self.chain
 
-    def _train(self, threads: int) -> None:
-        torch.set_num_threads(threads)  # a new thread's default is the number of cores
+    def _train(self) -> None:
         try:
             self.chain = distill_chain(
                 self.recordings,

@@ -32,6 +32,7 @@ from hfld_lite.rivals.dense import DenselyGuided
 from hfld_lite.storage.checkpoints import StageCheckpoints
 from hfld_lite.storage.progress import bar, tell
 from hfld_lite.storage.randomness import seeded
+from hfld_lite.storage.threads import same_threads
 from hfld_lite.teachers import Batch
 from hfld_lite.training import Fit, _Loop, _optimizer, _schedule, check_warmup, make_fabric
 from hfld_lite.weighting import Fixed
@@ -495,10 +496,11 @@ def chains_together(
         raise ArgumentError(
             f"folders has {len(folders)} entries for {len(recipes)} recipes; give one for each."
         )
-    trainers = [
-        TRAINERS[recipe.behaviour](data, recipe, **options, folder=folder)
-        for recipe, folder in zip(recipes, folders or [None] * len(recipes), strict=True)
-    ]
+    with same_threads():
+        trainers = [
+            TRAINERS[recipe.behaviour](data, recipe, **options, folder=folder)
+            for recipe, folder in zip(recipes, folders or [None] * len(recipes), strict=True)
+        ]
     progress = options.get("progress", True)
     roles = {role: None for recipe in recipes for role in recipe.chain}
     for role in roles:

@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hfld_lite.errors import HfldError, RecipeError
-from hfld_lite.storage.files import digest, plain, write_whole
+from hfld_lite.storage.files import digest, plain, read_json, write_whole
 from hfld_lite.version import __version__
 
 FORMAT = 1
@@ -39,8 +39,9 @@ class Checkpoints:
     Args:
         folder: created if it does not exist.
         facts: JSON values in which a resumed training must agree with the training that was begun.
-        device: that it runs on. If device, threads or versions differ from those of the beginning,
-            the results are not bit-identical, and there is a warning.
+        device: that it runs on. If device, torch's threads or versions differ from those of the
+            beginning, the results are not bit-identical, and there is a warning; `threads_of` says
+            with how many threads to resume.
         resume: continue the training in the folder, or begin one if there is none.
 
     Raises:
@@ -177,6 +178,15 @@ class StageCheckpoints:
     def kept(self) -> str:
         """A sentence that says which checkpoint is the newest, and where."""
         return self.checkpoints.kept()
+
+
+def threads_of(folder: str | Path) -> int | None:
+    """The number of threads that the training in a folder was begun with; None if unknown."""
+    try:
+        count = read_json(Path(folder) / FACTS)["made_with"]["threads"]
+    except (OSError, ValueError, TypeError, KeyError):  # Checkpoints says what is wrong with it
+        return None
+    return count if isinstance(count, int) and count >= 1 else None
 
 
 def write_state(path: Path, state: Mapping[str, Any]) -> None:
