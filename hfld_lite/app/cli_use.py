@@ -1,6 +1,9 @@
 """The commands that use a finished run: `hfld evaluate`, `predict` and `info`."""
 
+import os
 import sys
+import time
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -23,9 +26,10 @@ from hfld_lite.app.report import display_table
 from hfld_lite.app.runs import load_run, part_counts
 from hfld_lite.app.series import PAGE, runs_of
 from hfld_lite.app.tables import read_results
-from hfld_lite.app.tally import MOST_ROWS, Tally, print_answers
+from hfld_lite.app.tally import MOST_ROWS, Tally, print_answers, print_limits
+from hfld_lite.app.watching import opened, stop_by_signal, watch_folder
 from hfld_lite.edge.analysis import threads, with_costs
-from hfld_lite.errors import RecipeError
+from hfld_lite.errors import DataError, RecipeError
 from hfld_lite.evaluation.baselines import USUAL
 from hfld_lite.storage.progress import bar, note
 
@@ -173,6 +177,57 @@ def predict(
             told = f"{len(tally.bad)} of {len(found)} files could not be read ({tally.bad})."
             print(f"hfld: {told}", file=sys.stderr)
         raise Exit(2)
+
+
+def watch(
+    folder: Annotated[Path, Argument(help="Folder where files arrive, also in folders below.")],
+    output: Annotated[
+        Path,
+        Option(help="File that answers are appended to, .csv or .jsonl; it is read again."),
+    ],
+    run: RunOption = Path("runs/demo"),
+    role: Role = "student",
+    variable: Variable = None,
+    windows: Windows = False,
+    hop: Hop = None,
+    poll: Annotated[
+        float, Option(min=0.01, help="Seconds from one look at the folder to the next.")
+    ] = 1.0,
+) -> None:
+    """Answer the files of a folder as they arrive, once each, until Ctrl-C.
+
+    A file is answered when its size and time are the same at two looks; hidden files and those
+    whose names end in .part or .tmp are left until they are renamed. Answers are appended to
+    --output, a batch at a time, with the file's size and time of modification: after a restart or
+    a kill the file is read, and what it holds is not answered again. A file that changed since is
+    answered again and gets another record. A file that cannot be read gets one record with the
+    reason. Ctrl-C ends with a summary and exit status 0.
+    """
+    check_output(output)
+    if not os.path.isdir(folder):
+        found = "is a file" if os.path.lexists(folder) else "is not there"
+        raise DataError(folder, found, expected="the folder that files arrive in")
+    loaded = load_run(run)
+    answers = Answers(loaded, role, variable, step_of(windows, hop, loaded))
+    began = time.monotonic()
+    with threads(1), opened(output, answers) as ledger, stop_by_signal() as stop:
+        if ledger.cut:
+            print(
+                f"note: {output} ended in half a record, which is answered again.", file=sys.stderr
+            )
+        console.print(
+            f"Watching {folder} every {poll:g} s; the {role.replace('_', ' ')}'s answers go to "
+            f"{output}, which holds {len(ledger.done):,} files. Ctrl-C ends."
+        )
+        complain = partial(print, "hfld:", file=sys.stderr, flush=True)
+        tally = watch_folder(answers, folder, ledger, poll, stop, console.print, complain)
+        count = len(ledger.done)
+    seconds = time.monotonic() - began
+    print_limits(answers, tally)
+    console.print(
+        f"{tally.files:,} files in {seconds:.0f} s: {tally.counts or 'none'}. {output} holds "
+        f"{count:,} files."
+    )
 
 
 def info(run: RunFolder) -> None:

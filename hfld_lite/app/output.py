@@ -57,7 +57,7 @@ def write_output(path: Path | None, rows: Iterable[dict[str, Any]]) -> None:
     rows = list(rows)
     columns = list(dict.fromkeys(name for row in rows for name in row))
     form = path.suffix.lower()
-    with _or_sentence(path):
+    with or_sentence(path):
         write_whole(path, header(columns, form) + records(rows, columns, form))
 
 
@@ -80,19 +80,19 @@ def growing_output(path: Path | None, columns: Sequence[str]) -> Iterator["Growi
         yield Growing(None, columns, "")
         return
     part = path.with_name(path.name + ".part")
-    with _or_sentence(path):
+    with or_sentence(path):
         lock = lock_beside(path, "writes it; let it finish, or give another --output")
     try:
-        with _or_sentence(path):
+        with or_sentence(path):
             file = part.open("wb")
         try:
             with file:
                 grown = Growing(file, columns, path.suffix.lower(), path)
                 yield grown
-                with _or_sentence(path):
+                with or_sentence(path):
                     file.flush()
                     os.fsync(file.fileno())
-            with _or_sentence(path):
+            with or_sentence(path):
                 os.replace(part, path)
         except Exception:
             part.unlink(missing_ok=True)
@@ -117,13 +117,13 @@ class Growing:
 
     def _write(self, data: bytes) -> None:
         if self._file:
-            with _or_sentence(self._path):
+            with or_sentence(self._path):
                 self._file.write(data)
                 self._file.flush()
 
 
 @contextmanager
-def _or_sentence(path: Path | None) -> Iterator[None]:
+def or_sentence(path: Path | None) -> Iterator[None]:
     """Make an OSError the sentence about the option."""
     try:
         yield

@@ -10,9 +10,9 @@ from hfld_lite.app.console import console, print_rows
 from hfld_lite.data.names import some_names
 
 MOST_ROWS = 100
-"""So many rows are printed, and so many warnings each on its line."""
+"""So many rows are printed."""
 
-_MOST_SPANS = 10
+_MOST_WARNINGS, _MOST_SPANS = 20, 10
 
 
 class Tally:
@@ -47,9 +47,9 @@ class Tally:
             self.answers[row["answer"]] += 1
             for text in row.get("warnings", ()):
                 self._warned.setdefault(text, Named()).add(one.file)
-                if len(self._each) < MOST_ROWS:
+                if len(self._each) < _MOST_WARNINGS:
                     self._each.append(f"{printable(one.file)}, row {row['row']}: {text}")
-            if row.get("defective") and len(self.spans) < MOST_ROWS:
+            if row.get("defective") and len(self.spans) < _MOST_SPANS:
                 self.spans.append(
                     f"{printable(one.file)}, row {row['row']}: {row['defective']} of "
                     f"{row['windows']} windows are defective: {_spans(windows)}"
@@ -69,7 +69,7 @@ class Tally:
     @property
     def warnings(self) -> list[str]:
         """What is to be said of recordings: each, or where there are many, their number."""
-        if sum(map(len, self._warned.values())) <= MOST_ROWS:
+        if sum(map(len, self._warned.values())) <= _MOST_WARNINGS:
             return self._each
         return [f"{len(named):,} recordings ({named}): {t}" for t, named in self._warned.items()]
 
@@ -112,10 +112,15 @@ def print_answers(
         where = f"all are in {output}" if output else "--output FILE.csv writes all"
         console.print(f"… {tally.rows - len(cells):,} more rows; {where}.")
         console.print(f"{tally.files:,} files: {tally.counts}")
-    for text in tally.warnings:
-        console.print(f"warning: {text}")
     for text in tally.spans:
         console.print(text)
+    print_limits(answers, tally)
+
+
+def print_limits(answers: Answers, tally: Tally) -> None:
+    """Print what the answers are worth: warnings, the promise, what was not looked at."""
+    for text in tally.warnings:
+        console.print(f"warning: {text}")
     trust = answers.run.trust.get(answers.role)
     if trust is None:
         console.print("There is no validation part, so no answer can be marked unsure.")

@@ -366,7 +366,12 @@ def listing(folder: Path) -> list[Path]:
 
 def of_people(paths: Iterable[Path]) -> list[Path]:
     """Leave out hidden files and folders, and those that operating systems and servers make."""
-    return [p for p in paths if not p.name.startswith(".") and p.name.casefold() not in _SYSTEM]
+    return [path for path in paths if is_of_people(path.name)]
+
+
+def is_of_people(name: str) -> bool:
+    """Whether a file or folder of this name is neither hidden nor a system's."""
+    return not name.startswith(".") and name.casefold() not in _SYSTEM
 
 
 def of_format(paths: Iterable[Path], endings: Iterable[str]) -> list[Path]:
