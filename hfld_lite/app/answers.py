@@ -195,6 +195,7 @@ class Answers:
         if self.step is None:
             said = list(dict.fromkeys(texts))
         else:
+            texts += ["it is silent in part"] * (count - len(answered))
             said = [f"{text} ({n} of {count} windows)" for text, n in Counter(texts).items()]
         whole = self._answer(np.array(asked.probabilities).mean(0)) | {
             "ms": asked.milliseconds,
@@ -322,8 +323,8 @@ def step_of(windows: bool, hop: str | None, run: Run) -> int | None:
     least = -(-size // OVERLAP)
     if not least <= step <= size:
         raise RecipeError(
-            f"--hop {hop} is {step} samples, and a window has {size}; give {least} to {size} "
-            f"samples, or {least / rate:.3g}s to {size / rate:.3g}s (a number with a point or an s "
-            "means seconds)."
+            f"--hop {hop} is {step} sample{'s' * (step != 1)}, and a window has {size}; give "
+            f"{least} to {size} samples, or {least / rate:.3g}s to {size / rate:.3g}s (a number "
+            "with a point or an s means seconds)."
         )
     return step

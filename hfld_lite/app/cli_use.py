@@ -26,7 +26,7 @@ from hfld_lite.app.report import display_table
 from hfld_lite.app.runs import load_run, part_counts
 from hfld_lite.app.series import PAGE, runs_of
 from hfld_lite.app.tables import read_results
-from hfld_lite.app.tally import MOST_ROWS, Tally, print_answers, print_limits
+from hfld_lite.app.tally import Tally, print_answers, print_limits
 from hfld_lite.app.watching import opened, stop_by_signal, watch_folder
 from hfld_lite.edge.analysis import threads, with_costs
 from hfld_lite.errors import DataError, RecipeError
@@ -153,29 +153,27 @@ def predict(
     loaded = load_run(run)
     answers = Answers(loaded, role, variable, step_of(windows, hop, loaded))
     found = list(given_files(files))
-    tally, shown_rows = Tally(), []
-    told = bar(total=len(found), desc="predicting", progress=len(found) >= _MANY, leave=False)
+    tally = Tally()
+    shown = bar(total=len(found), desc="predicting", progress=len(found) >= _MANY, leave=False)
     try:
-        with threads(1), growing_output(output, answers.columns) as table, told:
+        with threads(1), growing_output(output, answers.columns) as table, shown:
             for batch in answers.each(found):
                 for one in batch:
                     tally.add(one)
                     if one.error is not None:
-                        note(told, f"hfld: {one.error}")
-                rows = [row for one in batch for row in one.rows]
-                table.add(answers.fields(row) for row in rows)
-                shown_rows += rows[: MOST_ROWS - len(shown_rows)]
-                told.update(len(batch))
+                        note(shown, f"hfld: {one.error}")
+                table.add(answers.fields(row) for one in batch for row in one.rows)
+                shown.update(len(batch))
     except KeyboardInterrupt:
         kept = f"; their answers are in {output}.part" if output else ""
         print(f"hfld: stopped after {tally.files} of {len(found)} files{kept}.", file=sys.stderr)
         raise Exit(130) from None
     if len(tally.bad) < tally.files:
-        print_answers(answers, shown_rows, tally, output)
+        print_answers(answers, tally, output)
     if tally.bad:
         if len(found) > 1:
-            told = f"{len(tally.bad)} of {len(found)} files could not be read ({tally.bad})."
-            print(f"hfld: {told}", file=sys.stderr)
+            said = f"{len(tally.bad)} of {len(found)} files could not be read ({tally.bad})."
+            print(f"hfld: {said}", file=sys.stderr)
         raise Exit(2)
 
 

@@ -1,5 +1,6 @@
 """What is told of the answers to many files: the first rows, counts, and what limits them."""
 
+import re
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,8 @@ MOST_ROWS = 100
 
 _MOST_WARNINGS, _MOST_SPANS = 20, 10
 
+_SHARE = re.compile(r" \(\d+ of \d+ windows\)$")
+
 
 class Tally:
     """Counts, and the first few names of each kind, of answers that are not kept.
@@ -24,14 +27,15 @@ class Tally:
         bad, seen, overlooked: files that could not be read, that the network learned from, and
             that it saw in part only.
         share: the largest that was overlooked of a file.
-        spans: for the first recordings, when their windows are defective.
     """
 
     def __init__(self) -> None:
         self.files, self.rows, self.share = 0, 0, 0.0
         self.answers: Counter[str] = Counter()
         self.bad, self.seen, self.overlooked = Named(), Named(), Named()
-        self.spans: list[str] = []
+        self._rows: list[dict[str, Any]] = []
+        self._wholes: list[dict[str, Any]] = []
+        self._spans, self._in_part = [], 0
         self._warned: dict[str, Named] = {}
         self._each: list[str] = []
 
@@ -46,20 +50,35 @@ class Tally:
             row, windows = one.rows[begin], one.rows[begin + 1 : end]
             self.answers[row["answer"]] += 1
             for text in row.get("warnings", ()):
-                self._warned.setdefault(text, Named()).add(one.file)
+                self._warned.setdefault(_SHARE.sub("", text), Named()).add(one.file)
                 if len(self._each) < _MOST_WARNINGS:
                     self._each.append(f"{printable(one.file)}, row {row['row']}: {text}")
-            if row.get("defective") and len(self.spans) < _MOST_SPANS:
-                self.spans.append(
-                    f"{printable(one.file)}, row {row['row']}: {row['defective']} of "
-                    f"{row['windows']} windows are defective: {_spans(windows)}"
-                )
+            if row.get("defective"):
+                self._in_part += 1
+                if len(self._spans) < _MOST_SPANS:
+                    self._spans.append(
+                        f"{printable(one.file)}, row {row['row']}: {row['defective']} of "
+                        f"{row['windows']} windows are defective: {_spans(windows)}"
+                    )
         wholes = [one.rows[i] for i in begins]
+        self._rows += one.rows[: MOST_ROWS - len(self._rows)]
+        self._wholes += wholes[: MOST_ROWS - len(self._wholes)]
         if any(row.get("trained_on") for row in wholes):
             self.seen.add(one.file)
         if share := max(row.get("overlooked", 0.0) for row in wholes):
             self.overlooked.add(one.file)
             self.share = max(self.share, share)
+
+    @property
+    def shown(self) -> list[dict[str, Any]]:
+        """All rows; where these are too many, those of the first recordings without windows."""
+        return self._rows if self.rows <= MOST_ROWS else self._wholes
+
+    @property
+    def spans(self) -> list[str]:
+        """When the windows of the first recordings are defective, and how many others have such."""
+        more = self._in_part - len(self._spans)
+        return self._spans + [f"… and {more:,} more recordings with defective windows"] * (more > 0)
 
     @property
     def counts(self) -> str:
@@ -94,18 +113,17 @@ class Named:
         return some_names(self.first)
 
 
-def print_answers(
-    answers: Answers, rows: list[dict[str, Any]], tally: Tally, output: Path | None
-) -> None:
+def print_answers(answers: Answers, tally: Tally, output: Path | None) -> None:
     """Print the first rows as a table, how many there are of each answer, and what limits them."""
     form = {"file": printable, "row": str}
     if answers.step:
-        form |= {"window": str, "start": "{:.3f}".format, "end": "{:.3f}".format}
+        form |= {"window": str, "start": "{:.3f}".format, "end": "{:.3f}".format, "windows": str}
+        form |= {"defective": str} if answers.run.detector.normal_classes else {}
     form |= {"answer": str, "class": str}
     form |= {"probability": "{:.3f}".format, "ms": "{:.2f}".format}
     cells = [
-        [write(row[name]) if name in row else "" for name, write in form.items()]
-        for row in rows[:MOST_ROWS]
+        ["" if row.get(name) is None else write(row[name]) for name, write in form.items()]
+        for row in tally.shown
     ]
     print_rows(list(form), cells)
     if tally.rows > len(cells):
