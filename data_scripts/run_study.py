@@ -48,7 +48,8 @@ from hfld_lite.evaluation.trust import suspicion
 from hfld_lite.hierarchy import Stage, Trainer
 from hfld_lite.networks import resnet1d
 from hfld_lite.storage.files import digest, write_whole
-from hfld_lite.training import Fit, predict_logits
+from hfld_lite.storage.history import Fit
+from hfld_lite.training import predict_logits
 
 HEADLINE = ("alone", "hierarchy")
 TELLING = [name for _, *pair in CLAIMS for name in pair if name in ABLATIONS]
@@ -259,7 +260,7 @@ class Study:
             spec = recipe.chain[SECONDARY if role == ASSISTANT else role]
             network = resnet1d(spec.depth, len(case.recordings.class_names), spec.width, spec.head)
             network.load_state_dict(load_file(path))
-            trainer.stages[role] = Stage(role, network.eval(), "kept", Fit(pd.DataFrame(), 0, 0.0))
+            trainer.stages[role] = Stage(role, network.eval(), "kept", Fit([], 0, 0.0))
         return trainer
 
     def run(self, kind: str, data: str, seed: int, *rest: Any) -> list[dict]:

@@ -46,8 +46,9 @@ from hfld_lite.networks import ResNet1d, resnet1d
 from hfld_lite.recipes import Recipe
 from hfld_lite.rivals.presets import preset
 from hfld_lite.storage.files import digest, write_whole
+from hfld_lite.storage.history import Fit
 from hfld_lite.storage.randomness import seeded
-from hfld_lite.training import Fit, predict_logits
+from hfld_lite.training import predict_logits
 
 DATA = ("tiles", "bearings block", "bearings load")
 """Six classes of simulated tiles, tested on ten times as many new ones; known bearings, in noise,
@@ -166,7 +167,7 @@ class Study:
             network = _network(case, role)
             network.load_state_dict(load_file(path))
             network = trainer.fabric.to_device(network.eval())
-            trainer.stages[stage] = Stage(stage, network, "kept", Fit(pd.DataFrame(), 0, 0.0))
+            trainer.stages[stage] = Stage(stage, network, "kept", Fit([], 0, 0.0))
         return trainer
 
     def run(self, kind: str, data: str, *rest: str | int) -> list[dict]:

@@ -35,7 +35,7 @@ from hfld_lite.hierarchy import Stage, Trainer
 from hfld_lite.networks import count_parameters, resnet1d
 from hfld_lite.recipes import Network, Recipe
 from hfld_lite.storage.files import write_whole
-from hfld_lite.training import Fit
+from hfld_lite.storage.history import Fit
 
 DEPTHS, WIDTHS, BINS = (10, 18), (1 / 16, 1 / 8, 1 / 4), (875, 1750, 3500)
 PUBLISHED_HEAD = (10, 1 / 16)
@@ -102,7 +102,7 @@ def learn(work: Path, bins: int, seed: int, depth: int, width: float, head: str)
         spec = recipe.chain[role]
         network = resnet1d(spec.depth, len(recordings.class_names), spec.width, spec.head)
         network.load_state_dict(load_file(_weights(work, role, bins, seed)))
-        fit = Fit(pd.DataFrame(), 0, 0.0)
+        fit = Fit([], 0, 0.0)
         trainer.stages[role] = Stage(role, network.eval(), "kept weights", fit)
     ways = {
         "alone": lambda t: t.supervise("student_alone"),

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import nn
 from torch.utils.data import Dataset
@@ -27,12 +26,15 @@ from hfld_lite.networks import resnet1d
 from hfld_lite.recipes import ALONE, Recipe, network_of
 from hfld_lite.storage.checkpoints import Checkpoints
 from hfld_lite.storage.files import digest
+from hfld_lite.storage.history import Fit, table
 from hfld_lite.storage.randomness import derive_seed, seeded
 from hfld_lite.teachers import LiveTeacher, TeacherTargets, teacher_targets
-from hfld_lite.training import Fit, fit, make_fabric, predict_logits, validate
+from hfld_lite.training import fit, make_fabric, predict_logits, validate
 from hfld_lite.weighting import make_weighting
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from hfld_lite.evaluation.detector import Detector, TestResult
 
 Data = Recordings | Dataset
@@ -81,8 +83,7 @@ class Chain:
 
     def history(self) -> pd.DataFrame:
         """Every stage's history, one below the other, with its role."""
-        rows = [stage.fit.history.assign(role=role) for role, stage in self.stages.items()]
-        return pd.concat(rows, ignore_index=True)
+        return table([{**row, "role": r} for r, s in self.stages.items() for row in s.fit.rows])
 
 
 @dataclass
@@ -165,7 +166,7 @@ class Trainer:
         row = {"epoch": 0, **validate(logits, target), "seconds": 0.0, "verdict": ""}
         chance = float(target.bincount().max() / len(target))
         note_weak_teacher(role, row["validation_accuracy"], chance=chance)
-        self.stages[role] = Stage(role, network, "given", Fit(pd.DataFrame([row]), 0, 0.0))
+        self.stages[role] = Stage(role, network, "given", Fit([row], 0, 0.0))
         return self.stages[role]
 
     def distil(
@@ -187,9 +188,8 @@ class Trainer:
 
         What the objective adds to the student (a projector, say) begins as that of :meth:`distil`.
         """
-        targets = [self.targets(teacher) for teacher in teachers]
         with self.seeded(role, "projector"):
-            built = objective(self.network(role)[0], targets)
+            built = objective(self.network(role)[0], [self.targets(each) for each in teachers])
         return self._fit(name or role, role, built, teachers)
 
     def targets(self, stage: str) -> Targets:
@@ -313,9 +313,9 @@ def distill_chain(
 ) -> Chain:
     """Train teacher → secondary teachers → student, and the student in other ways as controls.
 
-    The teacher learns from labels. Frozen, it answers the training set once, and the next network
-    learns from labels and its answers, down to the student. Controls have the student's initial
-    weights, batches and steps. Validation chooses each network's epoch; no test part is touched.
+    The teacher learns from labels, and each further network from labels and the frozen one before.
+    Controls have the student's initial weights, batches and steps. Validation chooses each
+    network's epoch; no test part is touched.
 
     Args:
         data, recipe, parts: see :class:`Trainer`; ``auto``: budget of `choose_recipe`, run first.

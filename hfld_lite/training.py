@@ -7,10 +7,8 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,26 +20,12 @@ from hfld_lite.distillation import Batch, Objective
 from hfld_lite.errors import ArgumentError, Diverged, Stopped, training_errors
 from hfld_lite.recipes import DECAY, Recipe
 from hfld_lite.storage.checkpoints import StageCheckpoints
+from hfld_lite.storage.history import Fit, postfix
 from hfld_lite.storage.progress import bar, tell
 from hfld_lite.storage.randomness import derive_seed, random_states, seeded, set_random_states
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
-
-
-@dataclass(frozen=True)
-class Fit:
-    """What a training run left behind, besides the network's weights.
-
-    ``history`` has a row for each epoch: ``epoch``, each loss term (mean over the epoch's steps),
-    ``total``, the terms' weights as ``weight_…`` where there are any, ``learning_rate`` (of the
-    last step), ``validation_accuracy``, ``validation_loss``, ``seconds`` and ``verdict``, a
-    sentence where something is wrong. ``best_epoch`` is the one whose weights the network has.
-    """
-
-    history: pd.DataFrame
-    best_epoch: int
-    seconds: float
 
 
 def make_fabric(recipe: Recipe) -> Fabric:
@@ -121,7 +105,7 @@ def fit(
                 row = loop.run_epoch(shown, stopped)
                 if checkpoints:
                     checkpoints.save(loop.state(), loop.epoch, finished=loop.finished)
-                tell(shown, _postfix(row, epochs))
+                tell(shown, postfix(row, epochs))
                 if on_epoch:
                     on_epoch(row)
                 if stopped():  # in validation or while a checkpoint was written
@@ -130,7 +114,7 @@ def fit(
             shown.close()
             objective.student.load_state_dict(loop.best_state)
             objective.student.eval()
-    return Fit(pd.DataFrame(loop.rows), loop.best_epoch, loop.seconds)
+    return Fit(loop.rows, loop.best_epoch, loop.seconds)
 
 
 def check_warmup(recipe: Recipe, steps: int) -> None:
@@ -282,15 +266,6 @@ def predict_logits(
     with evaluated(network), torch.inference_mode(), autocast():
         chunks = batches(inputs, torch.arange(len(inputs)).split(batch_size))
         return torch.cat([network(chunk.to(device)).logits.float() for _, chunk in chunks])
-
-
-def _postfix(row: dict[str, float], epochs: int) -> str:
-    """Epoch, loss terms, validation accuracy, and what is wrong if anything is."""
-    names = list(row)[1 : list(row).index("total")]
-    terms = " ".join(f"{name} {row[name]:.3f}" for name in names)
-    wrong = f" | {row['verdict']}" if row["verdict"] else ""
-    accuracy = f"validation {row['validation_accuracy']:.1%}"
-    return f"epoch {row['epoch']}/{epochs} | {terms} | {accuracy}{wrong}"
 
 
 def _optimizer(objective: Objective, recipe: Recipe) -> torch.optim.Optimizer:

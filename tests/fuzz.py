@@ -39,7 +39,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from hfld_lite.app.chosen import display_tried, tried
-from hfld_lite.app.report import display_table
+from hfld_lite.app.display import display_table
 from hfld_lite.app.runs import FACTS, FORMAT, load_run, preprocessing
 from hfld_lite.app.tables import read_baselines, read_history, read_predictions, read_results
 from hfld_lite.app.unfinished import BEGUN, begun_run

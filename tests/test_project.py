@@ -106,12 +106,12 @@ def test_imports_go_down_the_layers_only():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_the_library_is_imported_without_what_only_some_need():
+def test_library_and_command_are_imported_without_what_only_some_need():
     program = (
-        "import sys, hfld_lite; "
+        "import sys, hfld_lite.app.cli; "
         "print(*{name.partition('.')[0] for name in sys.modules} & "
         "{'sklearn', 'scipy', 'soundfile', 'lightning_fabric', 'matplotlib', 'onnx', 'torchinfo', "
-        "'onnxruntime', 'ipywidgets', 'IPython'})"
+        "'onnxruntime', 'ipywidgets', 'IPython', 'pandas', 'jinja2', 'dask', 'distributed'})"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True

@@ -16,8 +16,9 @@ from matplotlib.image import imread
 
 from hfld_lite.app.cli_report import report, reported
 from hfld_lite.app.compared import Comparison
+from hfld_lite.app.display import baselines_table, display_table
 from hfld_lite.app.figures import confusions, spectra
-from hfld_lite.app.report import baselines_table, display_table, report_run, write_report
+from hfld_lite.app.report import report_run, write_report
 from hfld_lite.app.runs import load_run, save_run, with_known_costs
 from hfld_lite.app.tables import read_results
 from hfld_lite.app.unfinished import new_run

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hfld_lite import ArgumentError, DataError, RecipeError, spectrum
-from hfld_lite.app.report import display_table
+from hfld_lite.app.display import display_table
 from hfld_lite.app.runs import load_run, save_run, unfinished, with_known_costs
 from hfld_lite.app.tables import read_results
 from hfld_lite.app.unfinished import begin_run, begun_run, new_run, run_of

@@ -1,8 +1,9 @@
 """A run's automatic choice: made once, kept in ``auto.csv``, and read again when it is resumed."""
 
-from pathlib import Path
+from __future__ import annotations
 
-import pandas as pd
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hfld_lite.app.tables import read_tried
 from hfld_lite.data.recordings import Recordings
@@ -10,6 +11,9 @@ from hfld_lite.data.splits import Split
 from hfld_lite.evaluation.choice import choose_recipe, chosen_before
 from hfld_lite.recipes import Recipe
 from hfld_lite.storage.files import write_whole
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FILE = "auto.csv"
 
@@ -57,6 +61,8 @@ def tried(folder: Path) -> pd.DataFrame | None:
 
 def display_tried(table: pd.DataFrame) -> pd.DataFrame:
     """The table in words and units, a string in every cell."""
+    import pandas as pd
+
     return pd.DataFrame(
         {
             "candidate": table["candidate"],

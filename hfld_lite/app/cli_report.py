@@ -9,7 +9,6 @@ import typer
 from typer import Option
 
 from hfld_lite.app.console import RunFolder, console, print_comparison
-from hfld_lite.app.report import report_run
 from hfld_lite.app.runs import load_run
 from hfld_lite.data.examples import Examples
 from hfld_lite.data.recordings import Recordings
@@ -46,6 +45,8 @@ def reported(
         recordings, examples: see :func:`hfld_lite.app.report.report_run`.
     """
     try:
+        from hfld_lite.app.report import report_run  # it loads matplotlib
+
         print_comparison(report_run(run, recordings, examples, console.print))
         console.print(f"see {run / 'report.html'}")
         return True

@@ -21,9 +21,9 @@ from hfld_lite.app.chosen import chosen
 from hfld_lite.app.cli_report import reported
 from hfld_lite.app.compared import wanted_baselines
 from hfld_lite.app.console import Variable, console, print_table
+from hfld_lite.app.display import INTERVAL_NOTE, display_table
 from hfld_lite.app.given import run_plugins, trained_teacher
 from hfld_lite.app.options import with_options
-from hfld_lite.app.report import INTERVAL_NOTE, display_table
 from hfld_lite.app.runs import read_origin, save_run, unfinished, with_known_costs
 from hfld_lite.app.series import (
     NOTE,

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
-import pandas as pd
 from typer import Argument, Exit, Option
 
 from hfld_lite.app.answers import Answers, step_of
@@ -20,9 +19,9 @@ from hfld_lite.app.console import (
     print_comparison,
     print_table,
 )
+from hfld_lite.app.display import display_table
 from hfld_lite.app.files import given_files
 from hfld_lite.app.output import Output, check_output, growing_output, write_output
-from hfld_lite.app.report import display_table
 from hfld_lite.app.runs import load_run, part_counts
 from hfld_lite.app.series import PAGE, runs_of
 from hfld_lite.app.tables import read_results
@@ -60,6 +59,8 @@ def evaluate(
 
     Other recordings that the networks were trained on are left out, and so are unlabelled ones.
     """
+    import pandas as pd
+
     check_output(output)
     if training and data is None:
         raise RecipeError("--training needs --data, the folder of the training recordings.")

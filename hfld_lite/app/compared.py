@@ -1,12 +1,13 @@
 """A run's networks beside simple baselines: fitted after the test, kept in ``baselines.csv``."""
 
+from __future__ import annotations
+
 import time
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-
-import pandas as pd
+from typing import TYPE_CHECKING
 
 from hfld_lite.app.runs import Run, or_note
 from hfld_lite.app.tables import read_baselines, roles_in
@@ -16,6 +17,9 @@ from hfld_lite.errors import ArgumentError, RecipeError, look_up
 from hfld_lite.evaluation.baselines import BASELINES, USUAL, Baselines, compare, fit_baselines
 from hfld_lite.evaluation.detector import TestResult
 from hfld_lite.storage.files import write_whole
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 FILE = "baselines.csv"
 """In a run's folder: the table, and above it, behind #, the sentence."""
@@ -35,7 +39,7 @@ class Comparison:
         write_whole(folder / FILE, f"# {self.sentence}\n{self.table.to_csv(index=False)}")
 
     @classmethod
-    def load(cls, folder: Path) -> "Comparison | None":
+    def load(cls, folder: Path) -> Comparison | None:
         """That of a run; None, with a note if it is damaged, where there is none."""
         try:
             return cls(*read_baselines(folder))

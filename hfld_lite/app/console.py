@@ -1,11 +1,12 @@
 """What all commands share: the console, tables, and arguments with the same meaning."""
 
+from __future__ import annotations
+
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import pandas as pd
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console
@@ -13,8 +14,11 @@ from rich.table import Table
 from typer import Argument, Option
 
 from hfld_lite.app.compared import Comparison
-from hfld_lite.app.report import baselines_table
+from hfld_lite.app.display import baselines_table
 from hfld_lite.storage.progress import print_any_character
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 console = Console(highlight=False, markup=False, emoji=False)
 

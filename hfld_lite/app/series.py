@@ -4,15 +4,14 @@ They are trained one after the other, not by `evaluation.together` as `over_seed
 resumes from its last epoch, and has the bits that the same seed gives alone.
 """
 
+from __future__ import annotations
+
 import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
-
-from hfld_lite.app.report import render
 from hfld_lite.app.runs import FACTS, unfinished
 from hfld_lite.app.tables import read_baselines, read_results
 from hfld_lite.app.unfinished import BEGUN, begin_run
@@ -20,6 +19,9 @@ from hfld_lite.errors import RecipeError
 from hfld_lite.evaluation.repeats import scores, summary
 from hfld_lite.recipes import Recipe
 from hfld_lite.storage.files import write_whole
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 TABLE, PAGE = "seeds.csv", "seeds.html"
 
@@ -124,6 +126,10 @@ def write_series(out: Path, command: str) -> pd.DataFrame:
     Raises:
         RecipeError: if a run's results cannot be read.
     """
+    import pandas as pd
+
+    from hfld_lite.app.report import render  # it loads matplotlib
+
     runs = pd.concat([_scores(run) for run in runs_of(out)], ignore_index=True)
     table = summary(runs)
     write_whole(out / TABLE, table.to_csv(index=False))
@@ -148,6 +154,7 @@ def write_series(out: Path, command: str) -> pd.DataFrame:
 
 def shown(table: pd.DataFrame) -> pd.DataFrame:
     """The table of :func:`hfld_lite.evaluation.repeats.summary` in percent and points."""
+    import pandas as pd
 
     def points(row: Any) -> str:
         if pd.isna(row.student_minus):
@@ -172,6 +179,8 @@ def shown(table: pd.DataFrame) -> pd.DataFrame:
 
 def _scores(run: Path) -> pd.DataFrame:
     """A finished run's networks and baselines, if it has any."""
+    import pandas as pd
+
     seed = Recipe.load(run / "recipe.json").seed
     found = [scores(read_results(run), seed)]
     with suppress(FileNotFoundError):

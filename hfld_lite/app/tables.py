@@ -1,16 +1,20 @@
 """The tables in a run folder, checked when they are read: a run may come from a stranger."""
 
+from __future__ import annotations
+
 from io import StringIO
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-import pandas as pd
 from pydantic import Field, TypeAdapter, ValidationError
 
 from hfld_lite.errors import RecipeError
 from hfld_lite.storage.files import read_text
 from hfld_lite.storage.models import Checked, Index, Name, Real, Text, explain
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BYTES = 1 << 25
 """The longest table that is read, 32 MiB: a quarter of a million recordings."""
@@ -67,6 +71,8 @@ def read_table(path: Path, comment: bool = False, **options: object) -> tuple[pd
         FileNotFoundError: there is none.
         RecipeError: it is too long, or no table.
     """
+    import pandas as pd
+
     try:
         text, said = read_text(path, BYTES), ""
         if comment and text.startswith("#"):

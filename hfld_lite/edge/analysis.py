@@ -1,14 +1,16 @@
 """What a network costs on a device: parameters, operations, bytes, time."""
 
+from __future__ import annotations
+
 import platform
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -18,6 +20,9 @@ from hfld_lite.data.examples import evaluated
 from hfld_lite.errors import ArgumentError
 from hfld_lite.evaluation.detector import Detector, TestResult
 from hfld_lite.networks import ResNet1d, count_parameters
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 PRECISIONS = ("fp32", "fp16", "int8")
 _WEIGHT = {"fp32": 4, "fp16": 2, "int8": 1}
@@ -114,6 +119,8 @@ def sizes(network: nn.Module) -> pd.DataFrame:
     Raises:
         ArgumentError: if a layer with parameters is not a convolution, linear layer or batch norm.
     """
+    import pandas as pd
+
     parts: dict[str, nn.ModuleList] = {}
     for name, module in _named_parts(network):
         parts.setdefault(name, nn.ModuleList()).append(module)
@@ -163,6 +170,7 @@ def compare_macs(network: nn.Module, length: Length) -> pd.DataFrame:
         ``reason``. A network with other operations, such as functional attention, differs by more
         than is explained.
     """
+    import pandas as pd
     import torchinfo  # only this comparison needs it
 
     used = count_macs(network, length)
@@ -320,6 +328,8 @@ def with_costs(result: TestResult, detector: Detector, signal: np.ndarray) -> Te
 
     The columns ``macs`` and ``size_kb`` come behind ``parameters``.
     """
+    import pandas as pd
+
     table = result.table.copy()
     found = pd.DataFrame([costs(detector, role, signal) for role in table["role"]])
     place = table.columns.get_loc("parameters") + 1

@@ -6,15 +6,16 @@ part is read once. Sources: scikit-learn; Stevens, Volkmann and Newman, "A scale
 of the psychological magnitude pitch", 1937; Dempster, Schmidt and Webb, "MiniRocket", 2021.
 """
 
+from __future__ import annotations
+
 import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from hfld_lite.data.examples import IMBALANCE, Examples
 from hfld_lite.data.parts import average
@@ -23,6 +24,9 @@ from hfld_lite.data.splits import Split
 from hfld_lite.data.views import FRAME, mel_edges, mel_weights
 from hfld_lite.errors import ArgumentError, DataError, look_up
 from hfld_lite.evaluation.metrics import evaluate, paired_interval
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BANDS = 64
 NETWORKS_VIEW, MEL, SAMPLES = "the networks' view", "64 log-mel bands", "raw samples"
@@ -162,7 +166,7 @@ class Baselines:
         """That of the best validation accuracy; of equal ones, or without any, the first."""
         return max(self.fitted, key=lambda one: np.nan_to_num(one.validation_accuracy))
 
-    def test(self, data: Recordings | Examples) -> "Baselines":
+    def test(self, data: Recordings | Examples) -> Baselines:
         """The same baselines, measured on other recordings; unlabelled ones are left out.
 
         Raises:
@@ -267,6 +271,8 @@ def _choose(
 
 def _measured(fitted: tuple[Fitted, ...], examples: Examples, recipe: Any) -> Baselines:
     """Read what is to be predicted once, and measure all; windows are averaged by recording."""
+    import pandas as pd
+
     names = np.array(examples.class_names)
     wholes = examples.recordings.wholes if examples.recordings else None
     labels, first = examples.labels, average(examples.labels, wholes)[1]

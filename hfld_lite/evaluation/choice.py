@@ -1,13 +1,14 @@
 """An automatic choice of view and learning rate that never reads the test part."""
 
+from __future__ import annotations
+
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from torch.utils.data import Dataset, Subset
 
 from hfld_lite.data.examples import Examples
@@ -19,6 +20,9 @@ from hfld_lite.hierarchy import Trainer
 from hfld_lite.recipes import ALONE, Recipe
 from hfld_lite.storage.progress import bar, tell
 from hfld_lite.training import check_warmup, predict_logits
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 BUDGET = 3.0
 """Steps that a choice may take, in trainings of the whole chain."""
@@ -96,6 +100,8 @@ def choose_recipe(
         DataError: if a class has fewer than LEAST groups in validation or training part.
         RecipeError: if the recipe's behaviour is "published", which keeps no validation part.
     """
+    import pandas as pd
+
     search = _Search(data, recipe, parts)
     best, said = search.run(budget, progress)
     table = pd.DataFrame(search.rows).assign(chosen=lambda t: t.index == best.row)

@@ -1,10 +1,12 @@
 """Trained networks in use: from raw recordings to probabilities and figures."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -21,6 +23,9 @@ from hfld_lite.hierarchy import Chain
 from hfld_lite.networks import ResNet1d, count_parameters, resnet1d
 from hfld_lite.recipes import Recipe, network_of
 from hfld_lite.training import predict_logits
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,7 @@ class Detector:
     part: Part | None = None
 
     @classmethod
-    def of(cls, chain: Chain) -> "Detector":
+    def of(cls, chain: Chain) -> Detector:
         """The networks of a trained chain."""
         recordings = chain.examples.recordings
         return cls(
@@ -124,7 +129,7 @@ class Detector:
         width = f"1/{1 / spec.width:g}" if spec.width < 1 else f"{spec.width:g}"
         return f"ResNet{spec.depth}-1D, width {width}, {spec.head} head"
 
-    def only(self, role: str) -> "Detector":
+    def only(self, role: str) -> Detector:
         """A detector with the network of this role only."""
         return replace(self, networks={role: self.network(role)})
 
@@ -164,13 +169,15 @@ class Detector:
 
     def test(
         self, data: Recordings | Dataset | Examples, rows: np.ndarray | None = None
-    ) -> "TestResult":
+    ) -> TestResult:
         """Every network's figures and predictions on the same data, in one reading.
 
         Where the rows are windows of recordings, their probabilities are averaged by recording.
         Unlabelled recordings are left out, which a warning says.
         What the networks cost is added by :func:`hfld_lite.edge.analysis.with_costs`.
         """
+        import pandas as pd
+
         known = isinstance(data, Recordings | Examples)
         recordings = data if known else Examples.of(data, self.recipe)
         recordings = measurable(recordings if rows is None else recordings.select(rows))

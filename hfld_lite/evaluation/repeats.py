@@ -1,11 +1,12 @@
 """The same training with several seeds: mean, deviation, and paired differences."""
 
+from __future__ import annotations
+
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from torch.utils.data import Dataset
 
 from hfld_lite.data.recordings import Recordings
@@ -14,6 +15,9 @@ from hfld_lite.evaluation.metrics import mean_interval
 from hfld_lite.evaluation.together import KNOWN_CONTROLS, chains_together
 from hfld_lite.hierarchy import distill_chain
 from hfld_lite.recipes import Recipe
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 STUDENT = "student"
 """The method that all others are taken from."""
@@ -49,6 +53,8 @@ def over_seeds(
     Raises:
         ArgumentError: if there is no seed, or one is given twice.
     """
+    import pandas as pd
+
     chosen = [*(range(recipe.seed, recipe.seed + seeds) if isinstance(seeds, int) else seeds)]
     if not chosen or len(set(chosen)) < len(chosen):
         raise ArgumentError(
@@ -70,6 +76,8 @@ def over_seeds(
 
 def scores(table: pd.DataFrame, seed: int, method: str = "role") -> pd.DataFrame:
     """Rows of :class:`Repeats` from a test's table; ``method`` is the column with the names."""
+    import pandas as pd
+
     return pd.DataFrame(
         {
             "seed": seed,
@@ -93,6 +101,8 @@ def summary(runs: pd.DataFrame) -> pd.DataFrame:
         mean ``student_minus`` and its 95 % t interval over seeds, ``low`` and ``high`` (NaN for
         the student itself; the interval also for one seed and for equal differences).
     """
+    import pandas as pd
+
     wide = runs.pivot(index="seed", columns="method", values="accuracy")
     table = []
     for method, part in runs.groupby("method", sort=False):

@@ -17,7 +17,6 @@ from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
@@ -136,7 +135,7 @@ def fit_together(
             for loop in loops:
                 loop.objective.student.load_state_dict(loop.best_state)
                 loop.objective.student.eval()
-    return [Fit(pd.DataFrame(loop.rows), loop.best_epoch, loop.seconds) for loop in loops]
+    return [Fit(loop.rows, loop.best_epoch, loop.seconds) for loop in loops]
 
 
 def obstacle(members: Sequence[Member]) -> str:
@@ -521,7 +520,7 @@ def _stage(teacher: str | None, role: str, trainer: Trainer) -> Stage:
     return trainer.distil(role, teacher) if teacher else trainer.supervise(role)
 
 
-_NOT_YET = Fit(pd.DataFrame(), 0, math.nan)
+_NOT_YET = Fit([], 0, math.nan)
 
 
 def _asked(

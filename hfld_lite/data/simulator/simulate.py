@@ -8,11 +8,13 @@ Sources:
   impact    Hertz; Johnson, "Contact mechanics", 1985, section 11.4
 """
 
+from __future__ import annotations
+
 from dataclasses import replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 from numpy.random import Generator, SeedSequence, default_rng
 
 from hfld_lite.data.recordings import Recordings
@@ -20,6 +22,9 @@ from hfld_lite.data.simulator.modes import mode_numbers, mode_values, natural_fr
 from hfld_lite.data.simulator.tiles import BLOCK, TILE_TYPES, Bench, Tiles, draw_tiles, tile_type
 from hfld_lite.errors import ArgumentError
 from hfld_lite.storage.progress import bar
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 VERSION = 1
 """Of the simulation: another number gives other recordings for the same parameters."""
@@ -230,6 +235,8 @@ def simulate_with_truth(
     The second value has one row a tile: ``group``, ``type``, ``defective``, ``severity``,
     ``x``, ``y`` (shares of length and arc), ``f0`` … (Hz) and ``loss0`` … (no unit).
     """
+    import pandas as pd
+
     bench = bench or Bench()
     types = "".join(types)
     if not types or len(set(types)) != len(types):
@@ -291,6 +298,8 @@ def _neighbours(types: str, seed: int, bench: Bench) -> np.ndarray:
 
 
 def _truth(tiles: Tiles, ids: list[str], defective: bool) -> pd.DataFrame:
+    import pandas as pd
+
     columns = {
         "group": ids,
         "type": tiles.kind,
