@@ -117,7 +117,7 @@ class Ledger:
 
     def __init__(self, path: Path, columns: Sequence[str], marks: Mapping[str, str]) -> None:
         self.path, self.marks = path, dict(marks)
-        self.columns = [*columns, "size", "modified", "answered", "records", *marks]
+        self.columns = [*columns, "size", "modified_ns", "answered", "records", *marks]
         self.form = path.suffix.lower()
         self.done: dict[str, Stamp] = {}
         self.cut = 0
@@ -130,7 +130,7 @@ class Ledger:
         now = datetime.now().astimezone().isoformat(timespec="seconds")
         rows = [
             answers.fields(row)
-            | {"size": size, "modified": modified, "answered": now, "records": len(one.rows)}
+            | {"size": size, "modified_ns": modified, "answered": now, "records": len(one.rows)}
             | self.marks
             for one, (size, modified) in batch
             for row in one.rows
@@ -202,7 +202,7 @@ class Ledger:
             values = self._values(text.decode())
             if list(values) != self.columns:
                 raise self._refused("it has other columns")
-            stamp = int(values["size"]), int(values["modified"])
+            stamp = int(values["size"]), int(values["modified_ns"])
             record = _Record(key(values["file"]), stamp, int(values["records"]))
             if record.count < 1:
                 raise ValueError("records is not above 0")
