@@ -216,7 +216,7 @@ def watch(
             )
         console.print(
             f"Watching {folder} every {poll:g} s; the {role.replace('_', ' ')}'s answers go to "
-            f"{output}, which holds {len(ledger.done):,} files. Ctrl-C ends."
+            f"{output}, which holds {_files(len(ledger.done))}. Ctrl-C ends."
         )
         complain = partial(print, "hfld:", file=sys.stderr, flush=True)
         tally = watch_folder(answers, folder, ledger, poll, stop, console.print, complain)
@@ -224,9 +224,13 @@ def watch(
     seconds = time.monotonic() - began
     print_limits(answers, tally)
     console.print(
-        f"{tally.files:,} files in {seconds:.0f} s: {tally.counts or 'none'}. {output} holds "
-        f"{count:,} files."
+        f"{_files(tally.files)} in {seconds:.0f} s{': ' * bool(tally.files)}{tally.counts}. "
+        f"{output} holds {_files(count)}."
     )
+
+
+def _files(count: int) -> str:
+    return f"{count:,} file{'s' * (count != 1)}"
 
 
 def info(run: RunFolder) -> None:

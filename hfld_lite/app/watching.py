@@ -27,7 +27,7 @@ from hfld_lite.data.names import some_names
 from hfld_lite.data.readers import READERS, endings_text, is_of_people
 from hfld_lite.errors import RecipeError
 from hfld_lite.storage.files import bytes_digest
-from hfld_lite.storage.locks import lock_beside, unlock_beside
+from hfld_lite.storage.locks import lock_beside, lock_files, unlock_beside
 
 UNFINISHED = (".part", ".tmp")
 """Names that end so are left until they are renamed, as hidden ones are."""
@@ -185,10 +185,8 @@ class Ledger:
 
     def _texts(self) -> Iterator[tuple[bytes, int]]:
         """Each whole record, and where it ends; in CSV a text in quotes may hold lines."""
-        self._file.seek(0)
-        lines, open_ = [], False
-        end = 0
-        with io.BufferedReader(io.FileIO(self.path)) as file:
+        lines, end, open_ = [], 0, False
+        with self.path.open("rb") as file:
             for line in file:
                 lines.append(line)
                 end += len(line)
@@ -296,7 +294,7 @@ def watch_folder(
         say, complain: print a line about answers, and about what went wrong.
     """
     arrivals, tally = Arrivals(folder, ledger.done), Tally()
-    there, told = True, set()
+    there, told = True, {*map(os.path.abspath, (ledger.path, *lock_files(ledger.path)))}
     while not stop.is_set():
         began = time.monotonic()
         settled = arrivals.poll()
