@@ -40,8 +40,9 @@ test: $(STAMP)  ## check the style, run all tests and all notebooks
 	$(BIN)/pytest tests notebooks -m "not timed" --nbval-lax --nbval-current-env \
 	  --nbval-cell-timeout=300 --ignore=notebooks/exercises -n 2 --dist loadscope
 
-soak: $(STAMP)  ## kill 20 trainings, damage 2,000 files, and print the outcome
+soak: $(STAMP)  ## kill 20 trainings and a watch, damage 2,000 files, and print the outcome
 	$(BIN)/python tests/soak.py --kills 20
+	$(BIN)/python tests/soak.py --burst 5000
 	HFLD_FUZZ_CASES=2000 $(BIN)/pytest tests/test_fuzz.py -s
 
 notebooks: $(STAMP)  ## execute all notebooks anew and store their outputs

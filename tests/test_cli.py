@@ -295,7 +295,7 @@ def test_training_on_the_published_mat_layout_directly(place, tiny_recordings):
     assert load_run(place / "from-mat").detector.class_names == ("AN", "AD", "BN", "BD")
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "info"])
+@pytest.mark.parametrize("command", ["train", "evaluate", "predict", "watch", "info"])
 def test_help_has_an_example(command):
     assert f"hfld {command}" in hfld(command, "--help")
 

@@ -15,12 +15,16 @@ import soundfile
 
 from hfld_lite import distill_chain
 from hfld_lite.app import cli
+from hfld_lite.app.files import given_files
+from hfld_lite.app.output import Growing, write_output
 from hfld_lite.app.runs import load_run, save_run
 from hfld_lite.app.unfinished import new_run
+from hfld_lite.data import readers
 from hfld_lite.data.parts import Part
 from hfld_lite.data.readers import files_below, read_cuts, read_folder
 from hfld_lite.edge.analysis import with_costs
-from hfld_lite.errors import DataError
+from hfld_lite.errors import DataError, RecipeError
+from hfld_lite.storage.locks import lock_beside, unlock_beside
 
 RATE, SAMPLES = 16_000, 1600
 NAMES = ("good", "bad")
@@ -231,6 +235,308 @@ def test_a_chosen_part_overlooks_what_is_loud_elsewhere(tmp_path):
         file = write(tmp_path / "x.wav", x)
         (cut,) = read_cuts(file, sample_rate=RATE, part=Part(kind, SAMPLES))
         assert cut.overlooked == pytest.approx(expected), kind
+
+
+# ---- in batches, as they come -------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def windowed(trained):
+    """A run whose recordings are windows, averaged by file."""
+    return trained(
+        lambda i, k: (np.concatenate([tone(100 * i + j, k) for j in range(2 + i % 3)]), RATE),
+        part="windows",
+        samples=SAMPLES,
+    )
+
+
+@pytest.mark.parametrize("kind", ["plain", "windowed"])
+def test_answers_in_batches_are_those_of_one_file_after_the_other(
+    kind, request, hfld, tmp_path, monkeypatch
+):
+    run = request.getfixturevalue(kind) / "run"
+    monkeypatch.setattr("hfld_lite.app.answers.FILES", 4)  # so that a file's windows are divided
+    for i in range(10):
+        signals = [tone(200 + 10 * i + j, i % 2) for j in range(1 + i % 6)]
+        write(tmp_path / f"{i}.wav", np.concatenate(signals))
+    write(tmp_path / "3bad.wav", tone(0, 0), 22_050)
+    scipy.io.savemat(tmp_path / "7.mat", {"data": [tone(300 + i, i % 2) for i in range(9)]})
+    files = files_below(tmp_path)
+    hfld("predict", tmp_path, "--run", run, "--output", tmp_path / "all.jsonl", code=2)
+    together, alone = answers(tmp_path / "all.jsonl"), []
+    for file in files:
+        code = 2 * (file.name == "3bad.wav")
+        hfld("predict", file, "--run", run, "--output", tmp_path / "one.jsonl", code=code)
+        alone += answers(tmp_path / "one.jsonl")
+    assert [row["file"] for row in together] == [row["file"] for row in alone]
+    assert {row["answer"] for row in together} > {"not read"}
+    detector, reading = load_run(run).detector, load_run(run).reading
+    for row, one in zip(together, alone, strict=True):
+        for name in row.keys() - {"ms"}:
+            number = isinstance(row[name], float)
+            assert row[name] == (pytest.approx(one[name], rel=1e-5) if number else one[name]), name
+        if row["answer"] != "not read":
+            cut = read_cuts(row["file"], **reading)[row["row"]]
+            expected = detector.predict(cut.signals, RATE).mean(0)
+            assert [row["p_good"], row["p_bad"]] == pytest.approx(expected.tolist(), rel=1e-5)
+
+
+def test_a_recording_that_cannot_be_answered_gets_its_line_alone(
+    plain, hfld, tmp_path, monkeypatch
+):
+    files = [write(tmp_path / f"{i}.wav", tone(60 + i, 0)) for i in range(5)]
+    fault, real = load_run(plain / "run").detector.__class__, []
+    real.append(fault.predict)
+    odd = read_cuts(files[3], **load_run(plain / "run").reading)[0].signals
+
+    def predict(self, signals, *rest):
+        if (signals == odd).all(1).any():
+            raise DataError("recording 3", "cannot be scaled")
+        return real[0](self, signals, *rest)
+
+    monkeypatch.setattr(fault, "predict", predict)
+    table = tmp_path / "a.csv"
+    hfld("predict", tmp_path, "--run", plain / "run", "--output", table, code=2)
+    found = pd.read_csv(table)
+    assert found["error"].notna().tolist() == [False, False, False, True, False]
+
+
+def test_patterns_match_files_and_folders(plain, hfld, tmp_path):
+    names = ["a/1.wav", "a/2.flac", "a/deep/3.wav", "b/4.wav", "[x].wav", "a/notes.txt", "c/n.txt"]
+    for i, name in enumerate(names[:5]):
+        write(tmp_path / name, tone(i, 0))
+    for name in names[5:]:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("x")
+
+    def found(*patterns):
+        given = list(given_files(tmp_path / pattern for pattern in patterns))
+        files = [file.removeprefix(f"{tmp_path}/") for file, error in given if error is None]
+        return files, [str(error) for _, error in given if error is not None]
+
+    assert found("a/*.wav", "?/4.wav") == (["a/1.wav", "b/4.wav"], [])
+    assert found("**/*.wav") == (["[x].wav", "a/1.wav", "a/deep/3.wav", "b/4.wav"], [])
+    with pytest.warns(UserWarning, match=r"left out 1 .*notes.txt"):
+        assert found("[ab]") == (["a/1.wav", "a/2.flac", "a/deep/3.wav", "b/4.wav"], [])
+    with pytest.warns(UserWarning, match=r"left out 1 .*notes.txt"):
+        assert found("a/*") == (["a/1.wav", "a/2.flac", "a/deep/3.wav"], [])
+    assert found("[x].wav") == (["[x].wav"], []), "what exists is no pattern"
+    files, errors = found("*/no*.wav", "a/1.wav", "a/n*", "?")
+    assert files[0] == "a/1.wav"
+    assert len(files) == 5
+    assert "*/no*.wav: matches no .mat, .wav or .flac file; * is any text" in errors[0]
+    assert "matches no .mat, .wav or .flac file: notes.txt" in errors[1]
+    assert "c: holds no .mat" in errors[2], "the empty folder does not silence the others"
+    out, err = hfld("predict", tmp_path / "*.wav", tmp_path / "no*", "--run", plain / "run", code=2)
+    assert "[x].wav" in out
+    assert "hfld: 1 of 2 files could not be read" in err
+
+
+def test_of_many_rows_the_first_are_printed_and_the_others_counted(
+    plain, hfld, tmp_path, monkeypatch
+):
+    monkeypatch.setattr("hfld_lite.app.tally.MOST_ROWS", 3)
+    clipped = [np.clip(8 * tone(70 + i, i % 2), -1, 1) for i in range(24)]
+    files = [write(tmp_path / f"{i:02}.wav", x) for i, x in enumerate(clipped)]
+    table = tmp_path / "a.csv"
+    out, err = hfld("predict", *files, "--run", plain / "run", "--output", table)
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == list(map(str, files[:3]))
+    assert lines[4] == f"… 21 more rows; all are in {table}."
+    counts = pd.read_csv(table)["answer"].value_counts()
+    assert sum(counts) == 24
+    assert lines[5].startswith("24 files: ")
+    for answer, count in counts.items():
+        assert f"{answer} {count}" in lines[5]
+    named = ", ".join(map(str, files[:3]))
+    assert f"warning: 24 recordings ({named}, …): it is clipped" in out
+    assert "predicting: 100%" not in err, "no bar in a file"
+    out, _ = hfld("predict", *files[:5], "--run", plain / "run")
+    assert "… 2 more rows; --output FILE.csv writes all." in out
+
+
+def test_the_output_grows_under_another_name_until_it_is_whole(plain, hfld, tmp_path, monkeypatch):
+    monkeypatch.setattr("hfld_lite.app.answers.FILES", 2)
+    folder, table, part = tmp_path / "in", tmp_path / "a.csv", tmp_path / "a.csv.part"
+    for i in range(6):
+        write(folder / f"{i}.wav", tone(80 + i, 0))
+    table.write_text("before")
+    real, seen = readers.read_file, []
+
+    def read_file(path, **options):
+        if path.name == "4.wav":
+            seen.append(len(pd.read_csv(part)))
+            raise fault
+        return real(path, **options)
+
+    monkeypatch.setattr(readers, "read_file", read_file)
+    fault = KeyboardInterrupt()
+    arguments = ("predict", folder, "--run", plain / "run", "--output", table)
+    _, err = hfld(*arguments, code=130)
+    assert f"hfld: stopped after 4 of 6 files; their answers are in {part}." in err
+    assert (table.read_text(), len(pd.read_csv(part)), seen) == ("before", 4, [4])
+    fault = RecipeError("The disk is full.")
+    monkeypatch.setattr("hfld_lite.app.answers.DataError", None)
+    with monkeypatch.context() as patch:
+        patch.setattr(Growing, "add", lambda self, rows: (_ for _ in ()).throw(fault))
+        assert "The disk is full." in hfld(*arguments, code=2)[1]
+    assert (table.read_text(), part.exists()) == ("before", False)
+    lock = lock_beside(table)
+    try:
+        assert "another process writes it" in hfld(*arguments, code=2)[1]
+    finally:
+        unlock_beside(lock, table)
+    fault = DataError("4.wav", "is odd")
+    hfld(*arguments, code=2)
+    assert (len(pd.read_csv(table)), {*tmp_path.iterdir()}) == (6, {folder, table})
+
+
+def test_a_table_is_written_as_before(tmp_path):
+    rows = [
+        {"file": 'a "b", c.wav', "n": np.int64(1), "p": np.float32(0.1), "x": None, "b": True},
+        {"file": "two\nlines\r.wav", "p": float("nan"), "list": [1, 2.5], "more": "é\udcff"},
+    ]
+    write_output(tmp_path / "a.csv", rows)
+    assert (tmp_path / "a.csv").read_bytes().decode() == (
+        "file,n,p,x,b,list,more\n"
+        f'"a ""b"", c.wav",1,{float(np.float32(0.1))!r},,True,,\n'
+        '"two\nlines\r.wav",,,,,"[1, 2.5]",é\\udcff\n'
+    )
+    write_output(tmp_path / "a.jsonl", rows)
+    first, second = answers(tmp_path / "a.jsonl")
+    assert first == {"file": 'a "b", c.wav', "n": 1, "p": float(np.float32(0.1)), "x": None} | {
+        "b": True
+    }
+    assert second["list"] == [1, 2.5]
+    assert second["p"] is None
+
+
+# ---- long recordings by windows -----------------------------------------------------------------
+def long_signal(kinds, rest=0):
+    tones = [tone(400 + i, kind) for i, kind in enumerate(kinds)]
+    return np.concatenate([*tones, tone(9, 0, rest)])
+
+
+@pytest.fixture
+def by_tone(monkeypatch):
+    """Answers by the louder of the two tones, in place of a network of few steps."""
+
+    def predict(_detector, signals, _rate, _role="student"):
+        power = np.abs(np.fft.rfft(signals, axis=1)) ** 2
+        both = power[:, [120, 190]]  # bins of 10 Hz
+        return (both / both.sum(1, keepdims=True)).astype(np.float32)
+
+    monkeypatch.setattr("hfld_lite.evaluation.detector.Detector.predict", predict)
+
+
+def test_windows_answer_all_of_a_recording_with_times(plain, hfld, by_tone, tmp_path):
+    x = long_signal([0, 0, 0, 1, 1, 0, 0], rest=250)
+    file, table = write(tmp_path / "x.wav", x, subtype="FLOAT"), tmp_path / "a.jsonl"
+    arguments = ("predict", file, "--run", plain / "run", "--windows", "--output", table)
+    out, _ = hfld(*arguments)
+    whole, *windows = answers(table)
+    starts = [*range(0, len(x) - SAMPLES + 1, SAMPLES // 2), len(x) - SAMPLES]
+    assert [round(RATE * row["start"]) for row in windows] == starts
+    assert [round(RATE * row["end"]) for row in windows] == [s + SAMPLES for s in starts]
+    assert [row["window"] for row in windows] == list(range(len(starts)))
+    assert (whole["start"], whole["end"], whole["window"]) == (0, len(x) / RATE, None)
+    detector = load_run(plain / "run").detector
+    pieces = np.stack([x[s : s + SAMPLES] for s in starts]).astype(np.float32)
+    expected = detector.predict(pieces, RATE)
+    assert [row["p_bad"] for row in windows] == pytest.approx(expected[:, 1].tolist(), rel=1e-4)
+    assert whole["p_bad"] == pytest.approx(expected[:, 1].mean(), rel=1e-4)
+    assert whole["windows"] == len(starts)
+    assert whole["defective"] == sum(row["answer"] == "defective" for row in windows) > 0
+    said = f"x.wav, row 0: 4 of {len(starts)} windows are defective: 0.250 to 0.500 s\n"
+    assert said in out
+    assert "Windows of 0.1 s begin every 0.05 s, and the last ends with its recording" in out
+    assert "not looked at" not in out
+    table = tmp_path / "a.csv"
+    for hop in ("400", "0.025", ".025s"):
+        hfld(*arguments[:-1], table, "--hop", hop)
+        assert pd.read_csv(table)["start"][1:4].tolist() == [0, 0.025, 0.05], hop
+    out, _ = hfld("predict", file, "--run", plain / "run")
+    assert "was not looked at" in out
+    assert "add --windows" in out
+
+
+@pytest.mark.parametrize(
+    ("hop", "words"),
+    {
+        "1": "is 1 sample, and a window has 1600; give 25 to 1600 samples, or 0.00156s to 0.1s",
+        "1s": "--hop 1s is 16000 samples",
+        "0": "--hop 0 is 0 samples",
+        "half": "--hop is 'half'; give samples, such as 800, or seconds, such as 0.05s",
+    }.items(),
+)
+def test_a_hop_that_leaves_something_out_or_is_none_is_refused(plain, hfld, tmp_path, hop, words):
+    file = write(tmp_path / "x.wav", tone(0, 0))
+    arguments = ("predict", file, "--run", plain / "run", "--hop", hop)
+    assert words in hfld(*arguments, "--windows", code=2)[1]
+    assert "--hop is for --windows" in hfld(*arguments, code=2)[1]
+
+
+def test_windows_that_are_silent_are_said_and_those_of_short_recordings_refused(
+    plain, hfld, tmp_path
+):
+    x = long_signal([0, 1, 0, 0])
+    x[SAMPLES : 2 * SAMPLES] = 0
+    part = write(tmp_path / "part.wav", x)
+    silent = write(tmp_path / "silent.wav", np.zeros(9000))
+    short = write(tmp_path / "short.wav", tone(0, 0, 900))
+    exact = write(tmp_path / "exact.wav", tone(1, 1))
+    steps = write(tmp_path / "steps.wav", np.repeat([0.1, 0.2], SAMPLES))
+    table, run = tmp_path / "a.csv", plain / "run"
+    arguments = (part, silent, short, exact, steps, "--run", run, "--output", table)
+    out, err = hfld("predict", *arguments, "--windows", "--hop", SAMPLES, code=2)
+    assert "short.wav: has 900 samples; expected 1600 or more; record longer ones" in err
+    assert "silent.wav, row 0: is constant (silent)" in err
+    assert "steps.wav, row 0: holds constant (silent) windows only" in err
+    assert "part.wav, row 0: it is silent in part (1 of 4 windows)" in out
+    found = pd.read_csv(table)
+    assert found["answer"].tolist().count("not answered") == 1
+    assert (found["file"] == str(exact)).sum() == 2
+    assert found["error"].notna().sum() == 4
+
+
+@pytest.mark.parametrize("part", ["first", "loudest", "onset", "whole", "windows"])
+def test_windows_of_runs_that_were_trained_on_each_part(part, plain, hfld, tmp_path):
+    run = shutil.copytree(plain / "run", tmp_path / "run")
+    facts = json.loads((run / "run.json").read_text())
+    facts["part"] = {"kind": part, "samples": SAMPLES, "pad": True}
+    (run / "run.json").write_text(json.dumps(facts))
+    x = long_signal([0, 1, 0], rest=100)
+    long, short = write(tmp_path / "x.wav", x), write(tmp_path / "y.wav", tone(1, 0, 900))
+    table = tmp_path / "a.csv"
+    out, _ = hfld("predict", long, short, "--run", run, "--windows", "--output", table)
+    found = pd.read_csv(table)
+    assert found["window"].isna().sum() == 2
+    assert found["windows"].dropna().tolist() == [6, 1]
+    assert found["end"].tolist()[-1] == pytest.approx(900 / RATE), "what is padded is not counted"
+    event = part in ("loudest", "onset")
+    assert ("windows begin anywhere, and of those without an event" in out) == event
+
+
+def test_windows_of_long_mat_files(plain, hfld, tmp_path):
+    run = shutil.copytree(plain / "run", tmp_path / "run")
+    facts = json.loads((run / "run.json").read_text())
+    facts |= {"part": None, "window": [SAMPLES, SAMPLES]}
+    (run / "run.json").write_text(json.dumps(facts))
+    scipy.io.savemat(tmp_path / "x.mat", {"X1_DE_time": long_signal([0, 1, 0])[:, None]})
+    table = tmp_path / "a.csv"
+    hfld("predict", tmp_path / "x.mat", "--run", run, "--output", table)
+    assert pd.read_csv(table)["row"].tolist() == [0, 1, 2]
+    hfld("predict", tmp_path / "x.mat", "--run", run, "--output", table, "--windows")
+    found = pd.read_csv(table)
+    assert found["row"].tolist() == [0] * 6
+    assert found["start"].tolist()[1:] == pytest.approx([0, 0.05, 0.1, 0.15, 0.2])
+
+
+def test_of_many_windows_the_recordings_are_printed(plain, hfld, tmp_path, monkeypatch):
+    monkeypatch.setattr("hfld_lite.app.tally.MOST_ROWS", 4)
+    files = [write(tmp_path / f"{i}.wav", long_signal([i % 2] * 3)) for i in range(3)]
+    out, _ = hfld("predict", *files, "--run", plain / "run", "--windows")
+    lines = out.splitlines()
+    assert [line.split()[0] for line in lines[1:4]] == list(map(str, files))
+    assert lines[4] == "… 15 more rows; --output FILE.csv writes all."
 
 
 # ---- for machines -------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ COMMANDS = {
     cli_train.train: "hfld train --data data/bearings --preset classroom --out runs/bearings",
     cli_use.evaluate: "hfld evaluate runs/mine --data other/recordings --role student",
     cli_use.predict: "hfld predict impact.wav --run runs/mine",
+    cli_use.watch: "hfld watch incoming --run runs/mine --output answers.csv",
     cli_use.info: "hfld info runs/demo",
     cli_report.report: "hfld report runs/demo",
     cli_edge.export: "hfld export runs/demo --format onnx-int8 --out device",

@@ -3,12 +3,13 @@
 import os
 import sys
 import time
-from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from typer import Argument, Exit, Option
 
+from hfld_lite.app.answers import Answers, step_of
 from hfld_lite.app.compared import Comparison, compared_on
 from hfld_lite.app.console import (
     Role,
@@ -16,24 +17,25 @@ from hfld_lite.app.console import (
     Variable,
     console,
     print_comparison,
-    print_rows,
     print_table,
 )
 from hfld_lite.app.display import display_table
-from hfld_lite.app.output import Output, check_output, write_output
-from hfld_lite.app.runs import Run, load_run, part_counts
+from hfld_lite.app.files import given_files
+from hfld_lite.app.output import Output, check_output, growing_output, write_output
+from hfld_lite.app.runs import load_run, part_counts
 from hfld_lite.app.series import PAGE, runs_of
 from hfld_lite.app.tables import read_results
-from hfld_lite.data.names import some_names
-from hfld_lite.data.parts import NO_ONSET, Cut
-from hfld_lite.data.readers import files_below, read_cuts
+from hfld_lite.app.tally import Tally, print_answers, print_limits
+from hfld_lite.app.watching import opened, stop_by_signal, watch_folder
 from hfld_lite.edge.analysis import threads, with_costs
-from hfld_lite.errors import DataError, HfldError, RecipeError
+from hfld_lite.errors import DataError, RecipeError
 from hfld_lite.evaluation.baselines import USUAL
 from hfld_lite.storage.progress import bar, note
 
 _MANY = 20
 """So many files have a progress bar."""
+
+RunOption = Annotated[Path, Option(help="A run folder that `hfld train` wrote.")]
 
 
 def evaluate(
@@ -105,13 +107,37 @@ def evaluate(
         console.print(counts.to_string())
 
 
+Windows = Annotated[
+    bool,
+    Option(
+        "--windows",
+        help="Answer long recordings by windows of the training's length, with their times, and "
+        "each recording as a whole by the windows' average.",
+    ),
+]
+Hop = Annotated[
+    str | None,
+    Option(
+        help="With --windows: from one window's start to the next, in samples (3500) or seconds "
+        "(0.05 or 2s). By default half a window."
+    ),
+]
+
+
 def predict(
     files: Annotated[
-        list[Path], Argument(help="WAV, FLAC or .mat files, or folders with such files below.")
+        list[Path],
+        Argument(
+            metavar="PATH...",
+            help="WAV, FLAC or .mat files, folders with such files below, and patterns in quotes, "
+            "such as 'line*/**/*.wav'.",
+        ),
     ],
-    run: Annotated[Path, Option(help="A run folder that `hfld train` wrote.")] = Path("runs/demo"),
+    run: RunOption = Path("runs/demo"),
     role: Role = "student",
     variable: Variable = None,
+    windows: Windows = False,
+    hop: Hop = None,
     output: Output = None,
 ) -> None:
     """Classify recordings: answer, class, probability and milliseconds for each.
@@ -119,125 +145,92 @@ def predict(
     The answer is "unsure" if "sound" is the most probable answer but not probable enough; the limit
     was set on the validation part for a stated miss rate. A recording that is clipped or unlike the
     training data is reported with a warning. Files are read and cut as in training; where that gave
-    windows, the probabilities of all windows are averaged. A file that cannot be read is named, the
-    others are answered, and the exit status is 2.
+    windows, the probabilities of all windows are averaged. Files are answered in batches: the
+    milliseconds of one are its share of its batch's. A file that cannot be read is named, the
+    others are answered, and the exit status is 2. The first 100 rows are printed, and all are
+    written to --output, which grows as FILE.part and gets its name when all files are answered.
     """
     check_output(output)
     loaded = load_run(run)
-    loaded.detector.network(role)  # raises if there is none
-    reading = loaded.reading | ({"variable": variable} if variable else {})
-    rows, seen, overlooked, bad, ready = [], [], {}, [], False
-    found = list(_files(files))
-    with threads(1), bar(found, "predicting", progress=len(found) >= _MANY, leave=False) as shown:
-        for file, error in shown:
-            try:
-                if error is not None:
-                    raise error
-                cuts = read_cuts(file, **reading)
-                if not ready:  # not timed: the first call is slower
-                    loaded.detector.predict(cuts[0].signals[:1], reading["sample_rate"], role)
-                    ready = True
-                answers = [_answer(loaded, role, cut) for cut in cuts]
-            except HfldError as fault:
-                note(shown, f"hfld: {fault}")
-                bad.append(file)
-                rows.append({"file": str(file), "answer": "not read", "error": str(fault)})
-                continue
-            rows += [{"file": str(file), "row": row} | one for row, one in enumerate(answers)]
-            seen += [file] * any(one["trained_on"] for one in answers)
-            if share := max(cut.overlooked for cut in cuts):
-                overlooked[file] = share
-    columns = ["file", "row", "answer", "class", "probability"]
-    columns += [f"p_{name}" for name in loaded.detector.class_names]
-    columns += ["ms", "trained_on", "overlooked", "warnings", "error"]
-    write_output(
-        output,
-        [
-            {name: row.get(name) for name in columns}
-            | {"warnings": "; ".join(row.get("warnings", ()))}
-            for row in rows
-        ],
-    )
-    if len(bad) < len(found):
-        _print_answers(loaded, role, rows)
-    if overlooked:
-        share = f"{max(overlooked.values()):.0%}"
-        which = f"{share} of {some_names(overlooked)} was"
-        if len(overlooked) > 1:
-            which = f"up to {share} of {len(overlooked)} files ({some_names(overlooked)}) was"
-        console.print(
-            f"warning: {which} not looked at: the answer is that of {reading['part'].words}. To "
-            "have all of a file answered, cut it into pieces of that length, or train with --part "
-            "windows; to find an event in it, train with --part onset."
-        )
-    if seen:
-        console.print(
-            f"note: the run was trained or validated on {len(seen)} of {len(found)} files "
-            f"({some_names(seen)}); such answers do not tell how it does on new ones."
-        )
-    if bad:
+    answers = Answers(loaded, role, variable, step_of(windows, hop, loaded))
+    found = list(given_files(files))
+    tally = Tally()
+    shown = bar(total=len(found), desc="predicting", progress=len(found) >= _MANY, leave=False)
+    try:
+        with threads(1), growing_output(output, answers.columns) as table, shown:
+            for batch in answers.each(found):
+                for one in batch:
+                    tally.add(one)
+                    if one.error is not None:
+                        note(shown, f"hfld: {one.error}")
+                table.add(answers.fields(row) for one in batch for row in one.rows)
+                shown.update(len(batch))
+    except KeyboardInterrupt:
+        kept = f"; their answers are in {output}.part" if output else ""
+        print(f"hfld: stopped after {tally.files} of {len(found)} files{kept}.", file=sys.stderr)
+        raise Exit(130) from None
+    if len(tally.bad) < tally.files:
+        print_answers(answers, tally, output)
+    if tally.bad:
         if len(found) > 1:
-            told = f"{len(bad)} of {len(found)} files could not be read ({some_names(bad)})."
-            print(f"hfld: {told}", file=sys.stderr)
+            said = f"{len(tally.bad)} of {len(found)} files could not be read ({tally.bad})."
+            print(f"hfld: {said}", file=sys.stderr)
         raise Exit(2)
 
 
-def _files(given: Iterable[Path]) -> Iterable[tuple[Path, DataError | None]]:
-    """The files that are given, and those in given folders; for an empty folder its error."""
-    for path in given:
-        if not os.path.isdir(path):  # Path.is_dir raises for a name that is too long
-            yield path, None
-            continue
-        try:
-            yield from ((file, None) for file in files_below(path))
-        except DataError as error:
-            yield path, error
+def watch(
+    folder: Annotated[Path, Argument(help="Folder where files arrive, also in folders below.")],
+    output: Annotated[
+        Path,
+        Option(help="File that answers are appended to, .csv or .jsonl; it is read again."),
+    ],
+    run: RunOption = Path("runs/demo"),
+    role: Role = "student",
+    variable: Variable = None,
+    windows: Windows = False,
+    hop: Hop = None,
+    poll: Annotated[
+        float, Option(min=0.01, help="Seconds from one look at the folder to the next.")
+    ] = 1.0,
+) -> None:
+    """Answer the files of a folder as they arrive, once each, until Ctrl-C.
+
+    A file is answered when its size and time are the same at two looks; hidden files and those
+    whose names end in .part or .tmp are left until they are renamed. Answers are appended to
+    --output, a batch at a time, with the file's size and time of modification: after a restart or
+    a kill the file is read, and what it holds is not answered again. A file that changed since is
+    answered again and gets another record. A file that cannot be read gets one record with the
+    reason. Ctrl-C ends with a summary and exit status 0.
+    """
+    check_output(output)
+    if not os.path.isdir(folder):
+        found = "is a file" if os.path.lexists(folder) else "is not there"
+        raise DataError(folder, found, expected="the folder that files arrive in")
+    loaded = load_run(run)
+    answers = Answers(loaded, role, variable, step_of(windows, hop, loaded))
+    began = time.monotonic()
+    with threads(1), opened(output, answers) as ledger, stop_by_signal() as stop:
+        if ledger.cut:
+            print(
+                f"note: {output} ended in half a record, which is answered again.", file=sys.stderr
+            )
+        console.print(
+            f"Watching {folder} every {poll:g} s; the {role.replace('_', ' ')}'s answers go to "
+            f"{output}, which holds {_files(len(ledger.done))}. Ctrl-C ends."
+        )
+        complain = partial(print, "hfld:", file=sys.stderr, flush=True)
+        tally = watch_folder(answers, folder, ledger, poll, stop, console.print, complain)
+        count = len(ledger.done)
+    seconds = time.monotonic() - began
+    print_limits(answers, tally)
+    console.print(
+        f"{_files(tally.files)} in {seconds:.0f} s{': ' * bool(tally.files)}{tally.counts}. "
+        f"{output} holds {_files(count)}."
+    )
 
 
-def _answer(run: Run, role: str, cut: Cut) -> dict[str, Any]:
-    """What a network says of one recording: a row of the output, without its place."""
-    detector, trust = run.detector, run.trust.get(role)
-    start = time.perf_counter()
-    probabilities = detector.predict(cut.signals, detector.sample_rate, role).mean(0)
-    milliseconds = 1e3 * (time.perf_counter() - start)
-    best = int(probabilities.argmax())
-    unsure = trust is not None and trust.unsure(probabilities[None])[0]
-    said = [text for texts in (trust.warnings(cut.signals) if trust else ()) for text in texts]
-    said += [NO_ONSET] * cut.no_onset
-    known = run.sketch is not None or run.facts.get("seen")  # by hfld_lite 0.3.0 or later
-    return {
-        "answer": "unsure" if unsure else detector.answers[best],
-        "class": detector.class_names[best],
-        "probability": probabilities[best],
-        **{f"p_{name}": p for name, p in zip(detector.class_names, probabilities, strict=True)},
-        "ms": milliseconds,
-        "trained_on": bool(run.learned_from(cut.signals).any()) if known else None,
-        "overlooked": cut.overlooked,
-        "warnings": list(dict.fromkeys(said)),
-    }
-
-
-def _print_answers(run: Run, role: str, rows: list[dict[str, Any]]) -> None:
-    """The table of all answers, and what limits them."""
-    form = {"file": _printable, "row": str, "answer": str, "class": str}
-    form |= {"probability": "{:.3f}".format, "ms": "{:.2f}".format}
-    shown = [
-        [write(row[name]) if name in row else "" for name, write in form.items()] for row in rows
-    ]
-    print_rows(list(form), shown)
-    for row in rows:
-        for text in row.get("warnings", ()):
-            console.print(f"warning: {_printable(row['file'])}, row {row['row']}: {text}")
-    trust = run.trust.get(role)
-    if trust is None:
-        console.print("There is no validation part, so no answer can be marked unsure.")
-    else:
-        console.print(trust.promise)
-
-
-def _printable(name: str) -> str:
-    """A name as it is, or in quotes with codes, so that each stays on its line."""
-    return name if name.isprintable() else repr(name)
+def _files(count: int) -> str:
+    return f"{count:,} file{'s' * (count != 1)}"
 
 
 def info(run: RunFolder) -> None:

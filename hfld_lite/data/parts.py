@@ -54,6 +54,17 @@ def starts(x: np.ndarray, rate: int, kind: str, samples: int) -> tuple[list[int]
     return [int(np.argmax(energy[samples:] - energy[: last + 1]))], kind == "onset"
 
 
+def window_starts(length: int, samples: int, hop: int) -> np.ndarray:
+    """The first samples of windows that cover all of a signal of `length`; the last ends with it.
+
+    Args:
+        length, samples: of the signal and of a window; a shorter signal has one window, at 0.
+        hop: from one window's start to that of the next.
+    """
+    last = max(0, length - samples)
+    return np.unique(np.append(np.arange(0, last + 1, hop), last))
+
+
 class Cut(NamedTuple):
     """What `Part.cut` made of one signal.
 

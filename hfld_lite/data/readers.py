@@ -218,6 +218,40 @@ def read_cuts(
             that is constant or not finite.
     """
     file = Path(file)
+    options = {"hop": hop, "variable": variable, "resample": resample}
+    signals = read_recordings(file, sample_rate=sample_rate, part=part, **options)
+    if hop is not None:
+        signals = np.lib.stride_tricks.sliding_window_view(signals[0], part.samples)[::hop]
+    rows = [f"{file}, row {row}" for row in range(len(signals))]
+    cuts = [part.cut(x, sample_rate, where) for x, where in zip(signals, rows, strict=True)]
+    for where, cut in zip(rows, cuts, strict=True):
+        if not np.isfinite(cut.signals).all():
+            raise DataError(where, "holds NaN or infinity", mend="record it again")
+        if (cut.signals.min(1) == cut.signals.max(1)).any():
+            raise DataError(where, "is constant (silent)", mend="record it again")
+    return [
+        cut._replace(overlooked=part.overlooked(x, cut.signals[0]))
+        for x, cut in zip(signals, cuts, strict=True)
+    ]
+
+
+def read_recordings(
+    file: str | Path,
+    *,
+    sample_rate: int,
+    part: Part,
+    hop: int | None = None,
+    variable: str | None = None,
+    resample: bool = False,
+) -> np.ndarray:
+    """Read the recordings of one file whole, for a trained network.
+
+    Args and raises as in :func:`read_cuts`, but the values are not checked.
+
+    Returns:
+        float32 ``(n, samples)``; with `hop`, one long recording.
+    """
+    file = Path(file)
     expected = f"a file that ends in {endings_text(READERS)}"
     if not os.path.isfile(file):  # for a name that is too long, Path.is_file raises
         found = "is not a file that can be read" if os.path.lexists(file) else "is not there"
@@ -240,20 +274,7 @@ def read_cuts(
     if hop is not None:
         signals = signals.reshape(1, -1)
     part.check_length(signals.shape[1], file, "record longer ones, or train with --pad")
-    if hop is not None:
-        signals = np.lib.stride_tricks.sliding_window_view(signals[0], part.samples)[::hop]
-    rows = [f"{file}, row {row}" for row in range(len(signals))]
-    signals = float32(signals)
-    cuts = [part.cut(x, sample_rate, where) for x, where in zip(signals, rows, strict=True)]
-    for where, cut in zip(rows, cuts, strict=True):
-        if not np.isfinite(cut.signals).all():
-            raise DataError(where, "holds NaN or infinity", mend="record it again")
-        if (cut.signals.min(1) == cut.signals.max(1)).any():
-            raise DataError(where, "is constant (silent)", mend="record it again")
-    return [
-        cut._replace(overlooked=part.overlooked(x, cut.signals[0]))
-        for x, cut in zip(signals, cuts, strict=True)
-    ]
+    return float32(signals)
 
 
 def files_below(folder: Path) -> list[Path]:
@@ -271,7 +292,8 @@ def files_below(folder: Path) -> list[Path]:
         known = of_format(files, READERS)
         folders[:] = [path.name for path in kept]
         found += known
-        left += [path for path in (*below, *files) if path not in kept and path not in known]
+        taken = {*kept, *known}
+        left += [path for path in (*below, *files) if path not in taken]
     found += [Path(error.filename) for error in locked]  # reading these says what they are
     endings = endings_text(READERS)
     if not found:
@@ -344,7 +366,12 @@ def listing(folder: Path) -> list[Path]:
 
 def of_people(paths: Iterable[Path]) -> list[Path]:
     """Leave out hidden files and folders, and those that operating systems and servers make."""
-    return [p for p in paths if not p.name.startswith(".") and p.name.casefold() not in _SYSTEM]
+    return [path for path in paths if is_of_people(path.name)]
+
+
+def is_of_people(name: str) -> bool:
+    """Whether a file or folder of this name is neither hidden nor a system's."""
+    return not name.startswith(".") and name.casefold() not in _SYSTEM
 
 
 def of_format(paths: Iterable[Path], endings: Iterable[str]) -> list[Path]:

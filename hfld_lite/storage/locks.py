@@ -22,8 +22,12 @@ def lock_files(folder: Path) -> tuple[Path, Path]:
     return folder.with_name(folder.name + ".lock"), folder.with_name(folder.name + ".softlock")
 
 
-def lock_beside(folder: Path) -> BaseFileLock:
+def lock_beside(folder: Path, taken: str = "is training there; let it finish") -> BaseFileLock:
     """Refuse a second process at the same folder; the lock ends with the process, however it ends.
+
+    Args:
+        folder: or a file.
+        taken: what the other process does, and what the user can do.
 
     Raises:
         RecipeError: another process holds the lock.
@@ -46,9 +50,7 @@ def lock_beside(folder: Path) -> BaseFileLock:
         # A file that stands for a lock stays where another machine's process was killed.
         stands = isinstance(lock, SoftFileLock)
         hint = f", or delete {lock.lock_file} if there is none" if stands else ""
-        raise RecipeError(
-            f"{folder}: another process is training there; let it finish{hint}."
-        ) from error
+        raise RecipeError(f"{folder}: another process {taken}{hint}.") from error
     if isinstance(lock, SoftFileLock):
         warnings.warn(
             f"{folder.parent}: this file system has no locks, so {lock.lock_file} stands for one. "
