@@ -135,6 +135,7 @@ def finish_all(
     folders: Sequence[Path] = (),
     threads: int = 1,
     progress: bool = True,
+    what: str = "cells",
     again: str = "The same command resumes with what is missing.",
 ) -> None:
     """Run ``call(*arguments)`` for every cell, and keep each result as soon as it is there.
@@ -153,6 +154,7 @@ def finish_all(
         folders: that every worker must see.
         threads: of each cell.
         progress: whether to show it.
+        what: the cells are called.
         again: what the errors say about how to resume.
 
     Raises:
@@ -162,7 +164,7 @@ def finish_all(
             finished is kept.
     """
     failed: dict[str, str] = {}
-    with bar(total=count, desc="cells", unit="cell", progress=progress and count > 0) as shown:
+    with bar(total=count, desc=what, unit=what[:-1], progress=progress and count > 0) as shown:
         run = Run(call, threads, lambda text: note(shown, text))
         if scheduler is not None:
             from hfld_lite.app.cluster import on_cluster  # needs what this module defines
@@ -177,10 +179,10 @@ def finish_all(
             else:
                 keep(name, outcome.result, outcome.machine)
             shown.update()
-            shown.set_description(f"cells {shown.n}/{count}", refresh=False)
+            shown.set_description(f"{what} {shown.n}/{count}", refresh=False)
             tell(shown, f"{name}, {outcome.machine}")
     if failed:
-        those = f"{len(failed)} of {count} cells failed"
+        those = f"{len(failed)} of {count} {what} failed"
         said = "; ".join([*failed.values()][:NAMED])
         more = f"; and {len(failed) - NAMED} more" if len(failed) > NAMED else ""
         raise HfldError(f"{those}: {said}{more}. The others are kept. {again}")

@@ -401,6 +401,7 @@ def save_run(
             "Processor": f"{processor()}, {torch.get_num_threads()} threads in training",
             "Versions": f"hfld_lite {__version__}, torch {torch.__version__}, Python "
             f"{platform.python_version()}",
+            "Host": platform.node() or "unknown",
             "Date": str(date.today()),
         },
         "baselines": list(baselines),

@@ -14,6 +14,10 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 """What a disk answers that has no locks: Lustre without its option, NFS without its daemon, …"""
 
 
+class InUse(RecipeError):
+    """Another process holds a folder's lock."""
+
+
 def lock_files(folder: Path) -> tuple[Path, Path]:
     """The lock of a folder, and the soft lock that replaces it where a file system has no locks.
 
@@ -26,7 +30,7 @@ def lock_beside(folder: Path) -> BaseFileLock:
     """Refuse a second process at the same folder; the lock ends with the process, however it ends.
 
     Raises:
-        RecipeError: another process holds the lock.
+        InUse: another process holds the lock.
         OSError: the lock file cannot be written.
     """
     file, soft = lock_files(folder)
@@ -46,7 +50,7 @@ def lock_beside(folder: Path) -> BaseFileLock:
         # A file that stands for a lock stays where another machine's process was killed.
         stands = isinstance(lock, SoftFileLock)
         hint = f", or delete {lock.lock_file} if there is none" if stands else ""
-        raise RecipeError(
+        raise InUse(
             f"{folder}: another process is training there; let it finish{hint}."
         ) from error
     if isinstance(lock, SoftFileLock):
