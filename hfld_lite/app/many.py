@@ -171,7 +171,7 @@ def finish_all(
 
             outcomes = on_cluster(run, cells, scheduler, code, folders, again)
         else:
-            outcomes = _on_thismachine(run, cells, at_once)
+            outcomes = _on_this_machine(run, cells, at_once)
         for name, outcome in outcomes:
             if outcome.failed:
                 failed[name] = f"{name}: {outcome.failed.rstrip('.')} ({outcome.machine})"
@@ -219,7 +219,7 @@ def run_cell(call: Callable[..., Any], arguments: tuple, threads: int) -> Outcom
 # --- on this machine ---
 
 
-def _on_thismachine(run: Run, cells: Iterable[Cell], at_once: int) -> Iterator[tuple[str, Outcome]]:
+def _on_this_machine(run: Run, cells: Iterable[Cell], at_once: int) -> Iterator[tuple[str, Outcome]]:
     """The outcomes of all cells in this process, or as they come from several."""
     if at_once == 0:
         raise ArgumentError("--jobs is 0; expected 1 or more, or -1 for all cores.")
