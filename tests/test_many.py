@@ -23,7 +23,7 @@ import torch
 from typer.testing import CliRunner
 
 from hfld_lite import ArgumentError, HfldError, simulate_tiles
-from hfld_lite.app import cluster, many
+from hfld_lite.app import cli_train, cluster, many
 from hfld_lite.app.cli import app
 from hfld_lite.app.many import MACHINE, stored_cells
 
@@ -322,7 +322,9 @@ def training(tmp_path, tiny_recipe):
 
 
 def test_seeds_on_a_cluster_are_the_same_runs(training, tmp_path, machines):
-    training("serial")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cli_train, "reported", lambda *_: True)  # figures take longer than the rest
+        training("serial")
     assert "seeds.html" in training("there", "--scheduler", machines.with_workers(1))
     for seed in ("seed_0", "seed_1"):
         for name in ("teacher", "secondary_teacher", "student", "student_alone"):
