@@ -23,7 +23,7 @@ import torch
 from typer.testing import CliRunner
 
 from hfld_lite import ArgumentError, HfldError, simulate_tiles
-from hfld_lite.app import cli_train, cluster, many
+from hfld_lite.app import cli_train, cluster
 from hfld_lite.app.cli import app
 from hfld_lite.app.many import MACHINE, stored_cells
 
@@ -217,24 +217,19 @@ def test_files_of_earlier_versions_are_valid(run, tmp_path):
     assert (tmp_path / "cells" / "a-0.json").read_text() == '[{"old": 1}]'
 
 
-def test_several_processes_give_the_same_bytes_and_a_failure_does_not_lose_the_others(
+def test_several_processes_give_the_same_bytes_and_lose_only_cells_that_fail(
     run, serial, tmp_path, capsys
 ):
-    with pytest.raises(HfldError, match=r"1 of 4 cells failed: bad-3: ValueError: this one fails"):
-        run(tmp_path, [("bad", 3), *JOBS], at_once=2)
-    assert 'raise ValueError("this one fails")' in capsys.readouterr().err
+    with pytest.raises(HfldError, match=r"2 of 5 cells failed: .* The others are kept") as error:
+        run(tmp_path, [*JOBS, ("bad", 3), ("deadly", 4)], at_once=2)
+    assert "bad-3: ValueError: this one fails" in str(error.value)
+    assert "deadly-4: its process died, and died again" in str(error.value)
+    said = capsys.readouterr().err
+    assert 'raise ValueError("this one fails")' in said
+    assert "begin again, one at a time" in said
     assert stored(tmp_path) == stored(serial[0])
+    assert len(begun(tmp_path, "deadly-4")) == 2
     assert {*begun(tmp_path, "a-0"), *begun(tmp_path, "a-1")}.isdisjoint({os.getpid()})
-
-
-def test_a_process_that_dies_does_not_lose_the_others(run, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(many, "DEATHS", 2)
-    monkeypatch.setattr(many, "NAMED", 1)
-    with pytest.raises(HfldError, match="deadly-0: its process died, as did 1 before") as error:
-        run(tmp_path, [("deadly", 0)], at_once=2)
-    assert "these cells begin again: deadly-0" in capsys.readouterr().err
-    assert len(begun(tmp_path, "deadly-0")) == 2
-    assert "resumes" in str(error.value)
 
 
 def test_a_cluster_gives_the_same_bytes_and_a_failure_does_not_lose_the_others(

@@ -52,9 +52,9 @@ def on_cluster(
         return
     with _client(scheduler) as client, client.as_current():
         workers = _Workers(client, scheduler, folders, run.say)
-        workers.check()
         sent = _packed(run.call, code)
         try:
+            workers.check()
             while running or not (refused or following is None):
                 while following and not refused and len(running) < len(workers):
                     name, arguments = following
@@ -77,10 +77,10 @@ def on_cluster(
         except (OSError, dask.CancelledError) as error:
             raise HfldError(
                 f"The scheduler {scheduler} was lost; what is finished is kept. Start it and its "
-                f"workers again. {again}"
+                f"workers again. {again}".rstrip()
             ) from error
     if refused:
-        raise ArgumentError(f"{refused} What is finished is kept. {again}")
+        raise ArgumentError(f"{refused} What is finished is kept. {again}".rstrip())
 
 
 def _finished(futures: list[Any], dask: Any) -> Iterable[Any]:

@@ -41,9 +41,6 @@ Scheduler = Annotated[
 MACHINE = "machine"
 """Key of each stored row that says which machine made it; no table shows it."""
 
-DEATHS = 3
-"""How often processes of this machine may die before the cells that they ran count as failed."""
-
 NAMED = 20
 """Most failed cells that an error names."""
 
@@ -185,7 +182,7 @@ def finish_all(
         those = f"{len(failed)} of {count} {what} failed"
         said = "; ".join([*failed.values()][:NAMED])
         more = f"; and {len(failed) - NAMED} more" if len(failed) > NAMED else ""
-        raise HfldError(f"{those}: {said}{more}. The others are kept. {again}")
+        raise HfldError(f"{those}: {said}{more}. The others are kept. {again}".rstrip())
 
 
 class Run(NamedTuple):
@@ -219,7 +216,9 @@ def run_cell(call: Callable[..., Any], arguments: tuple, threads: int) -> Outcom
 # --- on this machine ---
 
 
-def _on_this_machine(run: Run, cells: Iterable[Cell], at_once: int) -> Iterator[tuple[str, Outcome]]:
+def _on_this_machine(
+    run: Run, cells: Iterable[Cell], at_once: int
+) -> Iterator[tuple[str, Outcome]]:
     """The outcomes of all cells in this process, or as they come from several."""
     if at_once == 0:
         raise ArgumentError("--jobs is 0; expected 1 or more, or -1 for all cores.")
@@ -228,32 +227,34 @@ def _on_this_machine(run: Run, cells: Iterable[Cell], at_once: int) -> Iterator[
             yield name, run_cell(run.call, arguments, run.threads)
         return
     begun: dict[str, tuple] = {}
-    rest = iter(cells)
 
-    def work() -> Iterator[Any]:
-        for name, arguments in [*begun.items()]:  # those of processes that died
-            yield joblib.delayed(_named)(name, run.call, arguments, run.threads)
-        for name, arguments in rest:
+    def pool(ahead: str | int, cells: Iterable[Cell]) -> Iterator[tuple[str, Outcome]]:
+        calls = (joblib.delayed(_named)(name, run.call, arg, run.threads) for name, arg in cells)
+        return joblib.Parallel(
+            at_once, return_as="generator_unordered", pre_dispatch=ahead, batch_size=1
+        )(calls)
+
+    def noted(cells: Iterator[Cell]) -> Iterator[Cell]:
+        for name, arguments in cells:
             begun[name] = arguments
-            yield joblib.delayed(_named)(name, run.call, arguments, run.threads)
+            yield name, arguments
 
-    for _ in range(DEATHS):
-        # One at a time to each process, and each asked for when a process is free.
-        pool = joblib.Parallel(
-            at_once, return_as="generator_unordered", pre_dispatch="n_jobs", batch_size=1
-        )
+    rest = iter(cells)
+    while True:
         try:
-            for name, outcome in pool(work()):
+            for name, outcome in pool("n_jobs", noted(rest)):  # each when a process is free
                 del begun[name]
                 yield name, outcome
             return
         except BrokenProcessPool:
-            run.say(f"A process died; these cells begin again: {', '.join(begun)}.")
-    why = f"its process died, as did {DEATHS - 1} before; did memory run out?"
-    for name in begun:
-        yield name, Outcome(machine(), failed=why)
-    for name, _ in rest:
-        yield name, Outcome(machine(), failed=f"not begun, as processes died {DEATHS} times")
+            run.say(f"A process died; these cells begin again, one at a time: {', '.join(begun)}.")
+        for name, arguments in begun.items():
+            try:
+                yield from pool(1, [(name, arguments)])
+            except BrokenProcessPool:
+                why = "its process died, and died again; did memory run out?"
+                yield name, Outcome(machine(), failed=why)
+        begun.clear()
 
 
 def _named(name: str, *rest: Any) -> tuple[str, Outcome]:

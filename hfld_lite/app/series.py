@@ -16,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import typer
 
 from hfld_lite.app.many import finish_all
 from hfld_lite.app.report import render
 from hfld_lite.app.runs import FACTS, read_object, unfinished
 from hfld_lite.app.tables import read_baselines, read_results
 from hfld_lite.app.unfinished import BEGUN, begin_run
-from hfld_lite.errors import RecipeError
+from hfld_lite.errors import HfldError, RecipeError
 from hfld_lite.evaluation.repeats import scores, summary
 from hfld_lite.recipes import Recipe
 from hfld_lite.storage.files import write_whole
@@ -169,23 +170,30 @@ def train_runs(
         Whether all reports were made.
 
     Raises:
-        HfldError: if some failed; the others are finished.
+        typer.Exit: with 2 if some failed, with 130 after Ctrl-C; how to resume is printed.
     """
     told: dict[str, bool] = {}
     data = {read_object(unfinished(run) / BEGUN)["data"].get("folder") for run in runs}
-    finish_all(
-        train,
-        [(run.name, (run.absolute(),)) for run in runs],
-        len(runs),
-        lambda name, made, _: told.update({name: made}),
-        at_once,
-        scheduler,
-        folders=[out, *(Path(folder) for folder in data if folder)],
-        threads=series_threads(),
-        progress=not quiet,
-        what="seeds",
-        again=f"Resume with: hfld train --resume {out}",
-    )
+    try:
+        finish_all(
+            train,
+            [(run.name, (run.absolute(),)) for run in runs],
+            len(runs),
+            lambda name, made, _: told.update({name: made}),
+            at_once,
+            scheduler,
+            folders=[out, *(Path(folder) for folder in data if folder)],
+            threads=series_threads(),
+            progress=not quiet,
+            what="seeds",
+            again="",
+        )
+    except (HfldError, KeyboardInterrupt) as error:
+        stopped = isinstance(error, KeyboardInterrupt)
+        where = f"--scheduler {scheduler}" if scheduler else f"--jobs {at_once}"
+        said = "Stopped." if stopped else str(error)
+        print(f"hfld: {said} Resume with: hfld train --resume {out} {where}", file=sys.stderr)
+        raise typer.Exit(130 if stopped else 2) from error
     for name in (name for name, made in told.items() if not made):
         said = f"hfld: {out / name} has no report; make it with: hfld report {out / name}"
         print(said, file=sys.stderr)

@@ -50,9 +50,7 @@ def lock_beside(folder: Path) -> BaseFileLock:
         # A file that stands for a lock stays where another machine's process was killed.
         stands = isinstance(lock, SoftFileLock)
         hint = f", or delete {lock.lock_file} if there is none" if stands else ""
-        raise InUse(
-            f"{folder}: another process is training there; let it finish{hint}."
-        ) from error
+        raise InUse(f"{folder}: another process is training there; let it finish{hint}.") from error
     if isinstance(lock, SoftFileLock):
         warnings.warn(
             f"{folder.parent}: this file system has no locks, so {lock.lock_file} stands for one. "
