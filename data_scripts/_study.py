@@ -3,24 +3,25 @@
 import json
 import lzma
 import platform
-import time
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pandas as pd
 import torch
+import typer
 
+from hfld_lite.app.many import stored_cells, stored_rows
 from hfld_lite.data.readers import read_folder
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.simulator.simulate import simulate_tiles
 from hfld_lite.data.views import add_noise
 from hfld_lite.edge.analysis import processor
-from hfld_lite.errors import RecipeError
+from hfld_lite.errors import HfldError, RecipeError
 from hfld_lite.recipes import Network, Recipe
 from hfld_lite.storage.files import write_whole
 from hfld_lite.version import __version__
@@ -78,25 +79,27 @@ def cells(
     folder: Path,
     at_once: int,
     until: float | None = None,
+    scheduler: str | None = None,
+    folders: Sequence[Path] = (),
 ) -> pd.DataFrame:
     """Run ``run(*job)`` for every job, several at once, and keep each result as a file.
 
     A job whose file is there is not run again; delete the folder to start afresh. No job begins
-    after the time ``until`` (seconds since 1970): its rows are then missing.
+    after the time ``until`` (seconds since 1970): its rows are then missing. The machine that made
+    a result stands in the file only. See :func:`hfld_lite.app.many.stored_cells`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    code = Path(__file__).parent
+    rows = stored_cells(run, jobs, folder, at_once, until, scheduler, code, folders)
+    return pd.DataFrame(rows)
 
-    def one(job: tuple) -> list[dict]:
-        path = folder / ("-".join(str(part).replace("/", "_") for part in job) + ".json")
-        if not path.exists():
-            if until is not None and time.time() > until:
-                return []
-            torch.set_num_threads(1)  # the jobs share the cores already
-            write_whole(path, json.dumps(run(*job)))
-        return json.loads(path.read_text("utf-8"))
 
-    found = joblib.Parallel(at_once, verbose=5)(joblib.delayed(one)(job) for job in jobs)
-    return pd.DataFrame([row for rows in found for row in rows])
+def start(app: typer.Typer) -> None:
+    """Run a program; for an error that its user can mend, print its sentence and exit with 2."""
+    try:
+        app()
+    except HfldError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
 
 
 def pack(folder: Path, path: Path, made_with: str) -> None:
@@ -109,7 +112,7 @@ def pack(folder: Path, path: Path, made_with: str) -> None:
     """
     lines = [json.dumps({"made_with": made_with})]
     for cell in sorted(folder.glob("*-*.json")):
-        rows = json.loads(cell.read_text())
+        rows = stored_rows(cell)  # the packed file is published: no names of machines
         lines.append(json.dumps({"cell": cell.name, "rows": rows}, separators=(",", ":")))
     path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, lzma.compress("\n".join(lines).encode(), preset=9))

@@ -8,15 +8,17 @@ validation, for the remaining half. All give up the same tenth of the training p
 "meta" draws its meta batches. The test part is not read.
 """
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
 import pandas as pd
 import typer
-from _study import BEARINGS_SNR, TILES_PER_CLASS, bearings, cells, tiles, write_table
+from _study import BEARINGS_SNR, TILES_PER_CLASS, bearings, cells, start, tiles, write_table
 from typer import Option
 
+from hfld_lite.app.many import Scheduler
 from hfld_lite.evaluation.metrics import mean_interval
 from hfld_lite.hierarchy import Stage, Trainer
 from hfld_lite.recipes import Recipe
@@ -54,9 +56,9 @@ def search(trainer: Trainer, recipe: Recipe) -> tuple[Stage, float]:
     return stage, stage.fit.seconds + sum(entry[3].fit.seconds for entry in tried)
 
 
-def run(data: str, seed: int, folder: str) -> list[dict]:
-    """The rows of one data set and seed."""
-    recordings, recipe = tiles(seed) if data == "tiles" else bearings(Path(folder), seed)
+def run(data: str, seed: int, folder: str, beside: Path = Path()) -> list[dict]:
+    """The rows of one data set and seed; the bearings' folder is relative to ``beside``."""
+    recordings, recipe = tiles(seed) if data == "tiles" else bearings(beside / folder, seed)
     recipe = recipe.replace(meta_share=META_SHARE, meta_every=META_EVERY)
     trainer = Trainer(recordings, recipe, progress=False)
     trainer.supervise("teacher")
@@ -128,11 +130,14 @@ def main(
     ),
     work: Annotated[Path, Option(help="Where finished cells are kept.")] = Path("runs/weighting"),
     jobs: Annotated[int, Option(help="Cells at a time, one core each.")] = 2,
+    scheduler: Scheduler = None,
     data: Annotated[list[str], Option(help="Data sets.")] = ("tiles", "bearings"),
 ) -> None:
     """Run what is missing, and write the table."""
     todo = [(name, seed, str(folder)) for name in data for seed in range(seeds)]
-    table = summarise(cells(run, todo, work, jobs))
+    here, there = partial(run, beside=Path.cwd()), [folder] if "bearings" in data else []
+    rows = cells(here, todo, work.absolute(), jobs, None, scheduler, there)
+    table = summarise(rows)
     print(table.to_string(index=False))
     write_table(
         out,
@@ -148,4 +153,4 @@ def main(
 
 
 if __name__ == "__main__":
-    app()
+    start(app)

@@ -25,7 +25,7 @@ import torch
 import typer
 from _data import TEST_BLOCKS_SEED, TILE_SEED, Case, bearings_case, presets, tiles_case
 from _methods import ABLATIONS, ASSISTANT, GRIDS, HFLKD, META_SHARE, SECONDARY, assist, train
-from _study import cells, forget_peak, pack, peak_mib, unpack
+from _study import cells, forget_peak, pack, peak_mib, start, unpack
 from _summary import (
     AGAIN,
     CLAIMS,
@@ -42,6 +42,7 @@ from safetensors.torch import load_file, save_file
 from sklearn.manifold import TSNE
 from typer import Option
 
+from hfld_lite.app.many import Scheduler
 from hfld_lite.data.views import network_inputs
 from hfld_lite.evaluation.metrics import calibration_error, evaluate
 from hfld_lite.evaluation.trust import suspicion
@@ -363,6 +364,7 @@ def main(
     question: Annotated[str, Option(help="Questions to answer, letters from a to h.")] = "abcdefgh",
     quick: Annotated[bool, Option("--quick", help="Tiny data, one epoch: to try it.")] = False,
     jobs: Annotated[int, Option(help="Cells at a time, one core each; -1 for all cores.")] = -1,
+    scheduler: Scheduler = None,
     hours: Annotated[float | None, Option(help="Begin no cell after so many hours.")] = None,
     out: Annotated[Path | None, Option(help="Folder of the tables.")] = None,
     work: Annotated[Path | None, Option(help="Where finished cells are kept.")] = None,
@@ -373,8 +375,9 @@ def main(
         raise typer.BadParameter(f"question {sorted(unknown)[0]!r} is unknown; choose of abcdefgh")
     scale = QUICK if quick else FULL
     out = out or Path("runs/quick/results" if quick else "notebooks/results")
-    study = Study(scale, folder, Path(), "".join(sorted(set(question))))
-    study.work = (work or Path("runs/quick" if quick else "runs")) / f"study-{study.made_with()}"
+    study = Study(scale, folder.absolute(), Path(), "".join(sorted(set(question))))
+    kept = (work or Path("runs/quick" if quick else "runs")).absolute()
+    study.work = kept / f"study-{study.made_with()}"
     study.work.mkdir(parents=True, exist_ok=True)
     packed = out / "study_cells.jsonl.xz"
     if laid := unpack(packed, study.work, study.made_with()):
@@ -383,7 +386,7 @@ def main(
     if plan:
         return
     until = None if hours is None else time.time() + 3600 * hours
-    found = _run(study, jobs, until)
+    found = _run(study, jobs, until, scheduler)
     pack(study.work, packed, study.made_with())
     if found is None:
         print("Too little is finished for a table; the same command goes on.")
@@ -405,11 +408,14 @@ def main(
         print(f"{data}: share of the gap closed {said_share(*gap_closed(rows, data))}")
 
 
-def _run(study: Study, jobs: int, until: float | None) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+def _run(
+    study: Study, jobs: int, until: float | None, scheduler: str | None
+) -> tuple[pd.DataFrame, pd.DataFrame] | None:
     """Run what is missing and may begin; rows of tuning and of tests, or None without students."""
+    there = [study.folder] if study.folder.is_dir() else []
 
     def step(todo: list[tuple]) -> pd.DataFrame:
-        return cells(study.run, todo, study.work, jobs, until)
+        return cells(study.run, todo, study.work, jobs, until, scheduler, there)
 
     teachers = [("teach", data, seed) for data in study.mains() for seed in study.tuning_seeds()]
     taught = step(teachers)
@@ -446,4 +452,4 @@ def _run(study: Study, jobs: int, until: float | None) -> tuple[pd.DataFrame, pd
 
 
 if __name__ == "__main__":
-    app()
+    start(app)

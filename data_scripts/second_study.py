@@ -35,10 +35,11 @@ from _settings import (
     made,
     recipe_of,
 )
-from _study import cells, pack, unpack
+from _study import cells, pack, start, unpack
 from safetensors.torch import load_file, save_file
 from typer import Option
 
+from hfld_lite.app.many import Scheduler
 from hfld_lite.evaluation.metrics import evaluate
 from hfld_lite.evaluation.together import train_together
 from hfld_lite.hierarchy import Stage, Trainer
@@ -309,6 +310,7 @@ def main(
     data: Annotated[list[str] | None, Option(help=f"Data sets, of {', '.join(DATA)}.")] = None,
     quick: Annotated[bool, Option("--quick", help="Tiny data, few steps: to try it.")] = False,
     jobs: Annotated[int, Option(help="Cells at a time, one core each; -1 for all cores.")] = -1,
+    scheduler: Scheduler = None,
     hours: Annotated[float | None, Option(help="Begin no cell after so many hours.")] = None,
     out: Annotated[Path | None, Option(help="Folder of the tables.")] = None,
     work: Annotated[Path | None, Option(help="Where finished cells are kept.")] = None,
@@ -317,9 +319,10 @@ def main(
     """Run what is missing; write the tables of what is finished."""
     if unknown := set(data or ()) - set(DATA):
         raise typer.BadParameter(f"data set {sorted(unknown)[0]!r} is unknown; choose of {DATA}")
-    study = Study(QUICK if quick else FULL, folder, Path(), tuple(data or DATA))
+    study = Study(QUICK if quick else FULL, folder.absolute(), Path(), tuple(data or DATA))
     out = out or Path("runs/quick/results" if quick else "notebooks/results")
-    study.work = (work or Path("runs/quick" if quick else "runs")) / f"second-{study.made_with()}"
+    kept = (work or Path("runs/quick" if quick else "runs")).absolute()
+    study.work = kept / f"second-{study.made_with()}"
     study.work.mkdir(parents=True, exist_ok=True)
     packed = out / "second_cells.jsonl.xz"
     if laid := unpack(packed, study.work, study.made_with()):
@@ -337,7 +340,7 @@ def main(
             "--data tiles."
         )
     until = None if hours is None else time.time() + 3600 * hours
-    found = _run(study, jobs, until)
+    found = _run(study, jobs, until, scheduler)
     pack(study.work, packed, study.made_with())
     if found is None:
         print("Too little is finished for a table; the same command goes on.")
@@ -345,11 +348,14 @@ def main(
     write_all(out, *found, study.plan(), study.scale.seeds, study.scale.fewer)
 
 
-def _run(study: Study, jobs: int, until: float | None) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+def _run(
+    study: Study, jobs: int, until: float | None, scheduler: str | None
+) -> tuple[pd.DataFrame, pd.DataFrame] | None:
     """Run what is missing and may begin; rows of tuning and of tests, or None without students."""
+    there = [study.folder] if study.folder.is_dir() else []
 
     def step(todo: list[tuple]) -> pd.DataFrame:
-        return cells(study.run, todo, study.work, jobs, until)
+        return cells(study.run, todo, study.work, jobs, until, scheduler, there)
 
     sound, candidates = study.sound(), study.tuning()
     if not len(step(sound)):
@@ -365,4 +371,4 @@ def _run(study: Study, jobs: int, until: float | None) -> tuple[pd.DataFrame, pd
 
 
 if __name__ == "__main__":
-    app()
+    start(app)

@@ -10,6 +10,7 @@ A stopped program resumes where it was; finished cells are not computed again.
 """
 
 import itertools
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -18,10 +19,11 @@ import numpy as np
 import pandas as pd
 import torch
 import typer
-from _study import TILES_PER_CLASS, cells, tiles, write_table
+from _study import TILES_PER_CLASS, cells, start, tiles, write_table
 from safetensors.torch import load_file, save_file
 from typer import Option
 
+from hfld_lite.app.many import Scheduler
 from hfld_lite.app.style import png
 from hfld_lite.course.figures import front as front_figure
 from hfld_lite.data.recordings import Recordings
@@ -253,17 +255,21 @@ def main(
         "notebooks/results"
     ),
     jobs: Annotated[int, Option(help="Cells at a time, one core each; -1 for all cores.")] = -1,
+    scheduler: Scheduler = None,
     work: Annotated[Path, Option(help="Where finished cells and weights are kept.")] = Path(
         "runs/sweep"
     ),
 ) -> None:
     """Run what is missing, and write the tables."""
-    work.mkdir(parents=True, exist_ok=True)
-    repeats = list(range(seeds))
+    repeats, work = list(range(seeds)), work.absolute()
+
+    def run(call: Callable[..., list[dict]], todo: list[tuple]) -> pd.DataFrame:
+        return cells(partial(call, work), todo, work, jobs, scheduler=scheduler)
+
     places = list(itertools.product(BINS, repeats))
-    teachers = cells(partial(teach, work), [("teachers", *place) for place in places], work, jobs)
+    teachers = run(teach, [("teachers", *place) for place in places])
     todo = [(*place, *student) for student in students() for place in places]
-    rows = pd.concat([teachers, cells(partial(learn, work), todo, work, jobs)])
+    rows = pd.concat([teachers, run(learn, todo)])
     table = summarise(rows)
     command = f"command: python data_scripts/sweep_students.py --seeds {seeds}"
     data = f"Simulated tiles, six classes, {TILES_PER_CLASS} tiles a class, preset demo"
@@ -282,12 +288,7 @@ def main(
     write_whole(out / "edge_front.png", png(front_figure(table, budgets=budgets)))
     best = choose(table)
     chosen = (int(best.bins), int(best.depth), float(best.width), str(best["head"]))
-    tested = cells(
-        partial(test, work),
-        [("test", chosen[0], seed, *chosen[1:]) for seed in repeats],
-        work,
-        jobs,
-    )
+    tested = run(test, [("test", chosen[0], seed, *chosen[1:]) for seed in repeats])
     write_table(
         out / "edge_chosen.csv",
         tested.round(4),
@@ -302,4 +303,4 @@ def main(
 
 
 if __name__ == "__main__":
-    app()
+    start(app)

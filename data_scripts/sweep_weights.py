@@ -12,9 +12,10 @@ from typing import Annotated
 
 import pandas as pd
 import typer
-from _study import TILES_PER_CLASS, cells, tiles, write_table
+from _study import TILES_PER_CLASS, cells, start, tiles, write_table
 from typer import Option
 
+from hfld_lite.app.many import Scheduler
 from hfld_lite.evaluation.together import train_together
 from hfld_lite.hierarchy import Stage, Trainer
 
@@ -83,17 +84,18 @@ def main(
     ),
     work: Annotated[Path, Option(help="Where finished cells are kept.")] = Path("runs/weights"),
     jobs: Annotated[int, Option(help="Cells at a time, one core each.")] = 2,
+    scheduler: Scheduler = None,
 ) -> None:
     """Run what is missing, and write the table."""
-    drawn = list(range(seeds))
+    drawn, work = list(range(seeds)), work.absolute()
 
     def teach(_: str, seed: int) -> list[dict]:
         teachers(work, seed)
         return []
 
-    cells(teach, [("teach", seed) for seed in drawn], work, jobs)
+    cells(teach, [("teach", seed) for seed in drawn], work, jobs, scheduler=scheduler)
     todo = [("learn", seed, alpha) for seed in drawn for alpha in VALUES]
-    rows = cells(lambda _, seed, alpha: learn(work, seed, alpha), todo, work, jobs)
+    rows = cells(lambda _, *job: learn(work, *job), todo, work, jobs, scheduler=scheduler)
     table = summarise(rows)
     print(table.to_string(index=False))
     write_table(
@@ -107,4 +109,4 @@ def main(
 
 
 if __name__ == "__main__":
-    app()
+    start(app)

@@ -107,6 +107,18 @@ def test_plugins_that_fail_name_the_line(text, message, tmp_path):
         run_plugins([path])
 
 
+def test_a_plugin_is_run_again_only_if_its_names_are_gone(tmp_path, no_terms):
+    path = tmp_path / "mine.py"
+    path.write_text(PLUGIN)
+    run_plugins([path])
+    first = TERMS["absolute"]
+    run_plugins([path])  # as the run of a second seed does
+    assert TERMS["absolute"] is first
+    del TERMS["absolute"]
+    run_plugins([path])
+    assert "absolute" in TERMS
+
+
 def teachers(folder):
     return load_file(folder / "teacher.safetensors")
 

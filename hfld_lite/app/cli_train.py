@@ -1,13 +1,15 @@
 """The command `hfld train`: check, train, save; the report follows when the run is safe."""
 
+import io
 import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
@@ -23,14 +25,18 @@ from hfld_lite.app.compared import wanted_baselines
 from hfld_lite.app.console import Variable, console, print_table
 from hfld_lite.app.display import INTERVAL_NOTE, display_table
 from hfld_lite.app.given import run_plugins, trained_teacher
+from hfld_lite.app.many import Scheduler
 from hfld_lite.app.options import with_options
-from hfld_lite.app.runs import read_origin, save_run, unfinished, with_known_costs
+from hfld_lite.app.runs import FACTS, read_origin, save_run, unfinished, with_known_costs
 from hfld_lite.app.series import (
     NOTE,
+    begin_all,
     begin_others,
     missing,
     runs_of,
     series_place,
+    series_threads,
+    train_runs,
     whole,
     withdraw,
     write_series,
@@ -51,11 +57,17 @@ from hfld_lite.app.unfinished import (
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.simulator.simulate import VERSION
 from hfld_lite.data.splits import Split
+from hfld_lite.edge.analysis import threads
 from hfld_lite.errors import ArgumentError, DataError, Diverged, HfldError, RecipeError
 from hfld_lite.evaluation.choice import BUDGET
+from hfld_lite.evaluation.detector import TestResult
 from hfld_lite.hierarchy import Chain, distill_chain
 from hfld_lite.recipes import Augmentation, Recipe
 from hfld_lite.rivals.presets import preset
+from hfld_lite.storage.locks import InUse
+
+WAIT = 30
+"""Seconds in which another process may leave a run that a worker is to train."""
 
 
 def train(
@@ -206,6 +218,11 @@ def train(
             "(the extra baselines installs it); none: no baselines."
         ),
     ] = None,
+    jobs: Annotated[
+        int,
+        Option(help="With --seeds: trainings at a time, one core each; -1 for all cores."),
+    ] = 1,
+    scheduler: Scheduler = None,
 ) -> None:
     """Train teacher → secondary teacher → student, and the student alone, and report.
 
@@ -242,8 +259,13 @@ def train(
         raise RecipeError("--budget is that of --auto; give both or neither.")
     if auto and teacher is not None:
         raise RecipeError("--auto may change what networks read, and --teacher knows its own.")
-    if resume and runs_of(resume):
-        _finish_series(resume, quiet, detect_anomaly)
+    several = runs_of(resume) if resume else seeds != 1
+    many = _Many(jobs, scheduler)
+    if many.wanted and not several:
+        raise RecipeError("--jobs and --scheduler are for several trainings; add --seeds.")
+    if resume and several:
+        with threads(series_threads()):
+            _finish_series(resume, quiet, detect_anomaly, many=many)
         return
     began = time.perf_counter()
     if resume:
@@ -267,11 +289,13 @@ def train(
         command = shlex.join(["hfld", *sys.argv[1:]])
         most = (BUDGET if budget is None else budget) if auto else None
         plan = _Plan(recipe, origin, command, seeds, plugins, names, most, teacher)
+        if seeds > 1:
+            with threads(series_threads()):
+                _train_series(out, plan, fresh, quiet, detect_anomaly, many)
+            return
         told = _trained(out, plan, fresh, quiet, detect_anomaly)
     console.print(f"{time.perf_counter() - began:.0f} s in all")
-    if seeds > 1:
-        _finish_series(out.parent, quiet, detect_anomaly, told)
-    elif not told:
+    if not told:
         raise typer.Exit(2)
 
 
@@ -305,26 +329,34 @@ def _trained(out: Path, plan: _Plan | None, fresh: bool, quiet: bool, detect_ano
         Whether the report was made.
     """
     with _saying_how_to_resume(out):
-        if plan is not None:
-            check_place(out, fresh)
-            recordings = _read(plan.origin, quiet)
-            _check(plan, recordings, quiet)
-        with new_run(out, fresh, resume=plan is None) as part:
-            if plan is None:
-                plan, recordings = _begun(part, quiet)
-            else:
-                if plan.seeds > 1:
-                    begin_others(out, plan.seeds, plan.recipe, **plan.begun())
-                begin_run(part, plan.recipe, **plan.begun())
-            chain = _chain(part, plan, recordings, quiet, detect_anomaly)
-            result = with_known_costs(chain.test(recordings), chain.detector, recordings)
-            save_run(part, chain, result, recordings, plan.origin, plan.command, plan.baselines)
+        recordings, chain, result = _saved(out, plan, fresh, quiet, detect_anomaly)
     print_table(display_table(result.table))
     told = reported(out, recordings, chain.examples)
     if recordings.simulated:
         console.print("The recordings are simulated, not real.")
     console.print(INTERVAL_NOTE)
     return told
+
+
+def _saved(
+    out: Path, plan: _Plan | None, fresh: bool, quiet: bool, detect_anomaly: bool
+) -> tuple[Recordings, Chain, TestResult]:
+    """Train a run and save it; its recordings, networks and results."""
+    if plan is not None:
+        check_place(out, fresh)
+        recordings = _read(plan.origin, quiet)
+        _check(plan, recordings, quiet)
+    with new_run(out, fresh, resume=plan is None) as part:
+        if plan is None:
+            plan, recordings = _begun(part, quiet)
+        else:
+            if plan.seeds > 1:
+                begin_others(out, plan.seeds, plan.recipe, **plan.begun())
+            begin_run(part, plan.recipe, **plan.begun())
+        chain = _chain(part, plan, recordings, quiet, detect_anomaly)
+        result = with_known_costs(chain.test(recordings), chain.detector, recordings)
+        save_run(part, chain, result, recordings, plan.origin, plan.command, plan.baselines)
+    return recordings, chain, result
 
 
 def _read(origin: dict[str, Any], quiet: bool) -> Recordings:
@@ -404,9 +436,65 @@ def _chain(
         raise RecipeError(f"{error} {_again(run_of(part))}") from error
 
 
-def _finish_series(out: Path, quiet: bool, detect_anomaly: bool, told: bool = True) -> None:
+class _Many(NamedTuple):
+    """Where the trainings of a series run."""
+
+    jobs: int = 1
+    scheduler: str | None = None
+
+    @property
+    def wanted(self) -> bool:
+        """Whether they run in other processes than this one."""
+        return self.jobs != 1 or self.scheduler is not None
+
+
+_HERE = _Many()
+
+
+def _train_series(
+    first: Path, plan: _Plan, fresh: bool, quiet: bool, detect_anomaly: bool, many: _Many
+) -> None:
+    """Begin and train several seeds, given the folder of the first."""
+    began, told = time.perf_counter(), True
+    if many.wanted:
+        check_place(first, fresh)
+        _check(plan, _read(plan.origin, quiet), quiet)
+        begin_all(first, plan.seeds, plan.recipe, **plan.begun())
+    else:
+        told = _trained(first, plan, fresh, quiet, detect_anomaly)
+        console.print(f"{time.perf_counter() - began:.0f} s in all")
+    _finish_series(first.parent, quiet, detect_anomaly, told, many)
+
+
+def _elsewhere(run: Path, detect_anomaly: bool) -> bool:
+    """Train a begun run in a worker, whose output nobody reads; whether its report was made.
+
+    A worker that lost its scheduler may still be training there; it stops soon.
+    """
+    for left in reversed(range(WAIT)):
+        if (run / FACTS).exists() and not unfinished(run).exists():  # by a worker that died then
+            return (run / "report.html").exists()
+        try:
+            with redirect_stdout(io.StringIO()):
+                recordings, chain, _ = _saved(run, None, False, True, detect_anomaly)
+                return reported(run, recordings, chain.examples)
+        except InUse:
+            if not left:
+                raise
+            time.sleep(1)
+    raise AssertionError  # WAIT is 1 or more
+
+
+def _finish_series(
+    out: Path, quiet: bool, detect_anomaly: bool, told: bool = True, many: _Many = _HERE
+) -> None:
     """Train what is left of several seeds, and show what all of them say together."""
-    for run in missing(out):
+    left = missing(out)
+    if many.wanted:
+        train_one = partial(_elsewhere, detect_anomaly=detect_anomaly)
+        told = train_runs(out, left, train_one, *many, quiet) and told
+        left = []
+    for run in left:
         console.print(f"\n{run}")
         told = _trained(run, None, False, quiet, detect_anomaly) and told
     cells = write_series(out, shlex.join(["hfld", *sys.argv[1:]]))

@@ -9,14 +9,21 @@ from pathlib import Path
 from torch import nn
 
 from hfld_lite.app.runs import empty_network, load_run, load_weights, preprocessing
+from hfld_lite.data.readers import LAYOUTS, READERS
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split
+from hfld_lite.distillation import TERMS
 from hfld_lite.errors import RecipeError
 from hfld_lite.recipes import Recipe
+from hfld_lite.storage.files import file_digest
+from hfld_lite.weighting import WEIGHTINGS
 
 
 def run_plugins(paths: Iterable[str | Path]) -> None:
     """Run Python files that register what they define, such as a loss with ``@rival("name")``.
+
+    A file whose names are registered already, as by the run of another seed in this process, is
+    not run again.
 
     Raises:
         RecipeError: if a file is missing or fails; the message names the line.
@@ -26,6 +33,9 @@ def run_plugins(paths: Iterable[str | Path]) -> None:
         spec = importlib.util.spec_from_file_location(name, path)
         if not path.is_file() or spec is None:
             raise RecipeError(f"{path}: the plugin is missing or is not a Python file (.py).")
+        key, before = (path.absolute(), file_digest(path)), _registered()
+        if _RUN.get(key, {""}) <= before:
+            continue
         module = sys.modules[name] = importlib.util.module_from_spec(spec)  # dataclasses need it
         try:
             spec.loader.exec_module(module)
@@ -38,6 +48,15 @@ def run_plugins(paths: Iterable[str | Path]) -> None:
             raise RecipeError(
                 f"{path}{line}: the plugin failed ({type(error).__name__}: {said})."
             ) from error
+        _RUN[key] = _registered() - before
+
+
+_RUN: dict[tuple[Path, str], set[str]] = {}
+"""What each plugin that was run in this process registered, by its path and digest."""
+
+
+def _registered() -> set[str]:
+    return {*TERMS, *WEIGHTINGS, *READERS, *LAYOUTS}
 
 
 def trained_teacher(

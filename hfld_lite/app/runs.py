@@ -403,6 +403,7 @@ def save_run(
             "Threads": str(threads_used()),
             "Versions": f"hfld_lite {__version__}, torch {torch.__version__}, Python "
             f"{platform.python_version()}",
+            "Host": platform.node() or "unknown",
             "Date": str(date.today()),
         },
         "baselines": list(baselines),

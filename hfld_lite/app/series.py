@@ -1,24 +1,33 @@
 """Runs of several seeds in one folder: ``seed_0``, ``seed_1``, …, and what they say together.
 
-They are trained one after the other, not by `evaluation.together` as `over_seeds` does: each run
-resumes from its last epoch, and has the bits that the same seed gives alone.
+Each is trained by itself, not by `evaluation.together` as `over_seeds` does: each run resumes from
+its last epoch, and has the bits that the same seed gives alone. Bits depend on the number of
+threads, so all runs of a series have the same, whether they are trained one after the other,
+several at once, or on a cluster.
 """
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
+import sys
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hfld_lite.app.runs import FACTS, unfinished
+import typer
+
+from hfld_lite.app.many import finish_all
+from hfld_lite.app.runs import FACTS, read_object, unfinished
 from hfld_lite.app.tables import read_baselines, read_results
 from hfld_lite.app.unfinished import BEGUN, begin_run
-from hfld_lite.errors import RecipeError
+from hfld_lite.errors import HfldError, RecipeError
 from hfld_lite.evaluation.repeats import scores, summary
 from hfld_lite.recipes import Recipe
 from hfld_lite.storage.files import write_whole
+from hfld_lite.storage.locks import lock_beside, unlock_beside
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -72,6 +81,21 @@ def series_place(out: Path, count: int, fresh: bool) -> Path:
     return out / "seed_0"
 
 
+def begin_all(first: Path, count: int, recipe: Recipe, **given: Any) -> None:
+    """Begin all runs, with the arguments of :func:`begin_others`, and train none.
+
+    Raises:
+        RecipeError: if another process is training one of those that are there.
+    """
+    for part in map(unfinished, runs_of(first.parent)):
+        if part.exists():
+            unlock_beside(lock_beside(part), part)
+    shutil.rmtree(unfinished(first), ignore_errors=True)
+    unfinished(first).mkdir(parents=True)
+    begin_others(first, count, recipe, **given)
+    begin_run(unfinished(first), recipe, **given)
+
+
 def begin_others(first: Path, count: int, recipe: Recipe, *begun: Any, **given: Any) -> None:
     """Begin all runs but the first, so that resuming finds them whenever the command is stopped.
 
@@ -118,6 +142,65 @@ def missing(out: Path) -> list[Path]:
     if not left and (out / TABLE).exists():
         raise RecipeError(f"{out} is finished; see {out / PAGE}.")
     return left
+
+
+def series_threads() -> int:
+    """Threads of each training of a series: one, or what the user's OMP_NUM_THREADS says."""
+    asked = os.environ.get("OMP_NUM_THREADS", "")
+    return int(asked) if asked.isdigit() and int(asked) > 0 else 1
+
+
+def train_runs(
+    out: Path,
+    runs: Sequence[Path],
+    train: Callable[[Path], bool],
+    at_once: int,
+    scheduler: str | None,
+    quiet: bool,
+) -> bool:
+    """Train unfinished runs of a series in processes of this machine, or on a Dask cluster.
+
+    The process that trains a run writes it into the run's folder, which the workers must see.
+
+    Args:
+        out: folder of the series.
+        runs: their folders.
+        train: trains one of them, and gives whether its report was made.
+        at_once, scheduler: see :func:`hfld_lite.app.many.finish_all`.
+        quiet: show no progress.
+
+    Returns:
+        Whether all reports were made.
+
+    Raises:
+        typer.Exit: with 2 if some failed, with 130 after Ctrl-C; how to resume is printed.
+    """
+    told: dict[str, bool] = {}
+    data = {read_object(unfinished(run) / BEGUN)["data"].get("folder") for run in runs}
+    try:
+        finish_all(
+            train,
+            [(run.name, (run.absolute(),)) for run in runs],
+            len(runs),
+            lambda name, made, _: told.update({name: made}),
+            at_once,
+            scheduler,
+            folders=[out, *(Path(folder) for folder in data if folder)],
+            threads=series_threads(),
+            progress=not quiet,
+            what="seeds",
+            again="",
+        )
+    except (HfldError, KeyboardInterrupt) as error:
+        stopped = isinstance(error, KeyboardInterrupt)
+        where = f"--scheduler {scheduler}" if scheduler else f"--jobs {at_once}"
+        said = "Stopped." if stopped else str(error)
+        print(f"hfld: {said} Resume with: hfld train --resume {out} {where}", file=sys.stderr)
+        raise typer.Exit(130 if stopped else 2) from error
+    for name in (name for name, made in told.items() if not made):
+        said = f"hfld: {out / name} has no report; make it with: hfld report {out / name}"
+        print(said, file=sys.stderr)
+    return all(told.values())
 
 
 def write_series(out: Path, command: str) -> pd.DataFrame:

@@ -14,6 +14,10 @@ _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
 """What a disk answers that has no locks: Lustre without its option, NFS without its daemon, …"""
 
 
+class InUse(RecipeError):
+    """Another process holds a folder's lock."""
+
+
 def lock_files(folder: Path) -> tuple[Path, Path]:
     """The lock of a folder, and the soft lock that replaces it where a file system has no locks.
 
@@ -30,7 +34,7 @@ def lock_beside(folder: Path, taken: str = "is training there; let it finish") -
         taken: what the other process does, and what the user can do.
 
     Raises:
-        RecipeError: another process holds the lock.
+        InUse: another process holds the lock.
         OSError: the lock file cannot be written.
     """
     file, soft = lock_files(folder)
@@ -50,7 +54,7 @@ def lock_beside(folder: Path, taken: str = "is training there; let it finish") -
         # A file that stands for a lock stays where another machine's process was killed.
         stands = isinstance(lock, SoftFileLock)
         hint = f", or delete {lock.lock_file} if there is none" if stands else ""
-        raise RecipeError(f"{folder}: another process {taken}{hint}.") from error
+        raise InUse(f"{folder}: another process {taken}{hint}.") from error
     if isinstance(lock, SoftFileLock):
         warnings.warn(
             f"{folder.parent}: this file system has no locks, so {lock.lock_file} stands for one. "
