@@ -27,7 +27,7 @@ from hfld_lite.app import cli_train, cluster
 from hfld_lite.app.cli import app
 from hfld_lite.app.many import MACHINE, stored_cells
 
-LONG = 30
+LONG = 120
 """Seconds after which something has hung, even on a busy machine."""
 
 CELLS = '''

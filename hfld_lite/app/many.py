@@ -219,6 +219,8 @@ def _on_this_machine(
     run: Run, cells: Iterable[Cell], at_once: int
 ) -> Iterator[tuple[str, Outcome]]:
     """The outcomes of all cells in this process, or as they come from several."""
+    import joblib  # here, since every `hfld` command imports this module
+
     if at_once == 0:
         raise ArgumentError("--jobs is 0; expected 1 or more, or -1 for all cores.")
     import joblib  # here, since a command that trains nothing does not need it
