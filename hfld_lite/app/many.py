@@ -223,8 +223,6 @@ def _on_this_machine(
 
     if at_once == 0:
         raise ArgumentError("--jobs is 0; expected 1 or more, or -1 for all cores.")
-    import joblib  # here, since a command that trains nothing does not need it
-
     if joblib.effective_n_jobs(at_once) == 1:
         for name, arguments in cells:
             yield name, run_cell(run.call, arguments, run.threads)
