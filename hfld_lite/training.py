@@ -21,6 +21,7 @@ from hfld_lite.data.examples import Samples, Stored, batches, evaluated, shuffle
 from hfld_lite.distillation import Batch, Objective
 from hfld_lite.errors import ArgumentError, Diverged, Stopped, training_errors
 from hfld_lite.recipes import DECAY, Recipe
+from hfld_lite.storage import ranks
 from hfld_lite.storage.checkpoints import StageCheckpoints
 from hfld_lite.storage.progress import bar, tell
 from hfld_lite.storage.randomness import derive_seed, random_states, seeded, set_random_states
@@ -45,10 +46,10 @@ class Fit:
 
 
 def make_fabric(recipe: Recipe) -> Fabric:
-    """The device and precision to train with: one GPU where there is one, else the CPU."""
+    """The device and precision: a rank's own, or one GPU where there is one, else the CPU."""
     from lightning_fabric import Fabric  # here, as it takes as long to import as torch
 
-    return Fabric(accelerator="auto", devices=1, precision=recipe.precision)
+    return ranks.fabric or Fabric(accelerator="auto", devices=1, precision=recipe.precision)
 
 
 def fit(
