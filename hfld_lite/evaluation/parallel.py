@@ -89,7 +89,7 @@ def check_parts(devices: int, recipe: Recipe, count: int) -> None:
         near = max(2 * devices, round(size / devices) * devices)
         raise ArgumentError(
             f"Batches of {size} do not make {devices} equal parts of 2 or more; take a batch_size "
-            f"that does, such as {near}."
+            f"that does, such as {near} (hfld train: --batch-size {near})."
         )
 
 
@@ -131,11 +131,14 @@ def on_devices(
             "a program, or use the command `hfld train`."
         )
     prepare = options.pop("prepare", None)
+    options["trained"] = tuple(options.get("trained", ()))  # keys of a dict cannot be sent
     own = {"folder": None, "resume": False, "on_epoch": None}
     trainer = Trainer(data, recipe, parts, **{**options, **own})
     check_parts(devices, recipe, len(trainer.train.inputs))
     if options.get("progress", True):
-        print(f"on {said_of_devices(devices)}")
+        size = min(recipe.batch(len(trainer.train.inputs)), len(trainer.train.inputs))
+        each = f"each takes {size // devices} of the {size} inputs of a step"
+        print(f"training on {said_of_devices(devices)}: {each}", flush=True)
     with tempfile.TemporaryDirectory(prefix="hfld_") as name:
         folder = Path(name)
         modes = {"anomaly": torch.is_anomaly_enabled()}
