@@ -12,6 +12,7 @@ import logging
 import multiprocessing
 import os
 import pickle
+import shutil
 import signal
 import sys
 import tempfile
@@ -33,6 +34,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.multiprocessing.spawn import ProcessException, ProcessExitedException
 from torch.nn.modules.batchnorm import _BatchNorm
+from tqdm import tqdm
 
 from hfld_lite.data.examples import Samples, Stored, batches
 from hfld_lite.data.splits import Split
@@ -51,6 +53,8 @@ from hfld_lite.training import Fit, fit
 
 STRATEGIES = ("ddp",)
 """How one training is divided; the only way so far is by the rows of each batch."""
+
+_GUARD = 'Each process reads the program again: put what trains below if __name__ == "__main__"'
 
 JOB, RESULT, LEADER, FAILED = "job", "result", "leader", "failed"
 """Files by which the command and its ranks talk: what to train, the stages, rank 0's process
@@ -130,6 +134,8 @@ def on_devices(
             f"devices is {devices}, and a notebook or a Python prompt trains on one device; write "
             "a program, or use the command `hfld train`."
         )
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise ArgumentError(f"{_GUARD}.")
     prepare = options.pop("prepare", None)
     options["trained"] = tuple(options.get("trained", ()))  # keys of a dict cannot be sent
     own = {"folder": None, "resume": False, "on_epoch": None}
@@ -432,7 +438,8 @@ def _first_error(folder: Path, error: ProcessException) -> BaseException:
             f"A process of the training was ended by {error.signal_name}, often by the system "
             "where memory runs out; a smaller batch_size or fewer devices need less."
         )
-    return HfldError(f"The processes of several devices did not start ({_first_line(error)}).")
+    said = _first_line(error)
+    return HfldError(f"The processes of several devices did not start ({said}). {_GUARD}.")
 
 
 def _first_line(error: BaseException) -> str:
@@ -443,11 +450,10 @@ def _first_line(error: BaseException) -> str:
 def _train(fabric: Fabric, folder: str, prepare: bytes) -> None:
     """Train as one of the ranks; runs in a process of its own."""
     rank, place = fabric.global_rank, Path(folder)
-    threading.Thread(
-        target=_end_with, args=(multiprocessing.parent_process(),), daemon=True
-    ).start()
+    threading.Thread(target=_end_with_parent, args=(place,), daemon=True).start()
     if hasattr(os, "setsid"):
         os.setsid()
+    tqdm.set_lock(threading.RLock())  # its own, for several processes, would be left at a kill
     if rank:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         warnings.simplefilter("ignore")
@@ -501,7 +507,8 @@ def _tell(path: Path, error: BaseException) -> None:
     path.write_bytes(pickle.dumps((HfldError(f"{type(error).__name__}: {error}"), None)))
 
 
-def _end_with(parent: multiprocessing.process.BaseProcess) -> None:
+def _end_with_parent(place: Path) -> None:
     """End this process when the one that started it ends, also by a signal that kills it."""
-    parent.join()
+    multiprocessing.parent_process().join()
+    shutil.rmtree(place, ignore_errors=True)
     os._exit(1)
