@@ -12,6 +12,8 @@ import pytest
 import torch
 from in_ranks import at_step, copy, noting, press_ctrl_c
 from torch import nn
+from torch.autograd import forward_ad
+from torch.func import functional_call
 
 from hfld_lite import ArgumentError, DataError, HfldError, Network, distill_chain, training
 from hfld_lite.app import cli, cli_train
@@ -20,6 +22,7 @@ from hfld_lite.evaluation import parallel
 from hfld_lite.evaluation.parallel import check_devices, check_parts
 from hfld_lite.hierarchy import CONTROLS
 from hfld_lite.recipes import Augmentation
+from hfld_lite.storage import ranks
 from hfld_lite.storage.files import digest
 from hfld_lite.weighting import WEIGHTINGS
 
@@ -38,7 +41,8 @@ def both(tiny_recordings, tiny_recipe, tmp_path_factory):
     recipe = tiny_recipe.replace(
         teacher=network, secondary_teachers=(), student=network, meta_share=0.2
     )
-    options = {"controls": ("dense", *WEIGHTINGS), "progress": False}
+    ways = ("dense", *(name for name in WEIGHTINGS if name != "fixed"))  # that is the student's
+    options = {"controls": ways, "progress": False}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(training._Loop, "_step", training._Loop._step)
         for name in WEIGHTINGS:
@@ -59,7 +63,7 @@ def test_each_loss_of_each_method_is_that_of_one_process(both):
     each = len(single) // len(alone.stages)
     assert each >= STEPS
     assert list(alone.stages) == list(shared.stages)
-    assert {f"student_{name}" for name in WEIGHTINGS} <= set(alone.stages)
+    assert len(alone.stages) == 2 + len(WEIGHTINGS)
     numbers = single.columns.drop("weights")
     pd.testing.assert_frame_equal(single[numbers], first[numbers], rtol=0, atol=1e-4)
     meta = single.iloc[list(alone.stages).index("student_meta") * each :].iloc[:each]
@@ -82,6 +86,37 @@ def test_networks_come_back_plain(both):
             assert not module._forward_hooks
             assert not isinstance(module, nn.SyncBatchNorm)
         assert len(stage.network(torch.rand(3, 600)).logits) == 3
+
+
+@pytest.mark.parametrize("shape", [(6, 5, 7), (4, 5, 3, 2), (6, 5)])
+@pytest.mark.parametrize("affine", [True, False])
+def test_batch_norm_is_torchs_with_its_gradients_in_both_modes(shape, affine, monkeypatch):
+    for name in ("gathered", "summed"):  # of one rank
+        monkeypatch.setattr(ranks, name, lambda x: x)
+    torch.manual_seed(0)
+    x, v = torch.randn(2, *shape, dtype=torch.double)
+    kind, found = nn.BatchNorm2d if len(shape) == 4 else nn.BatchNorm1d, []
+    for ours in (False, True):
+        norm = kind(5, affine=affine).double()
+        if affine:
+            nn.init.uniform_(norm.weight, generator=torch.Generator().manual_seed(1))
+        if ours:
+            norm.forward = partial(parallel._normalised, norm)
+        read = x.clone().requires_grad_()
+        y = norm(read)
+        (y * v).square().sum().backward()
+        values = [y.detach(), read.grad, *(p.grad for p in norm.parameters()), *norm.buffers()]
+        with torch.no_grad(), forward_ad.dual_level():
+            duals = {
+                name: forward_ad.make_dual(p.detach(), torch.full_like(p, 0.3))
+                for name, p in norm.named_parameters()
+            }
+            state = duals | {name: b.clone() for name, b in norm.named_buffers()}
+            y = functional_call(norm, state, forward_ad.make_dual(x, v))
+            values.append(forward_ad.unpack_dual(y).tangent)
+        found.append(values)
+    for theirs, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9)
 
 
 # Stopped and resumed

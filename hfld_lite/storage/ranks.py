@@ -44,13 +44,18 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        total = gradient.clone(memory_format=torch.contiguous_format)
-        distributed.all_reduce(total)
-        return total.split(ctx.count)[fabric.global_rank]
+        return summed(gradient).split(ctx.count)[fabric.global_rank]
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor) -> Tensor:  # of forward-mode differentiation
         return _gather(tangent)
+
+
+def summed(x: Tensor) -> Tensor:
+    """The sum over the ranks, without gradients."""
+    x = x.detach().clone(memory_format=torch.contiguous_format)
+    distributed.all_reduce(x)
+    return x
 
 
 def _gather(x: Tensor) -> Tensor:
@@ -65,8 +70,7 @@ def averaged(tensors: Sequence[Tensor]) -> list[Tensor]:
     tensors = list(tensors)
     if count() == 1 or not tensors:
         return tensors
-    flat = torch.cat([tensor.detach().flatten() for tensor in tensors])
-    distributed.all_reduce(flat)
+    flat = summed(torch.cat([tensor.detach().flatten() for tensor in tensors]))
     parts = (flat / count()).split([tensor.numel() for tensor in tensors])
     return [part.view_as(tensor) for part, tensor in zip(parts, tensors, strict=True)]
 
