@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from itertools import pairwise
@@ -94,8 +93,7 @@ class Trainer:
     trained so far, by role or by the name given.
 
     Args:
-        data: Recordings, or a map-style dataset of ``(x, y)`` or ``(x, y, group)``, x of any
-            shape; of three classes or more if separated logits are to mean something.
+        data: Recordings, or a map-style dataset of ``(x, y)`` or ``(x, y, group)``, x of any shape.
         recipe: every choice.
         parts: the split; by default, drawn by group with the recipe's shares and seed.
         progress: a progress bar for each stage.
@@ -106,9 +104,8 @@ class Trainer:
         networks: modules of your own by role, in place of the recipe's: what returns
             ``Output(features, logits)``, or `adapt` around what returns logits. They are copied.
         trained: roles among these that are taken as they are, not trained.
-        in_memory: keep the inputs in memory, or read them step by step through a DataLoader, with
-            the same bits; by default, in memory if they take less than a quarter of it.
-        workers: processes that read ahead where inputs are not in memory.
+        in_memory: keep the inputs in memory, or read them step by step with so many ``workers``,
+            with the same bits; by default, in memory if they take less than a quarter of it.
     """
 
     data: Data
@@ -189,7 +186,7 @@ class Trainer:
         What the objective adds to the student (a projector, say) begins as that of :meth:`distil`.
         """
         with self.seeded(role, "projector"):
-            built = objective(self.network(role)[0], [self.targets(each) for each in teachers])
+            built = objective(self.network(role)[0], [self.targets(t) for t in teachers])
         return self._fit(name or role, role, built, teachers)
 
     def targets(self, stage: str) -> Targets:
@@ -220,7 +217,7 @@ class Trainer:
         name = f"network of the {owner.replace('_', ' ')}"
         return network, self.examples.try_on(network, self.fabric.device, name, trains)
 
-    def seeded(self, role: str, purpose: str) -> contextmanager:
+    def seeded(self, role: str, purpose: str) -> Any:
         """Run a block with the generators seeded for a purpose; controls share the student's."""
         return seeded(derive_seed(self.recipe.seed, f"{_same(role)} {purpose}"))
 
@@ -267,14 +264,11 @@ class Trainer:
         recipe, epochs, generators = given or (self.recipe, 0, {})
         epochs = epochs or self.recipe.epochs(_same(role), len(self.train.inputs))
         source = " and ".join(["labels", ", ".join(teachers)]) if teachers else "labels"
-        checkpoints, varied = None, self._signals is not None
-        if self._checkpoints is not None:
-            made_of = {"recipe": recipe.digest(), "number of epochs": str(epochs)}
-            made_of |= {t: digest("", self.stages[t].network.state_dict()) for t in teachers}
-            checkpoints = self._checkpoints.stage(name, made_of)
+        made_of = {"recipe": recipe.digest(), "number of epochs": str(epochs)}
+        made_of |= {t: digest("", self.stages[t].network.state_dict()) for t in teachers}
         result = self.fit(
             objective,
-            self._signals if varied else self.train,
+            self._signals or self.train,
             self.validation,
             recipe,
             epochs,
@@ -284,9 +278,9 @@ class Trainer:
             fabric=self.fabric,
             on_epoch=self.on_epoch and partial(self.on_epoch, name),
             before_epoch=self._before_epoch,
-            augment=self.examples.varied if varied else None,
+            augment=self._signals and self.examples.varied,
             generators=generators,
-            checkpoints=checkpoints,
+            checkpoints=self._checkpoints and self._checkpoints.stage(name, made_of),
         )
         self.stages[name] = Stage(name, objective.student, source, result)
         return self.stages[name]
@@ -309,6 +303,8 @@ def distill_chain(
     *,
     controls: Sequence[str] = ("alone",),
     auto: float = 0.0,
+    devices: int = 1,
+    strategy: str = "ddp",
     **options: Any,
 ) -> Chain:
     """Train teacher → secondary teachers → student, and the student in other ways as controls.
@@ -318,10 +314,10 @@ def distill_chain(
     network's epoch; no test part is touched.
 
     Args:
-        data, recipe, parts: see :class:`Trainer`; ``auto``: budget of `choose_recipe`, run first.
+        data, recipe, parts, options: of :class:`Trainer`; ``auto``: budget of `choose_recipe`.
         controls: names in CONTROLS: "alone" (from labels alone), "direct" (from the teacher,
             without secondary ones), "dense" (from the logits of all larger networks).
-        options: ``networks``, ``trained``, ``folder``, ``resume`` and others of :class:`Trainer`.
+        devices, strategy: GPUs, or processes on a CPU; see :mod:`hfld_lite.evaluation.parallel`.
 
     Raises:
         HfldError: if what is given does not fit, a loss is not finite, or memory or disk is full.
@@ -332,6 +328,10 @@ def distill_chain(
         from hfld_lite.evaluation.choice import choose_recipe as choose  # it stands above, too
 
         recipe = choose(data, recipe, parts, budget=auto, progress=options.get("progress", True))[0]
+    if (devices, strategy) != (1, "ddp"):
+        from hfld_lite.evaluation.parallel import on_devices  # and so does this
+
+        return on_devices(devices, strategy, data, recipe, parts, controls, options)
     trainer = TRAINERS[recipe.behaviour](data, recipe, parts, **options)
     for teacher, role in pairwise([None, *recipe.chain]):
         if role in trainer.trained:

@@ -19,6 +19,7 @@ from hfld_lite.data.examples import Samples, Stored, batches, evaluated, shuffle
 from hfld_lite.distillation import Batch, Objective
 from hfld_lite.errors import ArgumentError, Diverged, Stopped, training_errors
 from hfld_lite.recipes import DECAY, Recipe
+from hfld_lite.storage import ranks
 from hfld_lite.storage.checkpoints import StageCheckpoints
 from hfld_lite.storage.history import Fit, postfix
 from hfld_lite.storage.progress import bar, tell
@@ -30,11 +31,12 @@ if TYPE_CHECKING:
 
 
 def make_fabric(recipe: Recipe, folder: Any = None) -> Fabric:
-    """Device (one GPU where there is one, else the CPU), precision and threads to train with."""
+    """Device, precision and threads: a rank's own, or one GPU where there is one, else the CPU."""
     from lightning_fabric import Fabric  # here, as it takes as long to import as torch
 
-    use_threads(recipe, folder)
-    return Fabric(accelerator="auto", devices=1, precision=recipe.precision)
+    if ranks.fabric is None:
+        use_threads(recipe, folder)
+    return ranks.fabric or Fabric(accelerator="auto", devices=1, precision=recipe.precision)
 
 
 def fit(

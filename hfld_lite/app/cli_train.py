@@ -47,6 +47,8 @@ from hfld_lite.app.unfinished import (
     begin_run,
     begun_auto,
     begun_baselines,
+    begun_devices,
+    begun_plugins,
     begun_run,
     begun_split,
     begun_teacher,
@@ -161,6 +163,16 @@ def train(
             help="Vary pitch, onset, loudness and noise of the recordings at every step; slower.",
         ),
     ] = False,
+    devices: Annotated[
+        int | None,
+        Option(
+            help="Train on so many GPUs together, or in so many processes where there is no GPU; "
+            "each takes a part of every batch. 1 by default."
+        ),
+    ] = None,
+    strategy: Annotated[
+        str | None, Option(help="How --devices divide a training; so far only ddp.")
+    ] = None,
     detect_anomaly: Annotated[
         bool,
         Option("--detect-anomaly", help="Find the operation that produces NaN; much slower."),
@@ -251,7 +263,7 @@ def train(
     choices |= {"seeds": None if seeds == 1 else seeds, "auto": auto or None, "budget": budget}
     choices |= {"augment": augment or None, "fresh": fresh or None}
     choices |= {"teacher": teacher, "plugin": plugin or None}
-    choices |= {"baselines": baselines or None}
+    choices |= {"baselines": baselines or None, "devices": devices, "strategy": strategy}
     given = [name.replace("_", "-") for name, value in choices.items() if value is not None]
     if resume and given:
         raise RecipeError(f"--resume uses the run's own options; leave --{given[0]} out.")
@@ -288,7 +300,14 @@ def train(
             out = series_place(out, seeds, fresh)
         command = shlex.join(["hfld", *sys.argv[1:]])
         most = (BUDGET if budget is None else budget) if auto else None
+        if (devices, strategy) != (None, None):
+            from hfld_lite.evaluation.parallel import check_devices  # it imports lightning-fabric
+
+            devices = 1 if devices is None else devices
+            check_devices(devices, strategy or "ddp", recipe.behaviour)
+            many.check(devices)
         plan = _Plan(recipe, origin, command, seeds, plugins, names, most, teacher)
+        plan.devices = devices or 1
         if seeds > 1:
             with threads(series_threads()):
                 _train_series(out, plan, fresh, quiet, detect_anomaly, many)
@@ -313,10 +332,11 @@ class _Plan:
     teacher_from: Path | None = None
     teacher: torch.nn.Module | None = None
     parts: Split | None = None
+    devices: int = 1
 
     def begun(self) -> dict[str, Any]:
         """Arguments of `begin_run` after the folder and the recipe."""
-        names = ("command", "plugins", "teacher", "parts", "baselines", "auto")
+        names = ("command", "plugins", "teacher", "parts", "baselines", "auto", "devices")
         return {"data": self.origin, **{name: getattr(self, name) for name in names}}
 
 
@@ -377,6 +397,7 @@ def _begun(part: Path, quiet: bool) -> tuple[_Plan, Recordings]:
         auto=begun_auto(part),
         teacher=begun_teacher(part, recipe, len(recordings.class_names)),
         parts=begun_split(part),
+        devices=begun_devices(part),
     ), recordings
 
 
@@ -401,6 +422,8 @@ def _check(plan: _Plan, recordings: Recordings, quiet: bool) -> None:
     if quiet or found is None:
         return
     console.print(found.said)
+    if plan.devices > 1:
+        console.print("That is the time on one device.")
     if plan.auto is not None:
         console.print(f"The automatic choice before takes up to {plan.auto:g} times that.")
     if plan.seeds > 1:
@@ -412,6 +435,9 @@ def _chain(
 ) -> Chain:
     """Train in an unfinished run's folder, from its newest checkpoint on if there is one."""
     networks = {} if plan.teacher is None else {"teacher": plan.teacher}
+    shared: dict[str, Any] = {}
+    if plan.devices > 1:
+        shared = {"devices": plan.devices, "prepare": partial(run_plugins, begun_plugins(part))}
     try:
         with torch.autograd.set_detect_anomaly(detect_anomaly):
             recipe = chosen(part, plan.recipe, recordings, plan.parts, plan.auto, not quiet)
@@ -424,6 +450,7 @@ def _chain(
                 progress=not quiet,
                 folder=part / CHECKPOINTS,
                 resume=True,
+                **shared,
             )
     except (ArgumentError, DataError, RecipeError) as error:
         if not any((part / CHECKPOINTS).glob("*.safetensors")):  # nothing was trained
@@ -446,6 +473,14 @@ class _Many(NamedTuple):
     def wanted(self) -> bool:
         """Whether they run in other processes than this one."""
         return self.jobs != 1 or self.scheduler is not None
+
+    def check(self, devices: int) -> None:
+        """Refuse trainings that need several processes each."""
+        if self.wanted and devices > 1:
+            raise RecipeError(
+                f"Each training takes {devices} processes by --devices; leave --jobs and "
+                "--scheduler out."
+            )
 
 
 _HERE = _Many()
@@ -490,6 +525,8 @@ def _finish_series(
 ) -> None:
     """Train what is left of several seeds, and show what all of them say together."""
     left = missing(out)
+    for run in left:
+        many.check(begun_devices(unfinished(run)))
     if many.wanted:
         train_one = partial(_elsewhere, detect_anomaly=detect_anomaly)
         told = train_runs(out, left, train_one, *many, quiet) and told

@@ -48,6 +48,7 @@ class _Begun(Checked):
     """Budget of the automatic choice of the recipe."""
     split: dict[str, Annotated[list[Index], Field(fail_fast=True)]] | None = None
     baselines: Annotated[list[Name], Field(fail_fast=True)] = Field(default_factory=list)
+    devices: Annotated[int, Field(ge=1)] = 1
 
 
 @contextmanager
@@ -132,6 +133,7 @@ def begin_run(
     parts: Split | None = None,
     baselines: Sequence[str] = (),
     auto: float | None = None,
+    devices: int = 1,
 ) -> Path:
     """Write what resuming needs into a folder of `new_run`; return the folder for checkpoints.
 
@@ -145,12 +147,13 @@ def begin_run(
         parts: the split, if it is not drawn by the recipe.
         baselines: names of those to be fitted after the test.
         auto: budget of an automatic choice, which changes the recipe before the training.
+        devices: on how many one training is divided.
     """
     recipe.save(part / "recipe.json")
     begun = {"format": FORMAT, "data": data, "command": command[:LINE]}
     begun |= {"plugins": {path: file_digest(Path(path)) for path in plugins}}
     begun |= {"teacher": teacher is not None, "split": parts and parts.to_dict(), "auto": auto}
-    begun |= {"baselines": list(baselines)}
+    begun |= {"baselines": list(baselines), "devices": devices}
     if teacher is not None:
         save_weights(teacher, part / GIVEN_TEACHER)
     write_whole(part / BEGUN, json.dumps(begun) + "\n")
@@ -205,6 +208,16 @@ def begun_split(part: Path) -> Split | None:
 def begun_baselines(part: Path) -> tuple[str, ...]:
     """The names of baselines that :func:`begin_run` was given."""
     return tuple(read_object(part / BEGUN).get("baselines", ()))
+
+
+def begun_devices(part: Path) -> int:
+    """The number of devices that :func:`begin_run` was given."""
+    return read_object(part / BEGUN).get("devices", 1)
+
+
+def begun_plugins(part: Path) -> list[str]:
+    """The paths of the plugins that :func:`begin_run` was given."""
+    return list(read_object(part / BEGUN).get("plugins", {}))
 
 
 def begun_teacher(part: Path, recipe: Recipe, classes: int) -> torch.nn.Module | None:

@@ -16,6 +16,7 @@ from torch.func import functional_call
 
 from hfld_lite.errors import ArgumentError
 from hfld_lite.rivals.strategies import active_terms
+from hfld_lite.storage.ranks import averaged
 from hfld_lite.weighting import TERMS, Predicted, weighting
 
 Step = Callable[[Sequence[Tensor], Sequence[Tensor]], tuple[list[Tensor], Sequence[Any]]]
@@ -177,17 +178,18 @@ def meta_gradient(
         output = functional_call(
             student, state | {k: b.clone() for k, b in buffers.items()}, inputs
         )
-        found = _gradients(F.cross_entropy(output.logits, target), after)
+        found = averaged(_gradients(F.cross_entropy(output.logits, target), after))
         return [g * slope for g, slope in zip(found, slopes, strict=True)]
 
     if answer is None or _drops_out(student):
-        gradients = [_gradients(loss, theta, keep=True) for loss in losses]
+        gradients = [averaged(_gradients(loss, theta, keep=True)) for loss in losses]
         v = direction(_combined(weights, gradients))
         along = [_dot(gradient, v) for gradient in gradients]
     else:
         read, *outputs = answer
         parts = [_partial(loss, *outputs) for loss in losses]
-        v = direction(_gradients(outputs, theta, keep=True, along=_combined(weights, parts)))
+        along = _combined(weights, parts)
+        v = direction(averaged(_gradients(outputs, theta, keep=True, along=along)))
         with torch.no_grad(), forward_ad.dual_level():
             duals = [forward_ad.make_dual(p.detach(), t) for p, t in zip(theta, v, strict=True)]
             state = dict(zip(named, duals, strict=True)) | buffers

@@ -13,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from hfld_lite.errors import HfldError, RecipeError
+from hfld_lite.storage import ranks
 from hfld_lite.storage.files import digest, plain, read_json, write_whole
 from hfld_lite.version import __version__
 
@@ -39,9 +40,9 @@ class Checkpoints:
     Args:
         folder: created if it does not exist.
         facts: JSON values in which a resumed training must agree with the training that was begun.
-        device: that it runs on. If device, torch's threads or versions differ from those of the
-            beginning, the results are not bit-identical, and there is a warning; `threads_of` says
-            with how many threads to resume.
+        device: that it runs on. If device, number of devices, torch's threads or versions differ
+            from those of the beginning, the results are not bit-identical, and there is a warning;
+            `threads_of` says with how many threads to resume.
         resume: continue the training in the folder, or begin one if there is none.
 
     Raises:
@@ -60,7 +61,7 @@ class Checkpoints:
         made_with = {
             "hfld_lite": __version__,
             "torch": torch.__version__,
-            "device": device,
+            "device": device if ranks.count() == 1 else f"{ranks.count()} {device}",
             "threads": torch.get_num_threads(),
         }
         self.folder, path = Path(folder), Path(folder) / FACTS
