@@ -3,17 +3,24 @@
 The names here are the ones that a first program needs; everything else is in the modules.
 """
 
+# ruff: noqa: E402  what comes first must be said before torch loads
+import gc
 import os
 import sys
 
 # How often a waiting thread of GNU OpenMP looks for work before it sleeps; read when torch loads.
 # The default, 300,000, suits a machine of one's own. Measured on two cores with two threads, ms a
-# step of ResNet10-1D 1/16 and ResNet18-1D 1/4: alone 8.9 and 29.4 by default, 9.4 and 30.5 by 4000,
-# 11.6 and 31.8 by 1000; with programs that began later 930 and 5470, 137 and 344, 90 and 220.
+# step of ResNet10-1D 1/16 and ResNet18-1D 1/4: alone 8.9 and 31.9 by default, 8.4 and 32.6 by
+# 10,000; beside programs that began later up to 930 and 5470 by default, 146 and 340 by 10,000.
 if "torch" not in sys.modules and not (
     {"GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_WAIT_POLICY"} & os.environ.keys()
 ):
-    os.environ["GOMP_SPINCOUNT"] = "4000"
+    os.environ["GOMP_SPINCOUNT"] = "10000"
+
+# Python would look through all of torch's objects again and again while the modules below load,
+# which takes a quarter of the time of `import torch`.
+_collecting = gc.isenabled()
+gc.disable()
 
 from hfld_lite import rivals
 from hfld_lite.data.readers import read_folder, read_long_mat, read_mat, read_wav_folder
@@ -38,6 +45,9 @@ from hfld_lite.recipes import Network, Recipe
 from hfld_lite.rivals.presets import preset
 from hfld_lite.version import __version__
 from hfld_lite.weighting import weighting
+
+if _collecting:
+    gc.enable()
 
 __all__ = [
     "ArgumentError",

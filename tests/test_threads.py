@@ -298,7 +298,7 @@ except (ImportError, AttributeError):
 @pytest.mark.parametrize(
     ("given", "loaded", "expected"),
     [
-        ({}, [], "4000"),
+        ({}, [], "10000"),
         ({}, ["loaded"], "None"),
         ({"GOMP_SPINCOUNT": "7"}, [], "7"),
         ({"OMP_WAIT_POLICY": "ACTIVE"}, [], "None"),

@@ -1,5 +1,10 @@
 """The `hfld` command; each subcommand is a function of a `cli_….py`."""
 
+# ruff: noqa: E402  what comes first must be done before the rest loads
+import gc
+
+gc.freeze()  # torch's objects stay; without this the collector looks through them again and again
+
 import sys
 import warnings
 from typing import Annotated

