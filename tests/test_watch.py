@@ -110,7 +110,7 @@ def test_each_file_gets_one_record_across_restarts(ending, watch, folder, tmp_pa
     (folder / "bad.wav").write_bytes(b"RIFF")
     (folder / os.fsdecode(b"\xff.flac")).write_bytes(b"")
     watch(nothing, nothing, output=output)
-    found, stamps = records(output), ("size", "modified_ns", "answered", "records", "run", "role")
+    found, stamps = records(output), ("size", "modified_ns", "answered", "records", "role", "run")
     assert found["answer"].tolist().count("not read") == 2
     assert found["error"].notna().sum() == 2
     assert [*found] == [*asked.columns, *stamps]
@@ -137,6 +137,21 @@ def test_each_file_gets_one_record_across_restarts(ending, watch, folder, tmp_pa
     watch(nothing, nothing, output=output)
     again = records(output)
     assert len(again) == again["file"].nunique() == 4
+
+
+def test_an_output_that_is_removed_or_replaced_ends_the_watch(watch, folder, tmp_path, asked):
+    output, new = tmp_path / "answers.csv", tmp_path / "new.csv"
+    write(folder / "a.wav", tone(500, 0))
+    watch(nothing, nothing, output=output)
+    write(folder / "b.wav", tone(501, 1))
+    with opened(output, asked) as ledger:
+        known = dict(ledger.done)
+        for change in (output.unlink, lambda: (new.touch(), new.rename(output))):
+            change()
+            with pytest.raises(RecipeError, match="removed or replaced during the watch"):
+                ledger.add([], asked)
+        assert ledger.done == known
+    assert output.read_bytes() == b""
 
 
 def test_records_of_one_file_are_all_there_or_none(plain, watch, folder, tmp_path):

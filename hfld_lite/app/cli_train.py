@@ -427,7 +427,7 @@ def _check(plan: _Plan, recordings: Recordings, quiet: bool) -> None:
     if plan.auto is not None:
         console.print(f"The automatic choice before takes up to {plan.auto:g} times that.")
     if plan.seeds > 1:
-        console.print(f"All {plan.seeds} seeds take {plan.seeds} times that.")
+        console.print(f"All {plan.seeds} seeds, one after the other, take {plan.seeds} times that.")
 
 
 def _chain(
@@ -494,6 +494,10 @@ def _train_series(
     if many.wanted:
         check_place(first, fresh)
         _check(plan, _read(plan.origin, quiet), quiet)
+        if many.scheduler:
+            from hfld_lite.app.cluster import check_scheduler
+
+            check_scheduler(many.scheduler)
         begin_all(first, plan.seeds, plan.recipe, **plan.begun())
     else:
         told = _trained(first, plan, fresh, quiet, detect_anomaly)

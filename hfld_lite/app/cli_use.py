@@ -129,6 +129,7 @@ def predict(
         list[Path],
         Argument(
             metavar="PATH...",
+            readable=False,  # a file that cannot be read gets its line, as any bad one
             help="WAV, FLAC or .mat files, folders with such files below, and patterns in quotes, "
             "such as 'line*/**/*.wav'.",
         ),
@@ -237,8 +238,9 @@ def info(run: RunFolder) -> None:
     """Show what a run folder holds: data, recipe, networks and their results."""
     if runs := runs_of(run):
         raise RecipeError(
-            f"{run} holds runs with several seeds; see {run / PAGE} for all of them together, or "
-            f"give one, such as {runs[0]}."
+            f"{run} holds runs with several seeds; give one, such as {runs[0]}"
+            + f", or see {run / PAGE} for all of them together" * (run / PAGE).exists()
+            + "."
         )
     loaded = load_run(run)
     facts, results = loaded.facts, read_results(loaded.folder)

@@ -74,6 +74,11 @@ def on_cluster(
                     workers.check()
                 except ArgumentError as error:
                     refused = str(error)
+        except KeyboardInterrupt:
+            if running:
+                names = ", ".join(running.values())
+                run.say(f"The workers finish what they have begun, {names}, unless you stop them.")
+            raise
         except (OSError, dask.CancelledError) as error:
             raise HfldError(
                 f"The scheduler {scheduler} was lost; what is finished is kept. Start it and its "
@@ -211,6 +216,12 @@ def _dask() -> Any:
             "--scheduler needs Dask, which is not installed: pip install 'hfld_lite[cluster]'."
         ) from error
     return distributed
+
+
+def check_scheduler(scheduler: str) -> None:
+    """Refuse a scheduler that does not answer, by an ArgumentError, before anything is begun."""
+    with _client(scheduler):
+        pass
 
 
 @contextmanager

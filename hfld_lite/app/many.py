@@ -175,7 +175,7 @@ def finish_all(
             else:
                 keep(name, outcome.result, outcome.machine)
             shown.update()
-            shown.set_description(f"{what} {shown.n}/{count}", refresh=False)
+            shown.set_description_str(f"{what} {shown.n}/{count}", refresh=False)
             tell(shown, f"{name}, {outcome.machine}")
     if failed:
         those = f"{len(failed)} of {count} {what} failed"

@@ -144,6 +144,11 @@ class Ledger:
 
     def _append(self, data: bytes) -> None:
         with or_sentence(self.path):
+            if not self._in_place():
+                raise RecipeError(
+                    f"--output {self.path} was removed or replaced during the watch, so the newest "
+                    "answers are kept nowhere; start the watch again to have them."
+                )
             before = os.fstat(self._file.fileno()).st_size
             try:
                 view = memoryview(data)
@@ -153,6 +158,13 @@ class Ledger:
             except OSError:  # the disk is full: half a record would stay
                 self._file.truncate(before)
                 raise
+
+    def _in_place(self) -> bool:
+        """Whether the open file is still the one that has the output's name."""
+        try:
+            return os.path.samestat(os.fstat(self._file.fileno()), self.path.stat())
+        except FileNotFoundError:
+            return False
 
     def _restore(self) -> None:
         """Read what is answered, and cut off what a kill has left half written."""
@@ -233,7 +245,7 @@ def identity(answers: Answers) -> dict[str, str]:
     folder, role = answers.run.folder, answers.role
     files = [(folder / name).read_bytes() for name in (FACTS, f"{role}.safetensors")]
     asked = f"{answers.step} {answers.reading['variable']}"
-    return {"run": bytes_digest([*files, asked.encode()])[:12], "role": role}
+    return {"role": role, "run": bytes_digest([*files, asked.encode()])[:12]}
 
 
 @contextmanager
