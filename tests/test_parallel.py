@@ -260,6 +260,7 @@ def test_the_command_keeps_the_number_and_the_plugins(
     )
     for options in calls:
         assert options["devices"] == 2
+        monkeypatch.setattr("hfld_lite.app.given._RUN", {})  # as in a new process
         pickle.loads(pickle.dumps(options["prepare"]))()
     assert len(calls) == 2
     assert capsys.readouterr().out.count("run\n") == 2

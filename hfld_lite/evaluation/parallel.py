@@ -503,8 +503,8 @@ def _train(fabric: Fabric, folder: str, prepare: bytes) -> None:
     """Train as one of the ranks; runs in a process of its own."""
     rank, place = fabric.global_rank, Path(folder)
     threading.Thread(target=_end_with_parent, args=(place,), daemon=True).start()
-    if hasattr(os, "setsid"):
-        os.setsid()
+    if own_session := getattr(os, "setsid", None):  # so that Ctrl-C reaches the command alone
+        own_session()
     tqdm.set_lock(threading.RLock())  # its own, for several processes, would be left at a kill
     if rank:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
