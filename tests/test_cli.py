@@ -485,6 +485,9 @@ def test_info_shows_brackets_in_names_and_names_a_damaged_table(place, mistake, 
     (run / "results.csv").write_text("a,b\n1,2\n")
     assert "results.csv: the column accuracy is missing" in mistake("info", run)
     shutil.copytree(run, tmp_path / "many" / "seed_0")
+    said = mistake("info", tmp_path / "many")
+    assert said.endswith(f"give one, such as {tmp_path / 'many' / 'seed_0'}."), "no page is there"
+    (tmp_path / "many" / "seeds.html").touch()
     assert "seeds.html for all of them together" in mistake("info", tmp_path / "many")
 
 
