@@ -16,7 +16,7 @@ def given_files(given: Iterable[Path]) -> Iterator[tuple[str, DataError | None]]
 
     Args:
         given: files, folders, and patterns as `glob` knows them: ``*``, ``?``, ``[abc]``, and
-            ``**`` for any depth of folders. What exists under its name is no pattern. A folder that
+            ``**`` for any depth of folders. A name that exists is not a pattern. A folder that
             a pattern matches is read as a folder, unless the pattern has ``**``.
     """
     for path in given:

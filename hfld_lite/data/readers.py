@@ -280,7 +280,7 @@ def read_recordings(
 def files_below(folder: Path) -> list[Path]:
     """Find the files of the registered formats in a folder and below it, sorted.
 
-    What is hidden or made by a system, and what is no such file, is left out with a note.
+    Hidden files, those of a system and other files are left out with a note.
 
     Raises:
         DataError: there is none.
