@@ -3,8 +3,6 @@
 The names here are the ones that a first program needs; everything else is in the modules.
 """
 
-# ruff: noqa: E402  what comes first must be said before torch loads
-import gc
 import os
 import sys
 
@@ -16,11 +14,6 @@ if "torch" not in sys.modules and not (
     {"GOMP_SPINCOUNT", "KMP_BLOCKTIME", "OMP_WAIT_POLICY"} & os.environ.keys()
 ):
     os.environ["GOMP_SPINCOUNT"] = "10000"
-
-# Python would look through all of torch's objects again and again while the modules below load,
-# which takes a quarter of the time of `import torch`.
-_collecting = gc.isenabled()
-gc.disable()
 
 from hfld_lite import rivals
 from hfld_lite.data.readers import read_folder, read_long_mat, read_mat, read_wav_folder
@@ -45,9 +38,6 @@ from hfld_lite.recipes import Network, Recipe
 from hfld_lite.rivals.presets import preset
 from hfld_lite.version import __version__
 from hfld_lite.weighting import weighting
-
-if _collecting:
-    gc.enable()
 
 __all__ = [
     "ArgumentError",
