@@ -70,6 +70,7 @@ def read_mat(
     part: str = "first",
     samples: int = 7000,
     pool: bool = True,
+    one_class: bool = False,
     progress: bool = False,
 ) -> Recordings:
     """Read recordings in the layout that the HFLKD paper's released code reads.
@@ -91,6 +92,7 @@ def read_mat(
         samples: how many to use of each row; with *whole* all are used.
         pool: a class for each file (AN, AD, BN, …), types in order and N before D; else the two
             classes N and D over all types.
+        one_class: accept a single class.
         progress: show a bar.
 
     Raises:
@@ -111,7 +113,8 @@ def read_mat(
         "" if no_label(file.stem) else file.stem if pool else file.stem[-1] for file in files
     ]
     names = sorted({name for name in classes if name}, key=pooled_order)
-    need_two(names, paths, "" in classes)
+    if not (one_class and names):
+        need_two(names, paths, "" in classes)
     cuts, labels, rows, lengths, turned = [], [], [], [], []
     for file, label in zip(bar(files, "reading", progress=progress), classes, strict=True):
         array = mat_variable(file, variable)
@@ -185,6 +188,7 @@ def read_long_mat(
     normal: Sequence[str] | None = None,
     label_pattern: str = LONG_NAME,
     what: str = "known bearings",
+    one_class: bool = False,
     progress: bool = False,
 ) -> Recordings:
     """Read long recordings, one per .mat file, and cut them into windows.
@@ -208,6 +212,7 @@ def read_long_mat(
         label_pattern: regular expression that finds the class in a file's name, by its one group;
             by default what is before ``_load0``, or before ``_0``.
         what: the beginning of `source`.
+        one_class: accept a single class.
         progress: show a bar.
 
     Raises:
@@ -235,7 +240,8 @@ def read_long_mat(
     leave_out = known_classes(leave_out, found.values(), "leave_out")
     files = [file for file in found if found[file] not in leave_out]
     names = sorted({found[file] for file in files if not no_label(found[file])})
-    need_two(names, paths, any(no_label(found[file]) for file in files))
+    if not (one_class and names):
+        need_two(names, paths, any(no_label(found[file]) for file in files))
     signals, labels, groups, origins, unused, chosen = [], [], [], [], [], {}
     for file in bar(files, "reading", progress=progress):
         chosen[file.name] = name = variable_name(file, variable)

@@ -128,12 +128,15 @@ def endings_text(endings: Iterable[str]) -> str:
 
 
 # ---- what a user calls --------------------------------------------------------------------------
-def read_folder(folder: str | Path, *, progress: bool = False, **options) -> Recordings:
+def read_folder(
+    folder: str | Path, *, progress: bool = False, one_class: bool = False, **options
+) -> Recordings:
     """Read a folder of any known layout: prepared, tiles or long recordings in .mat files, classes.
 
     Args:
         folder: what to read.
         progress: show a bar.
+        one_class: accept a single class, for a training on good parts alone.
         options: for the reader of that layout: `Recordings.load`, `read_mat`, `read_long_mat` or
             `read_wav_folder`.
 
@@ -160,7 +163,8 @@ def read_folder(folder: str | Path, *, progress: bool = False, **options) -> Rec
             raise ArgumentError(
                 f"{folder} holds {name}, which have no option {option!r}; {nearest(option, known)}."
             )
-    return read(folder, **options, **({"progress": progress} if "progress" in known else {}))
+    more = {"progress": progress, "one_class": one_class}
+    return read(folder, **options, **{name: more[name] for name in more if name in known})
 
 
 def read_signals(
@@ -407,7 +411,9 @@ def need_two(names: Sequence[str], where: object, unlabelled: bool = False) -> N
             expected="labelled recordings of two classes or more"
             if unlabelled
             else "two classes or more",
-            mend="add the recordings of another class",
+            mend="add the recordings of another class, or train on good parts alone (--good)"
+            if names
+            else "add the recordings of two classes",
         )
 
 
