@@ -176,7 +176,9 @@ def test_mfpt(prepare):
     assert "with --sample-rate 24414 all are converted" in text
     assert "may be to tell known bearings" in text
     assert "has 3 recordings, and the usual split of hfld train needs 5 groups" in text
-    assert "licence: see the data set's own page" in text
+    assert "a recipe whose validation and test are 1/3 each" in text
+    split(read, validation=1 / 3, test=1 / 3)
+    assert "licence: see the data set's own page\n" in text
 
 
 def test_mfpt_by_blocks_of_time(prepare):
@@ -249,6 +251,7 @@ def test_mimii(prepare):
     assert set(read.groups) == {"id_00", "id_02", "id_04", "id_06"}
     assert (read.part, read.sample_rate) == (Part("windows", RATE), RATE)
     assert len(read) == 2 * len(set(read.wholes)) == 2 * 2 * 4 * 2 * 2
+    split(read, validation=1 / 4, test=1 / 4)
     assert "machines of MIMII: 32 files, windows of 800 samples" in read.source
 
 
@@ -302,6 +305,7 @@ def test_speech(prepare, tmp_path):
     assert (read.part, len(read)) == (Part("first", RATE, pad=True), 18)
     assert "1 in _background_noise_ (white_noise.wav)" in notes
     assert "README.md" in notes
+    assert "testing_list.txt" not in notes
     split(read)
     folder = tmp_path / "speech"
     read, _, _ = prepare("speech", "--only", "testing", folder=folder)

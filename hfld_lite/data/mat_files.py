@@ -44,6 +44,7 @@ TILE_LAYOUT = "one .mat file per type and class, *N.mat normal and *D.mat defect
 LONG_NAME = r"^(.+)_(?:load)?\d+\.(?i:mat)$"
 LONG_VARIABLE = "DE_time,*_DE_time"  # of Case Western Reserve University: X105_DE_time, …
 
+NORMAL_48K = {f"X{number:03d}_DE_time" for number in range(97, 101)}
 PADERBORN, PADERBORN_RATE = "vibration_1", 64_000
 
 _NUMBERS = {"double", "single", "logical"} | {
@@ -270,6 +271,13 @@ def read_long_mat(
         warnings.warn(
             f"{files[0].parent}: the variables that fit {variable!r} are {named}", stacklevel=2
         )
+        if not NORMAL_48K.isdisjoint(chosen.values()):
+            warnings.warn(
+                f"{files[0].parent}: Case Western's normal recordings (X097 to X100) were sampled "
+                f"at 48000 Hz and are read as if at {sample_rate} Hz, as the others, so that the "
+                "rate may tell them apart; data_scripts/prepare_public.py converts them",
+                stacklevel=2,
+            )
     return Recordings(
         signals=np.concatenate(signals),
         labels=np.array(labels),

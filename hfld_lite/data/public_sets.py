@@ -21,7 +21,7 @@ from hfld_lite.errors import DataError
 PROGRAM = "python data_scripts/prepare_public.py"
 
 _FOLDERS, _FILES = 200, 5  # looked at, and so many files of each
-_UNKNOWN = "see the data set's own page for its licence"
+_UNKNOWN = "see the data set's own page"
 
 
 class PublicSet(NamedTuple):
@@ -90,7 +90,7 @@ SETS = {
     "dcase": PublicSet(
         "DCASE task 2",
         "DCASE challenge of 2020 or later, task 2, on Zenodo",
-        "it differs by year: " + _UNKNOWN,
+        "differs by year, " + _UNKNOWN,
         _path(
             r"(?P<machine>[^/]+)/(?:source_|target_)?(?P<list>train|test)/"
             r"(?:(?P<label>normal|anomaly)_)?(?P<group>id_\d\d|section_\d\d)_"
@@ -125,7 +125,7 @@ _CWRU_12K = {
     "OR021": "234-237,246-249,258-261",
 }  # fmt: skip
 _CWRU_48K = {
-    "Normal": "97-100",  # beside the files of 12 kHz, but its lines at the shaft's speed say 48
+    "Normal": "97-100",  # its lines are at each multiple of the shaft's speed at 48 kHz only
     "IR007": "109-112", "IR014": "174-177", "IR021": "213-215,217",
     "B007": "122-125", "B014": "189-192", "B021": "226-229",
     "OR007": "135-138,148-151,161-164", "OR014": "201-204",
