@@ -15,7 +15,7 @@ from hfld_lite.data.mat_files import mat_variable, struct_signal, windows_in_blo
 from hfld_lite.data.names import some_names
 from hfld_lite.data.parts import Part
 from hfld_lite.data.plausibility import cancelled_finding, collecting
-from hfld_lite.data.public_sets import CWRU, SETS, PublicSet, cwru_number
+from hfld_lite.data.public_sets import SETS, PublicSet, cwru_recording
 from hfld_lite.data.readers import float32, listing, need_two, read_file, resampled
 from hfld_lite.data.recordings import UNLABELLED, Recordings, positive
 from hfld_lite.errors import ArgumentError, DataError, nearest
@@ -85,10 +85,12 @@ def read_public(folder: Path, name: str, choice: Choice, progress: bool = False)
     for option, value in choice._asdict().items():
         if option in ("sample_rate", "window", "hop", "blocks") and value is not None:
             positive(value, option)
+    if name == "cwru":  # each class is one bearing
+        choice = choice._replace(known=True)
     entries = _listed(folder, name, choice)
     classes = sorted({entry.label for entry in entries} - {""})
     need_two(classes, folder, any(not entry.label for entry in entries))
-    read = _Reading(folder, name, choice, entries, classes)
+    read = _Reading(folder, name, choice, len(entries))
     signals = gathered(read.rows(bar(entries, "reading", progress=progress)))
     entries = [entry for entry, count in zip(entries, read.counts, strict=True) if count]
     counts = [count for count in read.counts if count]
@@ -120,11 +122,8 @@ def read_public(folder: Path, name: str, choice: Choice, progress: bool = False)
 class _Reading:
     """Reads, resamples and cuts the files; what cannot be read is left out and named."""
 
-    def __init__(
-        self, folder: Path, name: str, choice: Choice, entries: list[Entry], classes: list[str]
-    ) -> None:
-        self.folder, self.name, self.choice, self.classes = folder, name, choice, classes
-        self.total = len(entries)
+    def __init__(self, folder: Path, name: str, choice: Choice, total: int) -> None:
+        self.folder, self.name, self.choice, self.total = folder, name, choice, total
         self.counts: list[int] = []
         self.blocks: list[np.ndarray] = []
         self.faults: dict[str, str] = {}
@@ -134,7 +133,7 @@ class _Reading:
         self.rate = choice.sample_rate or LONG.get(name, 0)
         self.window = choice.window or (2048 if name in LONG else 0)
         self.hop = choice.hop or self.window
-        self.part = Part("first", 1)
+        self.part: Part | None = None  # of sounds, as the first file says
 
     @property
     def how(self) -> str:
@@ -164,7 +163,7 @@ class _Reading:
         signal, rate = _signal(entry.path, self.name)
         if not self.rate:  # of sounds, the first file's
             self.rate = rate
-        self.rates[entry.label].add(rate)
+        self.rates[entry.label or "unlabelled"].add(rate)
         if rate < self.rate:  # what it lacks cannot be made
             self.lower.append(f"{entry.name} ({rate} Hz)")
             return np.empty((0, 0)), np.empty(0, int)
@@ -175,7 +174,7 @@ class _Reading:
             cut = windows_in_blocks(float32(signal), self.window, self.hop, blocks, entry.path)
             rows, places = cut
         else:
-            if self.part.samples == 1:
+            if self.part is None:
                 self.part = _part(self.name, self.rate, len(signal), self.window)
             rows = self.part.cut(float32(signal), self.rate, entry.path).signals
             places = np.zeros(len(rows), int)
@@ -216,8 +215,8 @@ class _Reading:
 
 def _signal(path: Path, name: str) -> tuple[np.ndarray, int]:
     if name == "cwru":
-        number = cwru_number(path)
-        return mat_variable(path, f"X{number:03d}_DE_time").ravel(), CWRU[number][1]
+        variable, _, rate = cwru_recording(path)
+        return mat_variable(path, variable).ravel(), rate
     if name not in LONG:
         signals, rate = read_file(path)
         return signals[0], rate
@@ -239,10 +238,11 @@ def _part(name: str, rate: int, length: int, window: int) -> Part:
 def _listed(folder: Path, name: str, choice: Choice) -> list[Entry]:
     """Find the recordings that are wanted; say which files are left out and why."""
     listing(folder)  # says what a missing folder is
-    known, found, odd, other = SETS[name], [], [], []
+    known, found, odd = SETS[name], [], []
+    _check_options(known, name, choice)
     categories = _categories(folder) if name == "esc50" else {}
     lists = _lists(folder, choice.only) if name == "speech" else {}
-    machines = _machines(folder, known, choice.machine)
+    _check_machine(folder, known, choice.machine)
     for path in _files(folder):
         shown = path.relative_to(folder).as_posix()
         match = known.match(f"{folder.resolve().name}/{shown}")
@@ -250,22 +250,16 @@ def _listed(folder: Path, name: str, choice: Choice) -> list[Entry]:
         label, group = parts.get("label") or parts.get("later") or "", parts.get("group")
         part = lists.get(shown, "training") if name == "speech" else parts.get("list")
         if name == "cwru" and match:
-            number = cwru_number(path)
-            label, match = CWRU[number][0] if number in CWRU else "", number in CWRU
-            group = label
+            match = cwru_recording(path)
+            label = group = match[1] if match else ""
         if categories and match:
             label, group = categories.get(path.name, ("", ""))
             match, group = label, f"fold {group}"
         if not match:
             odd += [path] * (path.name not in TABLES)
-        elif (machines and parts["machine"] != choice.machine and len(machines) > 1) or (
-            choice.only and part != choice.only
-        ):
-            other.append(path)
-        else:
+        elif choice.machine in (None, parts.get("machine")) and choice.only in (None, part):
             found.append(Entry(path, shown, label, group, _recording(shown, name)))
     _say_odd(folder, odd, known)
-    _check_options(folder, found + other, known, name, choice)
     if not found:
         raise DataError(
             folder, f"holds no recording of {known.title}", expected=f"files as in {known.origin}"
@@ -303,12 +297,12 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _machines(folder: Path, known: PublicSet, wanted: str | None) -> list[str]:
-    """The machine types that are there; refuse several without a choice."""
+def _check_machine(folder: Path, known: PublicSet, wanted: str | None) -> None:
+    """Refuse a machine type that is not there, and several without a choice."""
     if "machine" not in known.files.groupindex:
         if wanted:
             raise ArgumentError(f"{known.title} has no machine types, so leave out --machine.")
-        return []
+        return
     name = folder.resolve().name
     paths = (f"{name}/{path.relative_to(folder).as_posix()}" for path in _files(folder))
     found = sorted({match["machine"] for match in map(known.match, paths) if match})
@@ -321,10 +315,9 @@ def _machines(folder: Path, known: PublicSet, wanted: str | None) -> list[str]:
             expected="one, since their normal sounds differ",
             mend=f"name one, such as --machine {found[0]}",
         )
-    return found
 
 
-def _check_options(folder: Path, there: list, known: PublicSet, name: str, choice: Choice) -> None:
+def _check_options(known: PublicSet, name: str, choice: Choice) -> None:
     lists = {"dcase": ("train", "test"), "speech": ("training", *LISTS)}.get(name, ())
     if choice.only and choice.only not in lists:
         said = f"one of {', '.join(lists)}" if lists else "left out, as it has no lists of its own"
@@ -394,7 +387,9 @@ def _of_groups(
     for entry in entries:
         alone[entry.label].add(entry.group)
     one = [
-        f"{label} ({next(iter(made))})" for label, made in sorted(alone.items()) if len(made) == 1
+        f"{label or 'unlabelled'} ({next(iter(made))})"
+        for label, made in sorted(alone.items())
+        if len(made) == 1
     ]
     if name == "cwru":
         yield (

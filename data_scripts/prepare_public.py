@@ -74,9 +74,7 @@ def app(
     overwrite: Overwrite = False,
 ) -> None:
     """Read the data set and write a prepared folder."""
-    choice = Choice(
-        machine, only, classes, known or name == "cwru", sample_rate, window, hop, blocks
-    )
+    choice = Choice(machine, only, classes, known, sample_rate, window, hop, blocks)
     prepare(lambda: read_public(folder, str(name), choice, progress=True), out, overwrite)
 
 

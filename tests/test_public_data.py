@@ -3,6 +3,7 @@
 import importlib
 import re
 import shlex
+import struct
 from pathlib import Path
 from zlib import crc32
 
@@ -13,6 +14,7 @@ import soundfile
 from typer.testing import CliRunner
 
 from hfld_lite.data.mat_files import struct_signal
+from hfld_lite.data.mat_structs import check_struct
 from hfld_lite.data.parts import Part
 from hfld_lite.data.public_sets import CWRU, SETS
 from hfld_lite.data.readers import read_cuts, read_folder
@@ -76,9 +78,9 @@ def paderborn(folder: Path, bearings: str = "K001 K002 KA01 KA03 KI01 KI14") -> 
             measured(folder / bearing / f"N15_M07_F10_{bearing}_{i}.mat")
 
 
-def cwru(folder: Path, numbers: tuple = (97, 99, 105, 106, 118, 3001, 109, 278)) -> None:
+def cwru(folder: Path, numbers: tuple = (97, 99, 105, 106, 118, 3001, 109, 174, 278)) -> None:
     for number in numbers:
-        variable = {3001: 56}.get(number, number)
+        variable = {3001: 56, 174: 173}.get(number, number)
         rate = CWRU.get(number, ("", 12_000))[1]
         content = {
             f"X{variable:03d}_{end}_time": noise(400 * rate // 12_000, f"{number}{end}")[:, None]
@@ -227,13 +229,13 @@ def test_paderborn_without_vibration(prepare, tmp_path):
 
 def test_cwru(prepare):
     read, text, notes = prepare("cwru", *WINDOW, "--blocks", 2)
-    assert read.class_names == ("B007", "IR007", "IR028", "Normal")
+    assert read.class_names == ("B007", "IR007", "IR014", "IR028", "Normal")
     assert read.normal_classes == ("Normal",)
     assert "278.mat" in notes, "of the fan end"
-    assert "known bearings of Case Western bearings: 7 files" in read.source
+    assert "known bearings of Case Western bearings: 8 files" in read.source
     assert "Each class is one bearing, the same in all its files" in text
-    assert "known bearings: B007, IR007, IR028, Normal." in text
-    assert np.bincount(read.labels).tolist() == [8, 24, 8, 16], "48 kHz became 12 kHz"
+    assert "known bearings: B007, IR007, IR014, IR028, Normal." in text
+    assert np.bincount(read.labels).tolist() == [8, 24, 8, 8, 16], "48 kHz became 12 kHz"
     assert set(read.groups[read.labels == 0]) == {"118/block00", "118/block01"}
     row = read.origins.tolist().index("3001.mat:0")
     assert np.array_equal(read.signals[row], np.float32(noise(400, "3001DE")[:50]))
@@ -403,6 +405,28 @@ def test_damaged_structs_are_refused_in_a_sentence(compressed, tmp_path):
             except DataError:
                 refused += 1
         assert refused > 20
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        (struct.pack("<II", 9, 400), struct.pack("<II", 27, 400), "data of the types \\[27\\]"),
+        (struct.pack("<II", 9, 400), struct.pack("<II", 9, 1 << 30), "claims 1073741824 bytes"),
+        # the dimensions of the struct: two of them are claimed, or a million
+        (struct.pack("<IIii", 5, 8, 1, 1), struct.pack("<IIii", 5, 8, 1, 2), "4 matrices are"),
+        (struct.pack("<IIii", 5, 8, 1, 1), struct.pack("<IIii", 5, 8, 1000, 1000), "2000000 matr"),
+    ],
+    ids=("unknown type", "too long", "more structs", "a million structs"),
+)
+def test_tags_in_a_struct_are_checked_before_scipy_believes_them(old, new, words, tmp_path):
+    mat(path := tmp_path / "m.mat", {"bearing": {"gs": noise(50), "sr": 97_656}}, compressed=False)
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new, 1))
+    with pytest.raises(ValueError, match=words):
+        check_struct(path, "bearing")
+    with pytest.raises(DataError, match=words):
+        struct_signal(path)
 
 
 def test_structs_of_other_kinds(tmp_path):

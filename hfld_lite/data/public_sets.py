@@ -11,6 +11,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from shlex import quote
 from typing import NamedTuple
 
 from hfld_lite.data.manifests import manifest_in
@@ -148,19 +149,23 @@ CWRU = {
 """Class and rate in Hz of Case Western's recordings, by their number."""
 
 
-def cwru_number(file: Path) -> int | None:
-    """The number of a recording of Case Western, by its variable; None if it is none of these.
+def cwru_recording(file: Path) -> tuple[str, str, int] | None:
+    """Variable, class and rate in Hz of a recording of Case Western; None if it is none of these.
 
-    Where there are variables of two recordings, the number in the file's name decides.
+    The number in the variable says which recording it is, or else that in the file's name, which
+    also decides where there are variables of two recordings.
     """
     from hfld_lite.data.mat_files import variable_name  # it imports the readers
 
     try:
-        name = variable_name(file, "X*_DE_time")
+        variable = variable_name(file, "X*_DE_time")
     except DataError:
         return None
-    found = re.fullmatch(r"X(\d+)_DE_time", name)
-    return int(found[1]) if found else None
+    found = re.fullmatch(r"X(\d+)_DE_time", variable)
+    for number in (found, re.search(r"(\d+)$", file.stem)) if found else ():
+        if number and int(number[1]) in CWRU:
+            return variable, *CWRU[int(number[1])]
+    return None
 
 
 def refuse_public(folder: Path, inside: list[Path]) -> None:
@@ -181,7 +186,7 @@ def refuse_public(folder: Path, inside: list[Path]) -> None:
     known = SETS[name]
     matches = [known.match(_with(folder, path)) for path in paths]
     machines = {m["machine"]: 0 for m in matches if m and "machine" in known.files.groupindex}
-    command = f"{PROGRAM} {name} '{folder}' --out data/{name}"
+    command = f"{PROGRAM} {name} {quote(str(folder))} --out data/{name}"
     if len(machines) > 1:
         first, *others = machines
         command += f" --machine {first} (or {', '.join(others)})"
@@ -201,7 +206,7 @@ def _found(folder: Path, paths: list[Path]) -> str | None:
             files = [path for path in paths if path.suffix.lower() == ".mat"]
             # IR007_0.mat is read as it is, by its name; 105.mat and B007_0_118.mat cannot be
             numbered = files and re.search(r"(^|_)\d{2,4}$", files[0].stem)
-            if numbered and cwru_number(files[0]) in CWRU:
+            if numbered and cwru_recording(files[0]):
                 return name
         elif any(known.match(_with(folder, path)) for path in paths):
             return name
