@@ -65,6 +65,8 @@ _SYSTEM = set(
     |thumbs.db|ehthumbs.db|desktop.ini|icon\r""".replace("\n    ", "").split("|")
 )
 _MOST_RATIO = 1 << 18
+_OWN_NAMES = ("manifest", "label_pattern", "group_pattern", "variable")
+"""Options that say what files are; then a public data set may be read in another way."""
 
 
 def reader(
@@ -141,11 +143,14 @@ def read_folder(
             `read_wav_folder`.
 
     Raises:
-        DataError: the folder holds no known layout, or several.
+        DataError: the folder holds no known layout, or several, or a public data set as it is
+            published, which a program prepares.
         ArgumentError: the reader has no such option.
     """
     folder = Path(folder)
     inside = listing(folder)
+    if not any(options.get(name) for name in _OWN_NAMES):
+        refuse_public(folder, inside)
     found = [known for known in LAYOUTS.values() if known.is_here(of_people(inside))]
     if len(found) != 1:
         names = " and ".join(_with_endings(known.name) for known in found)
@@ -462,4 +467,5 @@ def float32(array: np.ndarray) -> np.ndarray:
 # The modules of the formats register themselves, and import what stands above.
 from hfld_lite.data.class_folders import read_wav_folder  # noqa: E402
 from hfld_lite.data.mat_files import read_long_mat, read_mat  # noqa: E402
+from hfld_lite.data.public_sets import refuse_public  # noqa: E402
 from hfld_lite.data.sound_files import read_sound  # noqa: E402, F401
