@@ -30,7 +30,7 @@ FALSE_ALARMS = 0.01
 """The share of good recordings that may be called defective, where nobody asks for another."""
 
 CALIBRATING, MOST_CALIBRATING = 0.25, 0.4
-"""Shares of the good groups that set the limit: usually, and at most, where a promise needs more."""
+"""Shares of the good groups that set the limit: usually, and at most, if a promise needs more."""
 
 PITCHES = (1.0, 1.03, 1 / 1.03)
 """Factors on all frequencies: the recording as it is, and its altered copies."""
@@ -81,7 +81,11 @@ def as_good(
     kinds = np.array([*names, ""])[recordings.labels]
     left = [name for name, verdict in zip(names, known, strict=True) if verdict == UNLABELLED]
     counts = {name: int(np.sum(kinds == name)) for name in left} | {"": int(np.sum(kinds == ""))}
-    said = [f"{n} of the class {name!r}" if name else f"{n} unlabelled" for name, n in counts.items() if n]
+    said = [
+        f"{n} of the class {name!r}" if name else f"{n} unlabelled"
+        for name, n in counts.items()
+        if n
+    ]
     notes = (*recordings.notes, *[f"left out: {'; '.join(said)}"] * bool(said))
     chosen = recordings if len(rows) == len(recordings) else recordings.select(rows)
     return replace(
@@ -112,8 +116,8 @@ def split_good(
     """Divide good and defective recordings by group.
 
     The validation part sets the limit: a quarter of the good groups, and up to two fifths if the
-    promise that is asked for needs so many. Defective recordings are for the test alone; with ``use_defects``, half of
-    their groups are in the validation part.
+    promise that is asked for needs so many. Defective recordings are for the test alone; with
+    ``use_defects``, half of their groups are in the validation part.
 
     Args:
         recordings: of :func:`as_good`.
@@ -154,8 +158,8 @@ def split_good(
         raise ArgumentError(
             f"The share of false alarms is {false_alarms:g}; {count} good groups, of which {most} "
             f"set the limit, can promise {math.ceil(1000 * least) / 1000:g} or more (below 0.5); "
-            f"ask for that, or record {math.ceil((1 / max(false_alarms, 1e-6) - 1) / MOST_CALIBRATING)}"
-            " good parts or more."
+            "ask for that, or record "
+            f"{math.ceil((1 / max(false_alarms, 1e-6) - 1) / MOST_CALIBRATING)} good parts or more."
         )
     needed = 0 if false_alarms is None else math.ceil(1 / false_alarms - 1 - 1e-9)
     calibrating = min(most, max(round(CALIBRATING * count), needed))

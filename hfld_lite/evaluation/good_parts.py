@@ -79,9 +79,10 @@ class GoodParts:
     chosen_by: dict[str, float]
 
     @property
-    def promise(self) -> str:
-        """What the limit guarantees, in a sentence."""
-        return promise(self.false_alarms, self.groups, self.recordings)
+    def facts(self) -> dict[str, Any]:
+        """What a run folder keeps of it."""
+        names = ("score", "false_alarms", "groups", "recordings", "chosen_by")
+        return {name: getattr(self, name) for name in names}
 
     def table(self, recordings: Recordings, rows: np.ndarray) -> pd.DataFrame:
         """Every score on the same recordings, in one table; see :func:`measured`.
@@ -219,7 +220,7 @@ def _chain(
         recipe.seed,
     )
     networks = {
-        name: distances(each.fit(taught))
+        name: distances(each.fit(taught), each.words)
         for name, each in SCORES.items()
         if projections or name != MATCHING  # a recipe without feature matching has none
     }
@@ -292,9 +293,7 @@ def measured(suspicion: np.ndarray, part: Recordings) -> dict[str, Any]:
         from sklearn.metrics import roc_auc_score  # slow to import
 
         found["auc"] = float(roc_auc_score(labels, suspicion))
-        found["partial_auc"] = float(
-            roc_auc_score(labels, suspicion, max_fpr=MOST_FALSE_ALARMS)
-        )
+        found["partial_auc"] = float(roc_auc_score(labels, suspicion, max_fpr=MOST_FALSE_ALARMS))
         found["auc_low"], found["auc_high"] = auc_interval(suspicion, labels, groups)
     for name, label in (("false_alarm", 0), ("miss", 1)):
         rows = labels == label

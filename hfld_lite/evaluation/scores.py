@@ -169,7 +169,9 @@ def autoencoder(taught: Taught) -> dict[str, nn.Module]:
     mean, deviation = x.mean(0), np.maximum(x.std(0), 1e-3 * x.std() + 1e-12)
     x = (x - mean) / deviation
     hidden = (HIDDEN, NARROWEST, HIDDEN)
-    coder = MLPRegressor(hidden_layer_sizes=hidden, max_iter=300, tol=0, random_state=taught.seed % 2**32)
+    coder = MLPRegressor(
+        hidden_layer_sizes=hidden, max_iter=300, tol=0, random_state=taught.seed % 2**32
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it always trains to its last iteration
         coder.fit(x, x)
@@ -282,11 +284,12 @@ class Distance(nn.Module):
         body: z(x), maps ``(n, length)`` to ``(n, d)``.
         size: d.
         limit: the score above which a recording is called defective.
+        title: what it is, for tables.
     """
 
-    def __init__(self, body: nn.Module, size: int, limit: float = 1.0) -> None:
+    def __init__(self, body: nn.Module, size: int, limit: float = 1.0, title: str = "") -> None:
         super().__init__()
-        self.body, self.answer = body, nn.Linear(size, 2)
+        self.body, self.answer, self.title = body, nn.Linear(size, 2), title
         self.set_limit(limit)
 
     @torch.no_grad()
@@ -310,13 +313,16 @@ class Distance(nn.Module):
 
 def empty_networks(name: str, recipe: Recipe) -> dict[str, Distance]:
     """A score's networks by role, with shapes and no numbers: they take no memory."""
+    found = look_up(SCORES, name, "Score")
     with torch.device("meta"):
-        return distances(look_up(SCORES, name, "Score").empty(recipe))
+        return distances(found.empty(recipe), found.words)
 
 
-def distances(bodies: Mapping[str, nn.Module]) -> dict[str, Distance]:
+def distances(bodies: Mapping[str, nn.Module], words: str) -> dict[str, Distance]:
     """Networks z(x) by role as networks with two logits, with a limit of 1, in eval mode."""
-    return {role: Distance(body, _outputs(body)).eval() for role, body in bodies.items()}
+    return {
+        role: Distance(body, _outputs(body), title=words).eval() for role, body in bodies.items()
+    }
 
 
 def _outputs(body: nn.Module) -> int:
