@@ -34,7 +34,7 @@ from hfld_lite.recipes import ALONE, Recipe, network_of
 SHARPNESS = 4.0
 """The logit of a recording with twice the score of the limit; no probability of a defect."""
 
-DIRECTIONS = 28
+DIRECTIONS = 26
 """Of a student's distance, so that student and distance take less than 20 kB in eight bits."""
 
 BANDS = 128
