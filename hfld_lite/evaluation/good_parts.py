@@ -151,7 +151,7 @@ def train_good(
         for network in each.values():
             found = values(network.body, inputs)
             limit = limit_of(found, groups, rate, None if wholes is None else wholes[calibration])
-            network.set_limit(limit)
+            network.set_limit(limit, rate)
     chosen_by = {}
     if use_defects:
         seen = recordings.select(parts.validation)

@@ -15,6 +15,7 @@ Merhof, "Modeling the distribution of normal data in pre-trained deep features f
 detection", 2021).
 """
 
+import copy
 import math
 import warnings
 from collections.abc import Callable, Mapping
@@ -34,7 +35,7 @@ from hfld_lite.recipes import ALONE, Recipe, network_of
 SHARPNESS = 4.0
 """The logit of a recording with twice the score of the limit; no probability of a defect."""
 
-DIRECTIONS = 26
+DIRECTIONS = 22
 """Of a student's distance, so that student and distance take less than 20 kB in eight bits."""
 
 BANDS = 128
@@ -290,11 +291,13 @@ class Distance(nn.Module):
     def __init__(self, body: nn.Module, size: int, limit: float = 1.0, title: str = "") -> None:
         super().__init__()
         self.body, self.answer, self.title = body, nn.Linear(size, 2), title
+        self.register_buffer("rate", torch.zeros(()))  # saved with the weights
         self.set_limit(limit)
 
     @torch.no_grad()
-    def set_limit(self, limit: float) -> None:
-        """Call recordings defective above this score."""
+    def set_limit(self, limit: float, rate: float = 0.0) -> None:
+        """Call recordings defective above this score; `rate` is the promised share of good ones."""
+        self.rate.fill_(rate)
         self.answer.weight[0] = 0
         self.answer.bias[0] = 0
         self.answer.weight[1] = SHARPNESS / limit / self.answer.in_features
@@ -303,7 +306,7 @@ class Distance(nn.Module):
     @property
     def limit(self) -> float:
         """The score above which a recording is called defective."""
-        return SHARPNESS / float(self.answer.weight[1].sum())
+        return SHARPNESS / float(self.answer.weight.detach()[1].sum())
 
     def forward(self, x: Tensor) -> Output:
         """Map ``(n, length)`` to z as features ``(n, d, 1)``, and the logits ``(n, 2)``."""
@@ -328,6 +331,29 @@ def distances(bodies: Mapping[str, nn.Module], words: str) -> dict[str, Distance
 def _outputs(body: nn.Module) -> int:
     """Values that a score's network gives: those of its last linear layer."""
     return [each for each in body.modules() if isinstance(each, nn.Linear)][-1].out_features
+
+
+def with_own_limit(
+    network: Distance,
+    predict: Callable[[np.ndarray], np.ndarray],
+    signals: np.ndarray,
+    groups: np.ndarray,
+    wholes: np.ndarray | None = None,
+) -> Distance:
+    """A copy whose limit is set by what another form of it, such as eight bits, says.
+
+    Args:
+        network: with the promised share in `rate`.
+        predict: of that form: probabilities ``(n, 2)`` of raw signals ``(n, samples)``.
+        signals, groups, wholes: of the good recordings that set the limit.
+    """
+    p = np.clip(predict(signals)[:, 1].astype(float), 1e-9, 1 - 1e-7)
+    relative = np.maximum(1 + np.log(p / (1 - p)) / SHARPNESS, 1e-9)  # s / limit
+    rate = float(network.rate)
+    factor = limit_of(relative, groups, rate, wholes)
+    found = copy.deepcopy(network)
+    found.set_limit(network.limit * factor, rate)
+    return found
 
 
 def values(network: nn.Module, inputs: Tensor, size: int = 256) -> np.ndarray:
