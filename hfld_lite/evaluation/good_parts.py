@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from hfld_lite.data.examples import Examples
@@ -39,6 +40,7 @@ from hfld_lite.evaluation.trust import BANDS, band_levels
 from hfld_lite.hierarchy import ALONE, Chain, Stage, Trainer
 from hfld_lite.recipes import Recipe
 from hfld_lite.storage.history import Fit
+from hfld_lite.training import predict_logits, validate
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -161,6 +163,7 @@ def train_good(
             for name, each in networks.items()
         }
     score = score or max(chosen_by, key=chosen_by.get, default=DEFAULT)
+    inputs = examples.samples(calibration).inputs
     stages = {}
     for role, network in networks[score].items():
         known = chain.stages.get(role)
@@ -168,7 +171,7 @@ def train_good(
             role,
             network,
             known.learned_from if known else "good parts",
-            known.fit if known else Fit([], 0, 0.0),
+            known.fit if known else _taken(network, inputs),
         )
     return GoodParts(
         Chain(recipe, stages, parts, examples, frozenset(stages)),
@@ -232,6 +235,13 @@ def _answering(networks: dict[str, Distance]) -> Distance:
     return networks.get("student", next(reversed(networks.values())))
 
 
+def _taken(network: Distance, inputs: Tensor) -> Fit:
+    """What stands in place of a training's course: how many good recordings are called good."""
+    logits = predict_logits(network, inputs)
+    found = validate(logits, torch.zeros(len(logits), dtype=torch.long))
+    return Fit([{"epoch": 0, **found, "seconds": 0.0, "verdict": ""}], 0, 0.0)
+
+
 def sound_rows(recordings: Recordings, rows: np.ndarray) -> np.ndarray:
     """Those of the rows that are good."""
     return rows[recordings.labels[rows] == 0]
@@ -239,8 +249,6 @@ def sound_rows(recordings: Recordings, rows: np.ndarray) -> np.ndarray:
 
 def probabilities(network: nn.Module, inputs: Tensor) -> np.ndarray:
     """σ of the second logit less the first, ``(n,)``: above a half the answer is defective."""
-    import torch
-
     with torch.no_grad():
         logits = torch.cat([network(part).logits for part in inputs.split(256)])
     return torch.softmax(logits.double(), 1)[:, 1].numpy()

@@ -194,13 +194,18 @@ class Features(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = network
-        if isinstance(network, ResNet1d):
-            network.head = nn.Identity()  # what told kinds and pitches apart
+        self.network = _without_head(network)
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
         return self.network(x).features.flatten(1)
+
+
+def _without_head(network: nn.Module) -> nn.Module:
+    """The network itself, without the layers that told kinds and pitches apart."""
+    if isinstance(network, ResNet1d):
+        network.head = nn.Identity()
+    return network
 
 
 class Bands(nn.Module):
@@ -228,7 +233,7 @@ class Matching(nn.Module):
         super().__init__()
         self.pairs = [(role, teachers[role]) for role in projections]
         used = dict.fromkeys(role for pair in self.pairs for role in pair)
-        self.networks = nn.ModuleDict({role: networks[role] for role in used})
+        self.networks = nn.ModuleDict({role: _without_head(networks[role]) for role in used})
         self.projections = nn.ModuleDict(projections)
         self.heads = heads
 
