@@ -71,7 +71,7 @@ def test_a_part_is_in_colour_and_the_rest_grey():
 def shown(monkeypatch):
     """What a cell displays, as HTML."""
     pages = []
-    monkeypatch.setattr("IPython.display.display", lambda page: pages.append(page.data))
+    monkeypatch.setattr(drawing, "display", lambda page: pages.append(page.data))
     return pages
 
 

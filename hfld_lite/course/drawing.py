@@ -5,12 +5,22 @@ All are dark on white, 400 units wide, with text of 12: readable at 400 px. ``<t
 """
 
 import base64
+import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape, unescape
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from hfld_lite.errors import ArgumentError, nearest
+import numpy as np
+import torch
+from IPython.display import HTML, display
+from torch import nn
+
+from hfld_lite.app.style import png, words
+from hfld_lite.errors import ArgumentError, DataError, nearest
+from hfld_lite.storage.checkpoints import read_state
+from hfld_lite.weighting import PVPN
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -150,15 +160,11 @@ def show(figure: "Figure | str", alt: str = "") -> None:
     Raises:
         ArgumentError: if there is no alternative text.
     """
-    from IPython.display import HTML, display
-
     if isinstance(figure, str):
         said = re.search(r"<desc>(.*?)</desc>", figure, re.S)
         alt = alt or (unescape(said[1]) if said else "")
         data, width = figure.encode(), "width:640px;"
     else:
-        from hfld_lite.app.style import png
-
         data, width = (png(figure), "") if alt else (b"", "")
     if not alt:
         raise ArgumentError("The figure has no alternative text; say in alt what it shows.")
@@ -259,6 +265,147 @@ def framework(highlight: str | None = None) -> str:
 def show_framework(part: str | None = None) -> None:
     """Show the drawing of the method, with one part in colour; see :func:`framework`."""
     show(framework(part))
+
+
+def one_to_all(similarity: np.ndarray, position: int | None = None) -> tuple[str, str]:
+    """Which student positions a teacher position is compared with: its own, or all of them.
+
+    Args:
+        similarity: M of one recording and head, ``(teacher positions, student positions)``, up to
+            nine each; the arrows of one-to-all matching are as wide as its shares.
+        position: the only teacher position whose arrows are drawn; by default those of all.
+
+    Returns:
+        SVG text and its alternative text.
+    """
+    teacher, student = np.shape(similarity)
+    sheet = Sheet(196)
+    for left, title in ((8, "One-to-one"), (212, "One-to-all")):
+        sheet.text(left + 90, 16, title, "features", bold=True)
+        places = [
+            [left + 180 * (i + 0.5) / count for i in range(count)] for count in (teacher, student)
+        ]
+        sheet.text(left, 40, "teacher positions", "networks", "start")
+        sheet.text(left, 188, "student positions", "networks", "start")
+        for i, x in enumerate(places[0]):
+            for j, to in enumerate(places[1]):
+                share = float(i == j) if left == 8 else similarity[i][j]
+                if share >= 0.02 and position in (None, i):
+                    sheet.line([(x, 68), (to, 148)], "features", share > 0.2, 0.5 + 3.5 * share)
+        for y, line in zip((58, 158), places, strict=True):
+            for i, x in enumerate(line):
+                sheet.box(x - 9, y - 10, 18, 20, str(i), "networks")
+    drawn = range(teacher) if position is None else [position]
+    alt = (
+        f"Left, one-to-one: each of {teacher} teacher positions is compared with the student "
+        "position of the same number. Right, one-to-all: each is compared with all "
+        f"{student} student positions, and the widest arrows lead "
+        + ", ".join(f"from {i} to {int(np.argmax(similarity[i]))}" for i in drawn)
+    )
+    return sheet.svg("One-to-one and one-to-all matching", alt), alt
+
+
+def pvpn_layers(pvpn: PVPN) -> tuple[str, str]:
+    """The layers of a PVPN with the shapes between them and their parameters.
+
+    Returns:
+        SVG text and its alternative text.
+    """
+    x = torch.zeros(1, pvpn.channels, pvpn.positions)
+    steps = [("features of the student", tuple(x.shape[1:]), None)]
+    with torch.inference_mode():
+        for layer in pvpn.layers:
+            x = layer(x)
+            if isinstance(layer, nn.ReLU):
+                steps[-1] = (steps[-1][0] + ", ReLU", *steps[-1][1:])
+                continue
+            name = {nn.Conv1d: "1×1 convolution", nn.Linear: "linear"}.get(type(layer), "flatten")
+            count = sum(p.numel() for p in layer.parameters())
+            steps.append((name, tuple(x.shape[1:]), count))
+    sheet = Sheet(56 * len(steps) + 2)
+    for i, (name, shape, count) in enumerate(steps):
+        y, size = 8 + 56 * i, " × ".join(f"{n:,}" for n in shape)
+        wide = 150 + 90 * np.log(np.prod(shape)) / np.log(np.prod(steps[0][1]))
+        parts = "features" if count is None else "pvpn"
+        sheet.box(125 - wide / 2, y, wide, 36, f"{name}|{size}", parts)
+        if count:
+            sheet.text(258, y + 22, f"{count:,} parameters", parts, "start")
+        if i:
+            sheet.line([(125, y - 20), (125, y)], "pvpn")
+    total = sum(count or 0 for *_, count in steps)
+    layers = "; ".join(
+        f"{name} to {' by '.join(map(str, shape))}"
+        + (f" with {count:,} parameters" if count else "")
+        for name, shape, count in steps[1:]
+    )
+    alt = (
+        f"The PVPN reads {pvpn.channels} channels at {pvpn.positions} positions: {layers}; "
+        f"{total:,} parameters in all"
+    )
+    return sheet.svg("The layers of the PVPN", alt), alt
+
+
+KEPT_IN = {
+    "objective": "the network and what is trained with it",
+    "best_state": "the network at its best epoch",
+    "optimizer": "the optimiser's means of the gradients",
+    "schedule": "the place in the learning rate's schedule",
+    "precision": "the scale of mixed precision",
+    "generators": "the generators of order and variation",
+    "dropout": "the generator of dropout",
+    "rows": "the history, a row for each epoch",
+    "seconds": "the seconds so far",
+    "epoch": "the number of finished epochs",
+    "best": "the best validation so far",
+    "best_epoch": "the epoch of the best validation",
+    "made_of": "hashes of recipe and teachers",
+}
+"""What an entry of a checkpoint is; others are shown by their name."""
+
+
+def checkpoint(folder: str | Path) -> tuple[str, str]:
+    """What the newest checkpoint of a training holds, with the size of each entry.
+
+    Args:
+        folder: that :func:`hfld_lite.hierarchy.distill_chain` was given.
+
+    Returns:
+        SVG text and its alternative text.
+
+    Raises:
+        DataError: if the folder holds no checkpoint.
+    """
+    files = sorted(Path(folder).glob("*.safetensors"), key=lambda path: path.stat().st_mtime_ns)
+    if not files:
+        raise DataError(
+            folder, "it holds no checkpoint", mend="give the folder of a training with checkpoints"
+        )
+    state = read_state(files[-1])
+    entries = [(name, _bytes(value)) for name, value in state.items() if value is not None]
+    ordered = sorted((entry for entry in entries if entry[1]), key=lambda entry: -entry[1])
+    sheet = Sheet(30 * len(ordered) + 40)
+    sheet.text(200, 18, f"One checkpoint: {files[-1].stat().st_size:,} bytes", "data", bold=True)
+    for i, (name, size) in enumerate(ordered):
+        y = 32 + 30 * i
+        sheet.box(8, y, 384, 24, "", "data")
+        label = KEPT_IN.get(name, words(name))
+        sheet.text(16, y + 16, label, "data", "start")
+        sheet.text(384, y + 16, f"{size:,} bytes", "data", "end")
+    alt = "A checkpoint holds " + "; ".join(
+        f"{KEPT_IN.get(name, words(name))}, {size:,} bytes" for name, size in ordered
+    )
+    return sheet.svg("What a checkpoint holds", alt), alt
+
+
+def _bytes(value: Any) -> int:
+    """Of the tensors in a value, and of everything else as JSON."""
+    if hasattr(value, "nbytes"):
+        return value.nbytes
+    if isinstance(value, Mapping):
+        return sum(len(str(key)) + _bytes(item) for key, item in value.items())
+    if isinstance(value, list | tuple):
+        return sum(map(_bytes, value))
+    return len(json.dumps(value))
 
 
 _TITLE = "Hierarchical feature-logit knowledge distillation"
