@@ -151,8 +151,8 @@ def positions_in_hertz(
     table = bands(network, recipe, samples, rate)
     inputs = network_inputs(recordings.signals, recipe, rate).mean(0).numpy()
     hertz = frequencies(recipe, samples, rate)
-    figure = Figure(figsize=(8, 4.6), layout="constrained")
-    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 3))
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 5))
     above.plot(inputs, color=COLOURS[0], linewidth=0.8)
     above.set(ylabel="input, mean", title="what the network reads")
     for row in table.itertuples():
@@ -169,7 +169,7 @@ def positions_in_hertz(
     below.set_xticks(list(ticks), list(ticks.values()))
     names = [f"{row.position}: {row.reads}".replace("; ", ",\n") for row in table.itertuples()]
     below.set(xlim=(0, len(inputs)), yticks=range(POSITIONS), yticklabels=names)
-    below.set(ylabel="position", title="dark: what it reads; light: all that it sees")
+    below.set(ylabel="position", title="dark: around its middle; light: its whole receptive field")
     after = "; after the line, bands over time" * (len(inputs) > len(hertz))
     below.set_xlabel(f"frequency in kHz{after}")
     below.invert_yaxis()
