@@ -253,7 +253,7 @@ def chain_in_time(history: pd.DataFrame) -> tuple[Figure, str]:
         axis.barh(row, seconds, left=begin, color=COLOURS[row % 4], height=0.7)
         if row + 1 < len(took):
             axis.plot([begin + seconds] * 2, [row, row + 1], color="0.35", linewidth=1)
-        told = f"{words(role)}: {epochs:.0f} epochs, {seconds:.1f} s"
+        told = f"{words(role)}: {epochs:.0f} epoch{'s' * (epochs > 1)}, {seconds:.1f} s"
         late = begin > took["sum"].sum() / 2
         axis.text(
             begin if late else begin + seconds,
