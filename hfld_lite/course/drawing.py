@@ -130,7 +130,7 @@ class Sheet:
         """The document; ``words`` say what is drawn to those who cannot see it."""
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {self.height:g}" '
-            f'role="img" font-family="Arial, Helvetica, sans-serif" font-size="{TEXT}">\n'
+            f'width="{WIDTH}" height="{self.height:g}" role="img" font-family="Arial, Helvetica, sans-serif" font-size="{TEXT}">\n'
             f"<title>{escape(title)}</title>\n<desc>{escape(words)}</desc>\n"
             f'<rect width="{WIDTH}" height="{self.height:g}" fill="white"/>\n'
             + "\n".join(self.drawn)
