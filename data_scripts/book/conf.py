@@ -25,8 +25,8 @@ nb_execution_mode = "off"  # the book shows the outputs that are stored
 nb_mime_priority_overrides = [("html", "application/vnd.jupyter.widget-view+json", None)]
 nb_ipywidgets_js = {}
 
-# The form of MathJax that needs no fonts: one file, and browsers load no font of file:// pages.
-mathjax_path = "tex-svg.js"
+# The form of MathJax that needs no fonts: one file, with all extensions.
+mathjax_path = "tex-svg-full.js"
 
 html_theme = "sphinx_book_theme"
 html_title = "hfld_lite, the course"
