@@ -68,7 +68,7 @@ def in_points(rows: pd.DataFrame, base: str = "alone") -> pd.Series:
     names = (f"against_{base}", f"low_{base}", f"high_{base}")
     ends = (100 * rows[list(names if base else ("difference", "low", "high"))]).to_numpy()
     said = [
-        "" if pd.isna(middle) else f"{middle:+.1f} ({low:+.1f} to {high:+.1f})".replace("-", "−")
+        "" if pd.isna(middle) else f"{middle:+.1f} ({low:+.1f} to {high:+.1f})"
         for middle, low, high in ends
     ]
     return pd.Series(said, rows.index)
