@@ -16,17 +16,29 @@ from typer import Argument
 from hfld_lite.storage.files import write_whole
 
 CONFIG = f"""# nbgrader's settings for the course; notebooks/README_teachers.md says what they do.
+from nbgrader.converters import Autograde, GenerateFeedback
+from nbgrader.preprocessors import Execute, GetGrades
+
+from hfld_lite.course.grading import Collector, ScoresByExercise, SecondOpinion, Summary
+
 c = get_config()  # noqa: F821
 
 c.CourseDirectory.course_id = "hfld"
 # As in notebooks/exercises/: nbgrader's own stub raises an error before the check can speak.
 c.ClearSolutions.code_stub = {{"python": {STUB!r}}}
-# A file that is handed in is called LEARNER_NN_notebook.ipynb; LEARNER has no underscore.
-c.FileNameCollectorPlugin.named_regexp = (
-    r"(?:.*/)?(?P<student_id>[^/_]+)_(?P<file_id>\\d\\d_\\w+)"
-)
+# LEARNER_NN_notebook.ipynb and what Moodle gives; notebooks of other names are left out.
+c.ZipCollectApp.collector_plugin = Collector
+c.ZipCollectApp.strict = True
 # Longer than any exercise takes, so that a submission that never ends is stopped.
 c.ExecutePreprocessor.timeout = 120
+# After a submission was executed, its checks run once more where it cannot reach them.
+steps = list(Autograde.autograde_preprocessors.default())
+steps.insert(steps.index(Execute) + 1, SecondOpinion)
+c.Autograde.autograde_preprocessors = steps
+pages = list(GenerateFeedback.preprocessors.default())
+pages.insert(pages.index(GetGrades) + 1, Summary)
+c.GenerateFeedback.preprocessors = pages
+c.ExportApp.plugin_class = ScoresByExercise
 """
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -23,6 +23,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from types import FunctionType, ModuleType
 from typing import Any
 
@@ -54,9 +55,28 @@ UNWATCHED = ("torch.compile", "warnings.formatwarning")
 """What libraries change themselves while they run; no check calls it."""
 
 REACHES = frozenset(
-    "_current_frames _getframe __closure__ __code__ __globals__ __subclasses__ ag_frame "
-    "cell_contents cr_frame ctypes currentframe f_back f_builtins f_globals f_locals gc gi_frame "
-    "setprofile settrace tb_frame".split()
+    {
+        "__closure__",
+        "__code__",
+        "__globals__",
+        "__subclasses__",
+        "_current_frames",
+        "_getframe",
+        "ag_frame",
+        "cell_contents",
+        "cr_frame",
+        "ctypes",
+        "currentframe",
+        "f_back",
+        "f_builtins",
+        "f_globals",
+        "f_locals",
+        "gc",
+        "gi_frame",
+        "setprofile",
+        "settrace",
+        "tb_frame",
+    }
 )
 """Names, attributes and strings with which a program reaches others, not asked for anywhere."""
 
@@ -73,12 +93,13 @@ class Cell:
     graded: bool = False
 
 
-def judge(cells: Sequence[Cell], seconds: float = 600) -> dict[str, str]:
+def judge(cells: Sequence[Cell], seconds: float = 600, folder: str = ".") -> dict[str, str]:
     """What a clean process says of each graded cell.
 
     Args:
         cells: all code cells in their order.
         seconds: how long the whole may take.
+        folder: where the cells run, with a learner's own files beside the notebook.
 
     Returns:
         By the graded cell's name, nothing ("") where its check passes, else one sentence. A cell
@@ -88,9 +109,19 @@ def judge(cells: Sequence[Cell], seconds: float = 600) -> dict[str, str]:
     question = json.dumps({"token": token, "cells": [asdict(cell) for cell in cells]})
     # -P: a file "torch.py" beside the notebook is no module.
     command = [sys.executable, "-P", "-m", __name__]
+    # A package on a relative path would not be found from another folder.
+    paths = [str(Path(each).resolve()) for each in _python_path() if each]
     try:
-        done = subprocess.run(command, input=question.encode(), capture_output=True, timeout=seconds)
-        said = done.stdout
+        said = subprocess.run(
+            command,
+            input=question.encode(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            timeout=seconds,
+            cwd=folder,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths)},
+            check=False,
+        ).stdout
     except subprocess.TimeoutExpired as late:
         said = late.stdout or b""
     found = {cell.name: "Its check did not come to an end." for cell in cells if cell.graded}
@@ -98,6 +129,10 @@ def judge(cells: Sequence[Cell], seconds: float = 600) -> dict[str, str]:
         if line.startswith(token):
             found |= json.loads(line.removeprefix(token))
     return found
+
+
+def _python_path() -> list[str]:
+    return os.environ.get("PYTHONPATH", "").split(os.pathsep)
 
 
 class Seal:
@@ -137,16 +172,20 @@ class Seal:
                 if now.get(key) is not value:
                     names.append(f"{name}.{key}")
                     setattr(owner, key, value)
-            if isinstance(owner, ModuleType) and name != "builtins":
-                # A name of a module's own hides the built-in of this name from its functions.
-                for key in [k for k in now if k not in keys and hasattr(_builtins, k)]:
-                    names.append(f"{name}.{key}")
-                    delattr(owner, key)
+            for key in [key for key in now if key not in keys and self._hides(owner, key)]:
+                names.append(f"{name}.{key}")
+                delattr(owner, key)
         for function, code in self.codes.items():
             if any(a is not b for a, b in zip(_code(function), code, strict=True)):
                 names.append(f"{function.__module__}.{function.__qualname__}")
                 function.__code__, function.__defaults__, function.__kwdefaults__ = code
         return names
+
+    def _hides(self, owner: Any, key: str) -> bool:
+        """Whether a new name is found before a built-in or a method that was found until now."""
+        if isinstance(owner, ModuleType):
+            return owner is not _builtins and hasattr(_builtins, key)
+        return _acts(vars(owner)[key]) and any(key in vars(each) for each in owner.__mro__[1:])
 
 
 _builtins: Any = importlib.import_module("builtins")
@@ -215,6 +254,7 @@ def main() -> None:
         os.dup2(silent, stream)
 
     import matplotlib as mpl
+    from IPython.core.inputtransformer2 import TransformerManager
     from IPython.core.interactiveshell import InteractiveShell
 
     mpl.use("agg")
@@ -232,10 +272,10 @@ def main() -> None:
             sentence = _verdict(cell, shell.user_ns, copies[cell.name], seal, refused)
             print(token + json.dumps({cell.name: sentence}), file=answer, flush=True)
             refused = ""
-        elif word := reaching(shell.transform_cell(cell.source)):
+        elif word := reaching(TransformerManager().transform_cell(cell.source)):
             refused = f'A cell above it uses "{word}", which no exercise needs, and was not run.'
         else:
-            shell.run_cell(cell.source, store_history=False)
+            InteractiveShell.run_cell(shell, cell.source, store_history=False)
 
 
 def _verdict(
