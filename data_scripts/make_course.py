@@ -2,7 +2,8 @@
 
 FOLDER/source/NN_*/NN_*.ipynb are copies of notebooks/solutions/, and FOLDER/nbgrader_config.py says
 how solutions are taken out. notebooks/README_teachers.md tells what to do next. A folder that is a
-course already keeps its gradebook, submissions and configuration; only source/ is renewed.
+course already keeps its gradebook, submissions and configuration; only source/ is renewed. The
+examination, 20, is copied only if its number is given.
 """
 
 import shutil
@@ -10,10 +11,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from make_exercises import SOLUTIONS, STUB
+from make_exercises import ROOT, SOLUTIONS, STUB
 from typer import Argument
 
 from hfld_lite.storage.files import write_whole
+
+EXAMINATION = ROOT / "notebooks" / "examination"
 
 CONFIG = f"""# nbgrader's settings for the course; notebooks/README_teachers.md says what they do.
 from nbgrader.converters import Autograde, GenerateFeedback
@@ -47,15 +50,20 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 @app.command(help=__doc__, epilog="Example: python data_scripts/make_course.py ../course 03 04")
 def main(
     folder: Annotated[Path, Argument(help="The course folder; made if it is not there.")],
-    numbers: Annotated[list[str] | None, Argument(help="Which, by number; all by default.")] = None,
+    numbers: Annotated[
+        list[str] | None, Argument(help="Which, by number; all exercises by default.")
+    ] = None,
 ) -> None:
     """Write the folder."""
-    sources = sorted(SOLUTIONS.glob("*.ipynb"))
-    if unknown := {n for n in numbers or () if not any(p.name.startswith(n) for p in sources)}:
-        raise typer.BadParameter(f"there is no notebook {sorted(unknown)[0]!r} in solutions/")
+    exercises = sorted(SOLUTIONS.glob("*.ipynb"))
+    known = [*exercises, *sorted(EXAMINATION.glob("*.ipynb"))]
+    if unknown := {n for n in numbers or () if not any(p.name.startswith(n) for p in known)}:
+        raise typer.BadParameter(
+            f"there is no notebook {sorted(unknown)[0]!r} in solutions/ or examination/"
+        )
     config = folder / "nbgrader_config.py"
-    for source in sources:
-        if not numbers or source.name.startswith(tuple(numbers)):
+    for source in known:
+        if source.name.startswith(tuple(numbers)) if numbers else source in exercises:
             assignment = folder / "source" / source.stem
             assignment.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source, assignment / source.name)

@@ -15,7 +15,7 @@ from nbformat.v4 import new_markdown_cell, new_output
 from nbgrader.api import Gradebook, MissingEntry
 from nbgrader.plugins import ExportPlugin, FileNameCollectorPlugin
 from nbgrader.preprocessors import NbGraderPreprocessor
-from nbgrader.utils import is_grade
+from nbgrader.utils import is_grade, is_locked, is_solution
 from traitlets import Integer
 
 from hfld_lite.course.guard import Cell, judge
@@ -93,12 +93,15 @@ class SecondOpinion(NbGraderPreprocessor):
     ) -> tuple[NotebookNode, dict[str, Any]]:
         """Replace outputs in place."""
         code = [cell for cell in nb.cells if cell.cell_type == "code"]
-        cells = [Cell(_name(cell), _source(cell), is_grade(cell)) for cell in code]
+        checks = [cell for cell in code if is_grade(cell) and not is_solution(cell)]
+        cells = [
+            Cell(_name(c), _source(c), c in checks, is_locked(c) and c not in checks) for c in code
+        ]
         folder = resources.get("metadata", {}).get("path") or "."
         said = judge(cells, self.seconds, folder)
         titles = exercise_titles(nb)
-        for cell in code:
-            if is_grade(cell) and (sentence := said[_name(cell)]):
+        for cell in checks:
+            if sentence := said[_name(cell)]:
                 where = titles.get(_name(cell), _name(cell))
                 text = f"{where}: not yet. {sentence}"
                 cell.outputs = [

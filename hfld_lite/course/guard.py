@@ -86,11 +86,15 @@ RUNS_TEXT = frozenset({"__import__", "compile", "eval", "exec"})
 
 @dataclass(frozen=True)
 class Cell:
-    """A code cell of a submission: its name, its source, and whether it is a graded check."""
+    """A code cell of a submission: its name and source, and what a learner may not change.
+
+    A graded cell is a check. What a given cell defines, a check finds as it was defined there.
+    """
 
     name: str
     source: str
     graded: bool = False
+    given: bool = False
 
 
 def judge(cells: Sequence[Cell], seconds: float = 600, folder: str = ".") -> dict[str, str]:
@@ -266,20 +270,32 @@ def main() -> None:
     shell.history_manager.enabled = False
     sys.path.append("")  # a learner's own files beside the notebook, after everything else
     seal = Seal(_watched())
-    refused = ""
+    refused, given = "", {}
     for cell in cells:
+        before = dict(shell.user_ns)
         if cell.graded:
-            sentence = _verdict(cell, shell.user_ns, copies[cell.name], seal, refused)
+            checks = copies[cell.name]
+            sentence = refused or _verdict(cell, shell.user_ns, given, checks, seal)
             print(token + json.dumps({cell.name: sentence}), file=answer, flush=True)
             refused = ""
         elif word := reaching(TransformerManager().transform_cell(cell.source)):
             refused = f'A cell above it uses "{word}", which no exercise needs, and was not run.'
         else:
             InteractiveShell.run_cell(shell, cell.source, store_history=False)
+        if cell.given:
+            given |= _bound(before, shell.user_ns)
+
+
+def _bound(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in after.items() if before.get(name) is not value}
 
 
 def _verdict(
-    cell: Cell, space: dict[str, Any], copy: dict[str, ModuleType], seal: Seal, refused: str
+    cell: Cell,
+    space: dict[str, Any],
+    given: dict[str, Any],
+    copy: dict[str, ModuleType],
+    seal: Seal,
 ) -> str:
     exercises = copy[CHECKS]
     checks = {name: getattr(exercises, name) for name in exercises.__all__}
@@ -288,7 +304,7 @@ def _verdict(
     changed = seal.broken()
     # A namespace of its own: what an answer's function calls at run time is not the checks' names.
     inside = {name: value for name, value in space.items() if not hasattr(_builtins, name)}
-    inside |= {name: check for name, check in checks.items() if name in cell.source}
+    inside |= given | {name: check for name, check in checks.items() if name in cell.source}
     inside |= {"__builtins__": _builtins}
     before, private = dict(inside), Seal(copy)
     sentence = ""
@@ -298,13 +314,13 @@ def _verdict(
         sentence = "".join(str(error).splitlines()[:1]) or type(error).__name__
         if not isinstance(error, AssertionError):
             sentence = f"The check stops with {type(error).__name__}: {sentence}"
-    space |= {n: value for n, value in inside.items() if before.get(n) is not value}
+    space |= _bound(before, inside)
     changed += private.broken() + seal.broken()
     if changed:
         return f"The answer changes {changed[0]}, which its check relies on."
     if own:
         return f"The answer defines {own[0]} anew, which is its check."
-    return refused or sentence
+    return sentence
 
 
 if __name__ == "__main__":

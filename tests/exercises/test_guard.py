@@ -101,6 +101,9 @@ def verdicts():
             Cell("broken", "tckd = = 3"),
             Cell("then", f"import math\n{right['by_hand']}"),
             Cell("after what is no program", "check_by_hand(tckd, nckd)", graded=True),
+            Cell("right tool", "right = 1", given=True),
+            Cell("wrong tool", "right, answer = 2, 2"),
+            Cell("what was given stays", "assert answer == right, 'No.'", graded=True),
             Cell("leaves", "import os\nos._exit(0)"),
             Cell("after the end", "check_by_hand(tckd, nckd)", graded=True),
         ]
@@ -118,6 +121,10 @@ def test_an_answer_that_changes_things_when_it_is_called_is_found(verdicts):
 
 def test_an_honest_answer_after_them_keeps_its_points(verdicts):
     assert verdicts["after all cheats"] == verdicts["after what is no program"] == ""
+
+
+def test_what_a_given_cell_defines_is_not_the_answers_to_change(verdicts):
+    assert verdicts["what was given stays"] == "No."
 
 
 def test_a_process_that_ends_early_gives_no_points(verdicts):
