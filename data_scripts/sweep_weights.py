@@ -80,7 +80,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
 def main(
     seeds: Annotated[int, Option(min=1, help="How many seeds.")] = 3,
     out: Annotated[Path, Option(help="The CSV file to write.")] = Path(
-        "notebooks/results/weights_sweep.csv"
+        "hfld_lite/results/weights_sweep.csv"
     ),
     work: Annotated[Path, Option(help="Where finished cells are kept.")] = Path("runs/weights"),
     jobs: Annotated[int, Option(help="Cells at a time, one core each.")] = 2,

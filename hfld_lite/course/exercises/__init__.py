@@ -70,6 +70,7 @@ from hfld_lite.course.exercises.e09_evaluation_and_generalisation import (
     check_tile_bootstrap,
 )
 from hfld_lite.course.exercises.hints import hint
+from hfld_lite.course.exercises.in_place import quick_check
 
 __all__ = [
     "NotAnswered",
@@ -123,4 +124,5 @@ __all__ = [
     "check_verdict",
     "check_zero_point",
     "hint",
+    "quick_check",
 ]
