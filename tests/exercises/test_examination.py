@@ -6,10 +6,10 @@ import re
 import nbformat
 import pytest
 from nbgrader.preprocessors import ClearHiddenTests
+from test_exercises import ROOT, load, make_exercises, marks
 
 from hfld_lite.course.exercises import hint
 from hfld_lite.errors import ArgumentError
-from tests.exercises.test_exercises import ROOT, load, make_exercises, marks
 
 SOURCE = nbformat.read(ROOT / "notebooks" / "examination" / "20_examination.ipynb", 4)
 WRONG = load(ROOT / "tests" / "exercises" / "wrong_examination.py").WRONG

@@ -1,9 +1,9 @@
 """An answer that changes its check gets no points; right answers keep theirs."""
 
 import pytest
+from test_class import solutions
 
 from hfld_lite.course.guard import Cell, judge, reaching
-from tests.exercises.test_class import solutions
 
 IMPORTS = "import torch\nfrom hfld_lite.course.exercises import check_soften, check_by_hand"
 GIVEN = "tckd, nckd = 0, 0"  # what an honest wrong answer would be
