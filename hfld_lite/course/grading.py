@@ -18,6 +18,7 @@ from nbgrader.preprocessors import NbGraderPreprocessor
 from nbgrader.utils import is_grade, is_locked, is_solution
 from traitlets import Integer
 
+import hfld_lite
 from hfld_lite.course.guard import Cell, judge
 
 TITLE = re.compile(r"^## (?:Exercise|Question) \d+: .+", re.M)
@@ -76,6 +77,21 @@ def _tails(form: re.Pattern[str], place: str) -> list[re.Match[str]]:
     return [match for tail in tails if (match := form.fullmatch(tail))]
 
 
+PACKAGE = Path(hfld_lite.__file__).parent
+AT_START = {path: path.read_bytes() for path in PACKAGE.rglob("*.py")}
+"""The package's programs when grading began: a submission could write to them."""
+
+
+def put_back() -> list[str]:
+    """Write back what differs from :data:`AT_START`; the names of these files in the package."""
+    changed = []
+    for path, content in AT_START.items():
+        if not path.exists() or path.read_bytes() != content:
+            changed.append(path.relative_to(PACKAGE.parent).as_posix())
+            path.write_bytes(content)
+    return changed
+
+
 class SecondOpinion(NbGraderPreprocessor):
     """Take the points of a test cell that passed in the submission's own kernel only.
 
@@ -98,7 +114,10 @@ class SecondOpinion(NbGraderPreprocessor):
             Cell(_name(c), _source(c), c in checks, is_locked(c) and c not in checks) for c in code
         ]
         folder = resources.get("metadata", {}).get("path") or "."
+        changed = put_back()  # in the kernel, before the second run would read it
         said = judge(cells, self.seconds, folder)
+        if changed := changed + put_back():
+            said = dict.fromkeys(said, f"The submission changes {changed[0]}, a part of its check.")
         titles = exercise_titles(nb)
         for cell in checks:
             if sentence := said[_name(cell)]:

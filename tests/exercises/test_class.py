@@ -10,6 +10,7 @@ from pathlib import Path
 import nbformat
 import pytest
 
+from hfld_lite.course import grading
 from hfld_lite.course.grading import Collector
 
 ROOT = Path(__file__).parent.parent.parent
@@ -169,3 +170,24 @@ def test_a_second_copy_is_left_out_and_namesakes_are_refused():
     assert collect(copies) == [("Given_Family", NAME), None]
     with pytest.raises(SystemExit, match="Two learners are called 'Given_Family'"):
         collect([f"{moodle.format(1)}.ipynb", f"{moodle.format(2)}.ipynb"])
+
+
+def test_a_file_of_the_package_that_a_submission_wrote_to_is_put_back(tmp_path, monkeypatch):
+    for name in ("kept.py", "changed.py", "removed.py"):
+        (tmp_path / name).write_bytes(b"as it was")
+    monkeypatch.setattr(grading, "PACKAGE", tmp_path)
+    monkeypatch.setattr(grading, "AT_START", {p: b"as it was" for p in tmp_path.iterdir()})
+    (tmp_path / "changed.py").write_text("def check(*answers): pass")
+    (tmp_path / "removed.py").unlink()
+    submission = nbformat.v4.new_notebook()
+    cell = nbformat.v4.new_code_cell("print('Right.')")
+    marks = {"grade": True, "solution": False, "locked": True, "grade_id": "check_it", "points": 1}
+    cell.metadata["nbgrader"] = marks | {"schema_version": 3, "task": False}
+    submission.cells = [nbformat.v4.new_markdown_cell("## Exercise 1: It"), cell]
+    monkeypatch.setattr(grading, "judge", lambda cells, *_: {each.name: "" for each in cells})
+    graded, _ = grading.SecondOpinion().preprocess(submission, {})
+    (output,) = graded.cells[1].outputs
+    assert output.traceback[0].startswith("Exercise 1: It: not yet. The submission changes ")
+    assert "changed.py, a part" in output.evalue or "removed.py, a part" in output.evalue
+    assert {p.read_bytes() for p in tmp_path.iterdir()} == {b"as it was"}
+    assert grading.put_back() == []
