@@ -44,7 +44,7 @@ from hfld_lite.evaluation.trust import suspicion
 from hfld_lite.hierarchy import distill_chain
 from hfld_lite.rivals.presets import preset
 
-RESULTS = Path(__file__).parents[1] / "notebooks" / "results"
+RESULTS = Path(__file__).parents[1] / "hfld_lite" / "results"
 
 CHOOSING: dict[str, str] = {
     "chirps": "slow up",
