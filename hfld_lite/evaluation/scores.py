@@ -140,7 +140,7 @@ def _spectrum(recipe: Recipe) -> dict[str, nn.Module]:
     return {SPECTRUM: nn.Sequential(Bands(), nn.Linear(BANDS, BANDS))}
 
 
-@score(FEATURES, "distance of a network's features", _features)
+@score(FEATURES, "distance of features", _features)
 def features(taught: Taught) -> dict[str, nn.Module]:
     """Mahalanobis distance of the flattened features, for each network of the chain."""
     return {
