@@ -2,7 +2,7 @@
 
 Writes chips.csv (sizes, instructions, accuracy and deviations, by core and precision),
 chips_parts.csv (bytes by part) and chips_map.csv (each function and table of the Cortex-M4's
-program in int8), which notebook 07 shows where the cross compiler or QEMU is missing. Instructions
+program in int8), which notebook 08 shows where the cross compiler or QEMU is missing. Instructions
 and bytes depend on the versions of the compiler and the emulator, which the tables name.
 """
 

@@ -1,7 +1,7 @@
 """Sweep the weights of the loss's terms: which of them does the student need, and how much of each?
 
 L = α L_feature + μ L_tckd + ν L_nckd + L_ce, every combination of a few values, on simulated tiles:
-*validation* accuracy, for notebook 06. With all three at 0 the student learns from labels alone.
+*validation* accuracy, for notebook 07. With all three at 0 the student learns from labels alone.
 All students of a seed begin with the same weights, see the same batches and have the same teachers.
 """
 

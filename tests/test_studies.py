@@ -387,8 +387,8 @@ STUDIES = ("study", "second_study")
     [
         "README.md",
         "hfld_lite/results/README.md",
-        "notebooks/06_hierarchical_training.ipynb",
-        "notebooks/08_evaluation_and_generalisation.ipynb",
+        "notebooks/07_hierarchical_training.ipynb",
+        "notebooks/09_evaluation_and_generalisation.ipynb",
     ],
 )
 def test_every_interval_that_a_page_quotes_is_in_the_studies_tables(name):

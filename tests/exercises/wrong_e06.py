@@ -48,16 +48,8 @@ def first_epoch_only(teacher, inputs, orders, step):
     return [step(inputs[batch], answers[batch]) for batch in orders[0]]
 
 
-def gap(alone, distilled, teacher):
-    return (distilled - alone) / (teacher - alone) if teacher > alone else float("nan")
-
-
-def clipped(alone, distilled, teacher):
-    return min(1, max(0, gap(alone, distilled, teacher))) if teacher > alone else float("nan")
-
-
 def script(evaluate=True, inside=True, judged=True, validate=True, extra=None):
-    """The training script of exercise 5, with some faults."""
+    """The training script of exercise 3, with some faults."""
 
     def distil(teacher, student, batches, validation, epochs):
         teacher.train(not evaluate)
@@ -109,33 +101,6 @@ WRONG = {
         (cached("both"), "the order"),
         (cached(often=True), "32 times"),
         (first_epoch_only, "it was called 2"),
-    ],
-    "gap_closed": [
-        (lambda alone, distilled, teacher: distilled - alone, "gain itself"),
-        (lambda alone, distilled, teacher: (distilled - alone) / teacher, "and not by the teacher"),
-        (lambda alone, distilled, teacher: distilled / teacher, "most of that, too"),
-        (
-            lambda alone, distilled, teacher: (teacher - distilled) / (teacher - alone),
-            "still open",
-        ),
-        (lambda alone, distilled, teacher: -gap(alone, distilled, teacher), "A sign is turned"),
-        (clipped, "Do not clip"),
-        (lambda a, d, t: (d - a) / (t - a), "no gap to close"),
-        (lambda a, d, t: (d - a) / (t - a) if t != a else float("nan"), "no gap to close"),
-    ],
-    "next_teacher": [
-        (lambda runs: runs.loc[runs["test_accuracy"].idxmax(), "seed"], "no longer tests"),
-        (lambda runs: runs.loc[runs["validation_accuracy"].idxmax(), "seed"], "11 and 13"),
-        (lambda runs: runs.loc[runs["validation_accuracy"].idxmin(), "seed"], "sort the other way"),
-        (lambda runs: 13, "a choice by hand"),
-        (lambda runs: runs["seed"].iloc[0], "first run"),
-        (
-            lambda runs: int(
-                runs.sort_values(["validation_accuracy", "validation_loss"]).index[-2]
-            ),
-            "place in the table",
-        ),
-        (lambda runs: "teacher2", "a number is asked for"),
     ],
     "distil_stage": [
         (script(evaluate=False, inside=False), "The teacher answers in train mode"),
