@@ -87,7 +87,7 @@ def violations(page, *parts, **rules):
     options = {"preload": False, "resultTypes": ["violations"], "rules": rules}
     context = {"include": [[part] for part in parts], "exclude": [[".reference"]]}
     found = Axe().run(page, context=context, options=options).response
-    assert len(found["passes"]) > 5
+    assert found["passes"], "axe looked at nothing"
     return {v["id"]: [node["html"][:200] for node in v["nodes"]] for v in found["violations"]}
 
 
