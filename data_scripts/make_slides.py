@@ -42,6 +42,7 @@ HIDDEN = {"remove-cell", "hide-cell"}
 WITHOUT_CODE = {"hide-input", "remove-input"}
 HEADING = re.compile(r"(?m)^(?=#{1,3} )")
 FENCED = re.compile(r"(?ms)^(```|~~~).*?^\1")
+FOLD = re.compile(r"(?s)</summary>.*?</details>")
 LINK = re.compile(r"(?<!!)\[([^][]+)\]\(([\w./-]+)(#[\w-]+)?\)")
 
 # Nothing of nbconvert's page comes from a network: no jQuery, RequireJS, mermaid or fonts.
@@ -64,7 +65,8 @@ TEMPLATE = """
 .reveal .jp-InputPrompt, .reveal .jp-OutputPrompt, .reveal .jp-Cell-inputCollapser,
 .reveal .jp-Cell-outputCollapser, .reveal .jp-InputCollapser, .reveal .jp-OutputCollapser {
   display: none; }
-.reveal img, .reveal svg { max-width: 100%; max-height: 420px; }
+.reveal img { max-width: 100% !important; }
+.reveal img[src^="data:image/svg"] { width: 480px !important; height: auto; }
 .reveal pre { width: 100%; margin: 0; box-shadow: none; font-size: 17px; line-height: 1.3; }
 .reveal table { font-size: 18px; }
 .reveal details { font-size: 20px; }
@@ -162,13 +164,14 @@ def arrange(notebook: NotebookNode) -> None:
     """Give every cell a slide type by rule, in place; a type that a cell has is kept."""
     notebook.metadata.pop("widgets", None)
     cells = [part for cell in notebook.cells for part in split(cell)]
-    first_code = next((cell for cell in cells if cell.cell_type == "code"), None)
+    code = (cell for cell in cells if cell.cell_type == "code")
+    imports = next((c for c in code if not HIDDEN & set(c.metadata.get("tags", []))), None)
     left = 0
     for cell in cells:
         own = cell.metadata.get("slideshow", {}).get("slide_type")
         tags = set(cell.metadata.get("tags", []))
-        if not own and (tags & HIDDEN or cell is first_code or empty(cell)):
-            own = "skip"  # checks for CI, and the imports
+        if not own and (tags & HIDDEN or cell is imports or empty(cell)):
+            own = "skip"  # checks for CI, and the first cell that learners see, which imports
         if tags & WITHOUT_CODE:
             cell.source = ""
         if cell.cell_type == "markdown":
@@ -214,7 +217,8 @@ def empty(cell: NotebookNode) -> bool:
 
 def lines(cell: NotebookNode) -> int:
     """About how many lines of a slide a cell takes."""
-    count = sum(1 + len(line) // WIDE for line in cell.source.splitlines())
+    source = FOLD.sub("", cell.source)  # closed, it takes one line
+    count = sum(1 + len(line) // WIDE for line in source.splitlines())
     if "<img" in cell.source or "![" in cell.source:
         count += PICTURE_LINES
     for output in cell.get("outputs", []):

@@ -166,7 +166,8 @@ class Summary(NbGraderPreprocessor):
             if is_grade(cell):
                 marks = cell.metadata.nbgrader
                 errors = [out.evalue for out in cell.get("outputs", []) if "evalue" in out]
-                said = errors[0] if errors else "right" if marks.score else ""
+                by_hand = "graded by a person" if is_solution(cell) else ""
+                said = errors[0] if errors else by_hand or ("right" if marks.score else "")
                 said = html.escape(" ".join(said.split())).replace("|", "&#124;")
                 title = titles.get(marks.grade_id, marks.grade_id)
                 lines.append(f"| {title} | {marks.score:g} of {marks.points:g} | {said} |")
@@ -177,7 +178,8 @@ class Summary(NbGraderPreprocessor):
 class ScoresByExercise(ExportPlugin):
     """``nbgrader export``: a CSV with a row for each learner, a column for each exercise.
 
-    The first row holds the points that there are. An exercise that was not handed in is empty.
+    The first row holds the points that there are. What was not handed in is empty, and so is a text
+    that a person has yet to grade.
     """
 
     def export(self, gradebook: Gradebook) -> None:
@@ -192,7 +194,7 @@ class ScoresByExercise(ExportPlugin):
             for cell in notebook.grade_cells
         ]
         names = [
-            f"{assignment.name[:2]} {cell.name.removeprefix('check_')}"
+            f"{assignment.name[:2]} {cell.name.removeprefix('check_').removeprefix('test_')}"
             for assignment, cell in columns
         ]
         best = [cell.max_score for _, cell in columns]
@@ -208,7 +210,8 @@ class ScoresByExercise(ExportPlugin):
                         found = gradebook.find_grade(
                             cell.name, cell.notebook.name, assignment.name, student.id
                         )
-                        scores.append(found.score)
+                        waits = found.auto_score is None and found.manual_score is None
+                        scores.append("" if waits else found.score)
                     except MissingEntry:
                         scores.append("")
                 late = sum(_penalty(gradebook, each.name, student.id) for each in wanted)
