@@ -32,6 +32,7 @@ from hfld_lite.app.style import (
     term_styles,
     words,
 )
+from hfld_lite.course.studies import METHODS
 from hfld_lite.data.examples import evaluated
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.views import BANDS, FRAMES, frequencies, mel_frames, network_inputs
@@ -655,7 +656,7 @@ def forest(tables: Mapping[str, pd.DataFrame], base: str) -> Figure:
                 capsize=2,
             )
         axis.axvline(0, color="black", linewidth=0.8)
-        axis.set(title=title, xlabel=f"points of accuracy against {words(base)}")
+        axis.set(title=title, xlabel=f"points above {METHODS.get(base, words(base))}")
         axis.set_xlim(max(axis.get_xlim()[0], -FAR - 0.3), min(axis.get_xlim()[1], FAR + 0.3))
         axis.grid(axis="x", alpha=0.3)
     axes[0].set_yticks(range(len(order)), [words(method) for method in order], fontsize=9)

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,8 @@ def check_folder(folder: str | Path, recipe: Recipe | None = None, **options: An
     if len(set(recordings.groups)) == len(recordings):
         notes.append(
             "Each recording counts as a part of its own; if some come from the same part, name the "
-            "parts in the manifest's column group, or the test is too good to be true."
+            "parts in the manifest's column group or by a pattern of the file names, or the test "
+            "is too good to be true."
         )
     if not recordings.normal_classes:
         notes.append(
@@ -192,40 +194,64 @@ def keep_run(
     return load_run(folder)
 
 
+def folder_beside(folder: str | Path) -> Path:
+    """A folder that does not exist yet, beside that of the recordings, for their detector."""
+    folder = Path(folder).absolute()
+    name = f"{folder.name or 'recordings'}-detector"
+    made = (folder.with_name(name + (f"-{number}" if number > 1 else "")) for number in count(1))
+    return next(path for path in made if not path.exists())
+
+
 class Workshop(ipywidgets.VBox):
     """Point at a folder of recordings: check it, train on it, export the student.
 
     Check reads and splits; Train trains the chain in the background (with its own buttons for
     pause and stop) and then evaluates on the test part, once; Export writes a run folder and, for
-    the device, the student in eight bits with its program. Errors are reported in one sentence and
-    earlier results are kept: a folder that cannot be written does not lose the training.
+    the device, the student in eight bits with its program. A button reports any error in one
+    sentence and keeps earlier results: a folder that cannot be written does not lose the training.
 
     Args:
         folder: of recordings, the first value of the field.
-        out: folder to be made, for ``run`` and ``device`` in it.
+        out: folder to be made, for ``run`` and ``device`` in it; by default, and for every other
+            folder that is typed into the field, :func:`folder_beside`.
         recipe: by default the preset classroom.
-        options: for the reader, such as ``samples`` or ``group_pattern``.
+        group_pattern: finds the part in a file's name; see :func:`read_wav_folder`.
+        options: for the reader, such as ``samples``.
 
     Attributes:
         checked, live, result, run, export: what the steps gave; None before.
         alt: the words that are shown.
+        error: what the last button failed with, or None.
     """
 
     def __init__(
         self,
         folder: str | Path = "",
-        out: str | Path = "workshop",
+        out: str | Path | None = None,
         recipe: Recipe | None = None,
+        group_pattern: str = "",
         **options: Any,
     ) -> None:
-        self.recipe, self.options = recipe or preset("classroom"), options
+        self.recipe, self.options, self.error = recipe or preset("classroom"), options, None
+        self._proposed = str(out or folder_beside(folder))
         self.fields = {
             name: ipywidgets.Text(
-                str(value), description=label, layout=_LAYOUT, style=_STYLE, continuous_update=False
+                str(value),
+                description=label,
+                placeholder=hint,
+                layout=_LAYOUT,
+                style=_STYLE,
+                continuous_update=False,
             )
-            for name, label, value in (
-                ("folder", "folder of recordings", folder),
-                ("out", "write to", out),
+            for name, label, value, hint in (
+                ("folder", "folder of recordings", folder, "such as C:\\tiles or ~/tiles"),
+                (
+                    "pattern",
+                    "part in the file name",
+                    group_pattern,
+                    "such as (tile[0-9]+); empty if manifest.csv names the parts",
+                ),
+                ("out", "write to", self._proposed, "a new folder"),
             )
         }
         steps = (
@@ -240,7 +266,9 @@ class Workshop(ipywidgets.VBox):
         self.status, self.picture = ipywidgets.HTML(), ipywidgets.HTML()
         self.training = ipywidgets.VBox()
         self._forget()
-        self.fields["folder"].observe(lambda _: self._forget(), "value")
+        self.fields["folder"].observe(self._propose, "value")
+        for name in ("folder", "pattern"):
+            self.fields[name].observe(lambda _: self._forget(), "value")
         super().__init__(
             [
                 *self.fields.values(),
@@ -254,7 +282,7 @@ class Workshop(ipywidgets.VBox):
     def check(self) -> Checked:
         """Read the folder and draw its split; raises as :func:`check_folder` does."""
         self._forget()
-        self.checked = check_folder(self.fields["folder"].value, self.recipe, **self.options)
+        self.checked = check_folder(self._path("folder"), self.recipe, **self._options())
         recordings = self.checked.recordings
         rate = recordings.sample_rate
         if (hertz := frequencies(self.recipe, recordings.samples, rate)) is not None:
@@ -301,11 +329,16 @@ class Workshop(ipywidgets.VBox):
         """
         if self.result is None:
             raise ArgumentError("Nothing is trained yet; press Train, or call train() and wait().")
-        out = Path(self.fields["out"].value)
+        out = self._path("out")
         if self.run is None or self.run.folder != out / "run":
-            place = Path(self.fields["folder"].value).absolute()
-            origin = {"folder": str(place), "options": self.options}
+            if (out / "run").exists():
+                raise ArgumentError(
+                    f"{out} has a folder 'run' already, which is kept; type a new folder, such as "
+                    f"{folder_beside(self._path('folder')).name}, into 'write to'."
+                )
+            origin = {"folder": str(self._path("folder").absolute()), "options": self._options()}
             chain, recordings = self.live.chain, self.checked.recordings
+            self._say("Exporting", f"Evaluates, quantises and writes into {out.name}.")
             self.run = keep_run(out / "run", chain, self.result, recordings, origin)
         self.export = export_run(self.run, out / "device", "onnx-int8")
         change, low, high = (100 * value for value in self.export.change)
@@ -313,10 +346,24 @@ class Workshop(ipywidgets.VBox):
             "Exported",
             f"{self.export.model.name} has {self.export.bytes:,} bytes in eight bits; its test "
             f"accuracy differs from the trained student's by {change:+.1f} points ({low:+.1f} to "
-            f"{high:+.1f}). It stands in {out.name}/device with {self.export.program.name}, the "
-            f"run with its report.html in {out.name}/run.",
+            f"{high:+.1f}). It is in {out.name}/device with {self.export.program.name}; the run "
+            f"with its report.html is in {out.name}/run.",
         )
         return self.export
+
+    def _path(self, name: str) -> Path:
+        """What a field names; Windows copies a path with quotes."""
+        return Path(self.fields[name].value.strip().strip('"')).expanduser()
+
+    def _options(self) -> dict[str, Any]:
+        pattern = self.fields["pattern"].value.strip()
+        return self.options | ({"group_pattern": pattern} if pattern else {})
+
+    def _propose(self, _: Any = None) -> None:
+        """Another folder's detector gets a place of its own, unless the user has chosen one."""
+        if self.fields["out"].value == self._proposed:
+            self._proposed = str(folder_beside(self._path("folder")))
+            self.fields["out"].value = self._proposed
 
     def _forget(self) -> None:
         """Discard the results of the former folder."""
@@ -347,11 +394,19 @@ class Workshop(ipywidgets.VBox):
         self._say("Tested", words)
 
     def _try(self, step: Callable[[], Any]) -> None:
-        """Run a step when its button is pressed; report an error and keep everything else."""
+        """Run a step when its button is pressed; report an error and keep everything else.
+
+        JupyterLab shows an exception of a button only in its log, so that none may leave here.
+        """
+        self.error = None
         try:
             step()
-        except (HfldError, OSError) as error:
+        except HfldError as error:
+            self.error = error
             self._say("Not done", str(error))
+        except Exception as error:
+            self.error = error
+            self._say("Not done", f"Unexpected error, {type(error).__name__}: {error}")
 
     def _say(self, what: str, *sentences: str) -> None:
         self.alt = f"{what}. {' '.join(sentences)}"
