@@ -74,7 +74,7 @@ FOLLOW = """box => {
 def test_the_monitor_is_paused_stopped_and_gone_on_with(opened, name):
     notebook = opened(name, run=False)
     page = notebook.page
-    for words in ("import hfld_lite", "recordings = simulate_tiles", "live = monitor("):
+    for words in ("from hfld_lite import ", "recordings = simulate_tiles", "live = monitor("):
         place = notebook.run_cell(words)
     cell = page.locator(".jp-Cell").nth(place)
     status = cell.locator("[role=status]")
