@@ -397,11 +397,12 @@ def fitting(verdicts: Mapping[str, Any], accuracy: Mapping[str, float], title: s
     axes = figure.subplots(1, 2, sharey=True)
     first = verdicts[order[0]]
     for axis, kind, name in zip(axes, ("flash", "ram"), ("flash", "RAM"), strict=True):
-        for fits, colour, hatch in ((True, COLOURS[0], ""), (False, COLOURS[1], "//")):
+        for fits, colour, inner in ((True, COLOURS[0], COLOURS[0]), (False, COLOURS[1], "white")):
             mine = [row for row, n in enumerate(order) if verdicts[n].fits == fits]
             needed = [getattr(verdicts[order[row]], f"{kind}_needed") / 1000 for row in mine]
             label = "fits" if fits else "does not fit"
-            axis.barh(mine, needed, color=colour, hatch=hatch, height=0.6, label=label)
+            style = {"facecolor": inner, "edgecolor": colour, "linewidth": 2, "label": label}
+            axis.barh(mine, needed, height=0.6, **style)
         limit = getattr(first, f"{kind}_available")
         if limit is not None and limit < 50e6:
             axis.axvline(limit / 1000, color="black", linestyle=":", label="the device has")
