@@ -171,13 +171,13 @@ def in_words(result: TestResult, role: str = "student") -> str:
             "defects are missed is unknown, since there was none."
         )
     said = (
-        f"The {role.replace('_', ' ')} is right on {found.accuracy:.1%} of {found.count} test "
+        f"The {role.replace('_', ' ')} is right for {found.accuracy:.1%} of {found.count} test "
         f"recordings (95 % interval {found.low:.1%} to {found.high:.1%})"
     )
     if found.miss_rate is not None and found.false_alarm_rate is not None:
         said += (
-            f"; of the defective ones it misses {found.miss_rate:.1%}, of the sound ones "
-            f"{found.false_alarm_rate:.1%} raise an alarm"
+            f". It misses {found.miss_rate:.1%} of the defective ones, and raises an alarm for "
+            f"{found.false_alarm_rate:.1%} of the sound ones"
         )
     return said + "."
 
@@ -403,7 +403,7 @@ class Workshop(ipywidgets.VBox):
         self.checked, self.live, self.result = None, None, None
         self.run, self.export = None, None
         self.training.children, self.picture.value = [], ""
-        self._say("Ready", "Name a folder and press Check.")
+        self._say("Ready", "Type a folder and press Check.")
 
     def _follow(self, _: Any = None) -> None:
         if self.live is not None and self.live.chain is not None:
