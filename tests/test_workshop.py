@@ -252,7 +252,7 @@ def test_a_folder_of_good_parts_alone_gives_a_detector(tiny_recipe, tmp_path, mo
     shop.buttons["Export"].click()
     assert shop.error is None, shop.alt
     assert load_run(shop.run.folder).promise
-    assert (tmp_path / "out" / "device" / "student.onnx").exists()
+    assert (tmp_path / "out" / "device" / "spectrum.onnx").exists()
 
 
 def test_a_class_of_good_parts_leaves_the_others_for_the_test(folder, tiny_recipe):

@@ -371,12 +371,13 @@ class Workshop(ipywidgets.VBox):
             self._say("Exporting", f"Evaluates, quantises and writes into {out.name}.")
             given = (chain, self.result, recordings, origin, self.live.good)
             self.run = keep_run(out / "run", *given)
-        self.export = export_run(self.run, out / "device", "onnx-int8")
+        role = self.run.detector.answering
+        self.export = export_run(self.run, out / "device", "onnx-int8", role=role)
         change, low, high = (100 * value for value in self.export.change)
         self._say(
             "Exported",
             f"{self.export.model.name} has {self.export.bytes:,} bytes in eight bits; its test "
-            f"accuracy differs from the trained student's by {change:+.1f} points ({low:+.1f} to "
+            f"accuracy differs from the trained {role.replace('_', ' ')}'s by {change:+.1f} points ({low:+.1f} to "
             f"{high:+.1f}). It is in {out.name}/device with {self.export.program.name}; the run "
             f"with its report.html is in {out.name}/run.",
         )
@@ -418,7 +419,7 @@ class Workshop(ipywidgets.VBox):
             {role: found.confusion for role, found in self.result.evaluations.items()},
             self.checked.recordings.class_names,
         )
-        words = in_words(self.result)
+        words = in_words(self.result, self.live.chain.detector.answering)
         self.picture.value = image(
             png(figure, dpi=90), f"Confusion matrices of all networks. {words}"
         )

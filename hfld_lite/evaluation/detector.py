@@ -101,8 +101,10 @@ class Detector:
 
     @property
     def answering(self) -> str:
-        """The role that answers where none is named: the student, or the last network."""
-        return "student" if "student" in self.networks else [*self.networks][-1]
+        """The role that answers where none is named: a score's own network, or the student."""
+        last = [*self.networks][-1]
+        scored = isinstance(self.networks[last], Distance) and not last.startswith("student")
+        return "student" if "student" in self.networks and not scored else last
 
     def network(self, role: str) -> nn.Module:
         """The network of a role."""

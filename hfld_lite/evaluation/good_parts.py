@@ -29,6 +29,7 @@ from hfld_lite.evaluation.scores import (
     FEATURES,
     MATCHING,
     SCORES,
+    SPECTRUM,
     Distance,
     Taught,
     distances,
@@ -45,8 +46,10 @@ from hfld_lite.training import predict_logits, validate
 if TYPE_CHECKING:
     import pandas as pd
 
-DEFAULT = FEATURES
-"""The score that answers, where nobody chooses another and no defective recording may choose."""
+DEFAULT = SPECTRUM
+"""The score that answers, where nobody chooses another and no defective recording may choose.
+
+Chosen on development sets by ``data_scripts/study_good_parts.py choose``."""
 
 TRUST = "trust"
 """In the table, the spectral distance by which every run warns of unusual recordings."""
@@ -63,7 +66,8 @@ class GoodParts:
     """What a training on good parts gave.
 
     Attributes:
-        chain: networks by role for the score that answers, two logits each, and the split.
+        chain: networks by role, two logits each: the features of all networks of the chain, and
+            behind them the score that answers if it is another; and the split.
         networks: the same for every score, by score and role.
         score: the name of the score that answers.
         false_alarms: the promised share of false alarms.
@@ -165,7 +169,8 @@ def train_good(
     score = score or max(chosen_by, key=chosen_by.get, default=DEFAULT)
     inputs = examples.samples(calibration).inputs
     stages = {}
-    for role, network in networks[score].items():
+    # The networks of the chain are kept beside a score that needs none of them.
+    for role, network in (networks[FEATURES] | networks[score]).items():
         known = chain.stages.get(role)
         stages[role] = Stage(
             role,
