@@ -37,7 +37,7 @@ def load(path):
 
 make_exercises = load(ROOT / "data_scripts" / "make_exercises.py")
 WRONG = {}
-for table in sorted(HERE.glob("wrong_*.py")):
+for table in sorted(HERE.glob("wrong_e[0-9]*.py")):
     WRONG |= load(table).WRONG
 
 
