@@ -12,7 +12,8 @@ from hfld_lite.data.readers import read_long_mat
 @program(
     __doc__
     + " Each class is one physical bearing, so what a network learns from them is to tell known "
-    "bearings.",
+    "bearings. Case Western's normal recordings were sampled at 48 kHz and the others at 12 kHz: "
+    "prepare_public.py converts them.",
     "python data_scripts/prepare_bearings.py ../shared/data/cwru --out data/bearings",
 )
 def app(

@@ -183,7 +183,7 @@ class TestTheSameResults:
         assert isinstance(found, Stored)
         assert np.array_equal(found[torch.arange(30)].numpy(), stored.signals[:30])
 
-    def test_linked_groups(self, tiny_recordings, monkeypatch):
+    def testlinked_groups(self, tiny_recordings, monkeypatch):
         """Groups that share recordings, by chains too, have the least number of theirs."""
         rng = np.random.default_rng(0)
         for sets in ([], [[0, 5], [5, 20], [41, 9, 70]], [*rng.integers(0, 80, (25, 2))]):
@@ -192,7 +192,7 @@ class TestTheSameResults:
             expected = np.unique(tiny_recordings.groups, return_inverse=True)[1]
             for rows in sets:  # one after the other, which takes the square of the time
                 expected[np.isin(expected, expected[rows])] = expected[rows].min()
-            np.testing.assert_array_equal(splits._linked_groups(tiny_recordings), expected)
+            np.testing.assert_array_equal(splits.linked_groups(tiny_recordings), expected)
 
     def test_equal_rows_are_found_by_hashes(self, mapped):
         signals = np.concatenate([mapped[1], mapped[1][[3, 20, 3]], np.ones((2, 12), np.float32)])

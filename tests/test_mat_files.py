@@ -300,7 +300,8 @@ def as_published(folder: Path, **more) -> Path:
 class TestAsPublished:
     def test_the_drive_end_is_chosen_and_said(self, tmp_path):
         words = r"variables that fit .* are X118_DE_time of B007_0.mat, X119_DE_time of B007_1.mat"
-        with pytest.warns(UserWarning, match=words):
+        rate = r"X097 to X100\) were sampled at 48000 Hz"
+        with pytest.warns(UserWarning, match=words), pytest.warns(UserWarning, match=rate):
             read = read_folder(as_published(tmp_path), window=50)
         assert read.class_names == ("B007", "IR007", "Normal")
         assert read.normal_classes == ("Normal",)

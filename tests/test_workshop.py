@@ -229,3 +229,34 @@ def test_options_reach_the_reader(tmp_path, tiny_recipe):
     assert check_folder(folder, tiny_recipe, samples=4000).recordings.samples == 4000
     with pytest.raises(ArgumentError, match="no option 'sample'"):
         check_folder(folder, tiny_recipe, sample=4000)
+
+
+def test_a_folder_of_good_parts_alone_gives_a_detector(tiny_recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(monitor_module, "_known", {})
+    tiles = simulate_tiles("A", tiles_per_class=36, drops=1, seed=4)
+    good = tiles.select(np.flatnonzero(tiles.labels == 0))
+    folder = tmp_path / "tiles"
+    for row, signal in enumerate(good.signals):
+        (folder / "good").mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / "good" / f"{row}.wav", signal / 2, good.sample_rate)
+    shop = Workshop(folder, tmp_path / "out", tiny_recipe)
+    shop.buttons["Check"].click()
+    assert shop.error is None, shop.alt
+    assert "of good recordings are called defective" in shop.alt
+    assert "misses are unknown" in shop.alt
+    assert "alt=" in shop.picture.value
+    shop.buttons["Train"].click()
+    shop.wait(120)
+    assert "called defective" in shop.alt
+    assert "is unknown, since there was none" in shop.alt
+    shop.buttons["Export"].click()
+    assert shop.error is None, shop.alt
+    assert load_run(shop.run.folder).promise
+    assert (tmp_path / "out" / "device" / "spectrum.onnx").exists()
+
+
+def test_a_class_of_good_parts_leaves_the_others_for_the_test(folder, tiny_recipe):
+    with pytest.raises(DataError, match="12 good groups"):
+        check_folder(folder, tiny_recipe, good="AN")
+    with pytest.raises(ArgumentError, match="no class is named 'XN'"):
+        check_folder(folder, tiny_recipe, good="XN")

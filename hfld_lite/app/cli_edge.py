@@ -56,7 +56,7 @@ def export(
     raw: Annotated[
         bool, Option("--raw", help="Preprocessing inside the graph: raw samples go in.")
     ] = False,
-    role: Role = "student",
+    role: Role = None,
     miss_rate: Annotated[
         float | None,
         Option(help="Promised share of defective recordings called sound; by default the run's."),
@@ -91,13 +91,16 @@ def export(
             why = "C always reads raw samples" if raw else "C has no opset"
             raise HfldError(f"{given} is for ONNX files; {why}: leave it out.")
         loaded = load_run(run)
+        role = role or loaded.detector.answering
         firmware = export_run_as_c(
             loaded, out, format, role=role, miss_rate=miss_rate, data=data, progress=True
         )
         _print_firmware(firmware, loaded, role, run)
         return
+    loaded = load_run(run)
+    role = role or loaded.detector.answering
     written = export_run(
-        load_run(run),
+        loaded,
         out,
         format,
         role=role,
@@ -112,6 +115,8 @@ def export(
         f"{written.compared} recordings"
     )
     _print_change(written)
+    if loaded.promise:
+        console.print(loaded.promise)
     console.print(f"Try it: python {written.program} FILE.wav")
     console.print(written.reads)
 
@@ -148,6 +153,8 @@ def _print_firmware(written: "Firmware", run: Run, role: str, folder: Path) -> N
         f"{written.difference:.1e}, on {written.compared} recordings"
     )
     _print_change(written)
+    if run.promise:
+        console.print(run.promise)
     for note in written.notes:
         console.print(f"note: {note}")
     network, length = run.detector.network(role), input_length(run.detector)
@@ -161,7 +168,7 @@ def _print_firmware(written: "Firmware", run: Run, role: str, folder: Path) -> N
 
 def edge(
     run: RunFolder,
-    role: Role = "student",
+    role: Role = None,
     on: Annotated[
         list[str] | None,
         Option(
@@ -202,6 +209,7 @@ def edge(
         from hfld_lite.edge import summary as costs
     loaded = load_run(run)
     detector = loaded.detector
+    role = role or detector.answering
     if on and device is not None:
         raise HfldError(
             "--on and --device do not go together; run --on first: --device then uses its sizes."

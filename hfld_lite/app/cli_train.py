@@ -24,7 +24,15 @@ from hfld_lite.app.cli_report import reported
 from hfld_lite.app.compared import wanted_baselines
 from hfld_lite.app.console import Variable, console, print_table
 from hfld_lite.app.display import INTERVAL_NOTE, display_table
+from hfld_lite.app.estimate import Estimate
 from hfld_lite.app.given import run_plugins, trained_teacher
+from hfld_lite.app.good import (
+    check_good,
+    check_training_good,
+    print_scores,
+    trained_good,
+    wanted_good,
+)
 from hfld_lite.app.many import Scheduler
 from hfld_lite.app.options import with_options
 from hfld_lite.app.runs import FACTS, read_origin, save_run, unfinished, with_known_costs
@@ -44,10 +52,12 @@ from hfld_lite.app.series import (
 from hfld_lite.app.unfinished import (
     BEGUN,
     CHECKPOINTS,
+    Wanted,
     begin_run,
     begun_auto,
     begun_baselines,
     begun_devices,
+    begun_good,
     begun_plugins,
     begun_run,
     begun_split,
@@ -63,6 +73,7 @@ from hfld_lite.edge.analysis import threads
 from hfld_lite.errors import ArgumentError, DataError, Diverged, HfldError, RecipeError
 from hfld_lite.evaluation.choice import BUDGET
 from hfld_lite.evaluation.detector import TestResult
+from hfld_lite.evaluation.good_parts import GoodParts
 from hfld_lite.hierarchy import Chain, distill_chain
 from hfld_lite.recipes import Augmentation, Recipe
 from hfld_lite.rivals.presets import preset
@@ -207,6 +218,49 @@ def train(
     normal: Annotated[
         list[str] | None, Option(help="Name of a normal class; may be given several times.")
     ] = None,
+    good: Annotated[
+        list[str] | None,
+        Option(
+            help="Train on good parts alone: name of a class of good parts; all others are for "
+            "testing only. May be given several times."
+        ),
+    ] = None,
+    defective: Annotated[
+        list[str] | None,
+        Option(
+            help="The same by name of a class of defective parts; all others are good. With --good "
+            "too, classes in neither are left out."
+        ),
+    ] = None,
+    false_alarms: Annotated[
+        float | None,
+        Option(
+            help="With --good: promised share of good recordings called defective; by default "
+            "0.01, or the least that the number of good parts allows."
+        ),
+    ] = None,
+    score: Annotated[
+        str | None,
+        Option(
+            help="With --good: what answers, spectrum (the default), features, matching or "
+            "autoencoder; all are compared in one table."
+        ),
+    ] = None,
+    use_defects: Annotated[
+        bool,
+        Option(
+            "--use-defects",
+            help="With --good: let half of the defective parts choose the score and the limit of "
+            "unsure, instead of keeping all for the test.",
+        ),
+    ] = False,
+    condition: Annotated[
+        list[str] | None,
+        Option(
+            help="With --good: regular expression whose one group is a condition (microphone, day) "
+            "in a file's name; a condition that training did not know is warned of."
+        ),
+    ] = None,
     group_pattern: Annotated[
         str | None,
         Option(help="Regular expression whose one group is the tile in a sound file's name."),
@@ -264,6 +318,9 @@ def train(
     choices |= {"augment": augment or None, "fresh": fresh or None}
     choices |= {"teacher": teacher, "plugin": plugin or None}
     choices |= {"baselines": baselines or None, "devices": devices, "strategy": strategy}
+    of_good = {"false_alarms": false_alarms, "score": score, "use_defects": use_defects or None}
+    of_good |= {"condition": condition or None}
+    choices |= {"good": good or None, "defective": defective or None, **of_good}
     given = [name.replace("_", "-") for name, value in choices.items() if value is not None]
     if resume and given:
         raise RecipeError(f"--resume uses the run's own options; leave --{given[0]} out.")
@@ -271,6 +328,12 @@ def train(
         raise RecipeError("--budget is that of --auto; give both or neither.")
     if auto and teacher is not None:
         raise RecipeError("--auto may change what networks read, and --teacher knows its own.")
+    kinds = {"good": list(good or ()), "defective": list(defective or ())}
+    if any(kinds.values()):
+        check_good({"auto": auto, "teacher": teacher, "devices": devices, "baselines": baselines})
+    elif not resume and (wrong := [name for name, value in of_good.items() if value is not None]):
+        option = wrong[0].replace("_", "-")
+        raise RecipeError(f"--{option} is for a training on good parts alone; add --good NAME.")
     several = runs_of(resume) if resume else seeds != 1
     many = _Many(jobs, scheduler)
     if many.wanted and not several:
@@ -296,6 +359,7 @@ def train(
         origin: dict[str, Any] = {"simulated": {"seed": recipe.seed, "version": VERSION}}
         if data is not None:
             origin = {"folder": str(data.absolute()), "options": reading}
+        origin |= {name: names for name, names in kinds.items() if names}
         if seeds != 1:
             out = series_place(out, seeds, fresh)
         command = shlex.join(["hfld", *sys.argv[1:]])
@@ -308,6 +372,9 @@ def train(
             many.check(devices)
         plan = _Plan(recipe, origin, command, seeds, plugins, names, most, teacher)
         plan.devices = devices or 1
+        if any(kinds.values()):
+            plan.baselines, plan.conditions = (), condition or ()
+            plan.good = wanted_good(recipe, false_alarms, score, use_defects)
         if seeds > 1:
             with threads(series_threads()):
                 _train_series(out, plan, fresh, quiet, detect_anomaly, many)
@@ -333,10 +400,13 @@ class _Plan:
     teacher: torch.nn.Module | None = None
     parts: Split | None = None
     devices: int = 1
+    good: Wanted | None = None
+    conditions: Sequence[str] = ()
 
     def begun(self) -> dict[str, Any]:
         """Arguments of `begin_run` after the folder and the recipe."""
         names = ("command", "plugins", "teacher", "parts", "baselines", "auto", "devices")
+        names += ("good",)
         return {"data": self.origin, **{name: getattr(self, name) for name in names}}
 
 
@@ -351,6 +421,7 @@ def _trained(out: Path, plan: _Plan | None, fresh: bool, quiet: bool, detect_ano
     with _saying_how_to_resume(out):
         recordings, chain, result = _saved(out, plan, fresh, quiet, detect_anomaly)
     print_table(display_table(result.table))
+    print_scores(out)
     told = reported(out, recordings, chain.examples)
     if recordings.simulated:
         console.print("The recordings are simulated, not real.")
@@ -373,9 +444,10 @@ def _saved(
             if plan.seeds > 1:
                 begin_others(out, plan.seeds, plan.recipe, **plan.begun())
             begin_run(part, plan.recipe, **plan.begun())
-        chain = _chain(part, plan, recordings, quiet, detect_anomaly)
+        chain, good = _chain(part, plan, recordings, quiet, detect_anomaly)
         result = with_known_costs(chain.test(recordings), chain.detector, recordings)
-        save_run(part, chain, result, recordings, plan.origin, plan.command, plan.baselines)
+        given = (plan.origin, plan.command, plan.baselines)
+        save_run(part, chain, result, recordings, *given, good=good)
     return recordings, chain, result
 
 
@@ -398,11 +470,19 @@ def _begun(part: Path, quiet: bool) -> tuple[_Plan, Recordings]:
         teacher=begun_teacher(part, recipe, len(recordings.class_names)),
         parts=begun_split(part),
         devices=begun_devices(part),
+        good=begun_good(part),
     ), recordings
 
 
 def _check(plan: _Plan, recordings: Recordings, quiet: bool) -> None:
     """Refuse what cannot be trained, and say how long the training will take."""
+    if plan.good is not None:
+        said, found = check_training_good(
+            recordings, plan.recipe, plan.good, plan.conditions, plan.seeds
+        )
+        console.print(said)
+        _say_time(plan, found, quiet)
+        return
     if plan.teacher_from is not None:
         found = trained_teacher(plan.teacher_from, plan.recipe, recordings)
         plan.recipe, plan.teacher, plan.parts = found
@@ -419,6 +499,10 @@ def _check(plan: _Plan, recordings: Recordings, quiet: bool) -> None:
     )
     for said in said_of_unlabelled(recordings, plan.recipe, plan.parts):
         console.print(said)
+    _say_time(plan, found, quiet)
+
+
+def _say_time(plan: _Plan, found: Estimate | None, quiet: bool) -> None:
     if quiet or found is None:
         return
     console.print(found.said)
@@ -432,7 +516,7 @@ def _check(plan: _Plan, recordings: Recordings, quiet: bool) -> None:
 
 def _chain(
     part: Path, plan: _Plan, recordings: Recordings, quiet: bool, detect_anomaly: bool
-) -> Chain:
+) -> tuple[Chain, GoodParts | None]:
     """Train in an unfinished run's folder, from its newest checkpoint on if there is one."""
     networks = {} if plan.teacher is None else {"teacher": plan.teacher}
     shared: dict[str, Any] = {}
@@ -440,8 +524,18 @@ def _chain(
         shared = {"devices": plan.devices, "prepare": partial(run_plugins, begun_plugins(part))}
     try:
         with torch.autograd.set_detect_anomaly(detect_anomaly):
+            if plan.good is not None:
+                good = trained_good(
+                    recordings,
+                    plan.recipe,
+                    plan.good,
+                    progress=not quiet,
+                    folder=part / CHECKPOINTS,
+                    resume=True,
+                )
+                return good.chain, good
             recipe = chosen(part, plan.recipe, recordings, plan.parts, plan.auto, not quiet)
-            return distill_chain(
+            chain = distill_chain(
                 recordings,
                 recipe,
                 plan.parts,
@@ -452,6 +546,7 @@ def _chain(
                 resume=True,
                 **shared,
             )
+            return chain, None
     except (ArgumentError, DataError, RecipeError) as error:
         if not any((part / CHECKPOINTS).glob("*.safetensors")):  # nothing was trained
             (part / BEGUN).unlink(missing_ok=True)

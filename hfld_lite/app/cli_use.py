@@ -5,7 +5,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Exit, Option
 
@@ -17,10 +17,12 @@ from hfld_lite.app.console import (
     Variable,
     console,
     print_comparison,
+    print_rows,
     print_table,
 )
 from hfld_lite.app.display import display_table
 from hfld_lite.app.files import given_files
+from hfld_lite.app.good import measured_scores, print_scores
 from hfld_lite.app.output import Output, check_output, growing_output, write_output
 from hfld_lite.app.runs import load_run, part_counts
 from hfld_lite.app.series import PAGE, runs_of
@@ -31,6 +33,9 @@ from hfld_lite.edge.analysis import threads, with_costs
 from hfld_lite.errors import DataError, RecipeError
 from hfld_lite.evaluation.baselines import USUAL
 from hfld_lite.storage.progress import bar, note
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _MANY = 20
 """So many files have a progress bar."""
@@ -74,9 +79,12 @@ def evaluate(
     comparison = Comparison.load(loaded.folder)
     if training:
         comparison = None  # it would compare how well training recordings are remembered
-    elif data is not None:
+    elif data is not None and not loaded.promise:
         names = USUAL if comparison is None else dict.fromkeys(comparison.table["baseline"])
         comparison = compared_on(loaded, recordings, result, names)
+    scores = kinds = None
+    if loaded.promise:
+        scores, kinds = measured_scores(detector, recordings)
     kind = "training" if training else "test" if data is None else "other"
     others = [] if comparison is None else comparison.table.to_dict("records")
     write_output(
@@ -92,6 +100,8 @@ def evaluate(
                 for row in result.table.to_dict("records")
             ),
             *({"recordings_are": kind, "role": "baseline"} | row for row in others),
+            *_records(scores, kind, "score"),
+            *_records(kinds, kind, "kind"),
         ],
     )
     if training:
@@ -100,11 +110,21 @@ def evaluate(
             "recordings, so the figures do not apply to new ones."
         )
     print_table(display_table(result.table))
+    if scores is not None:
+        print_scores(loaded.folder, scores)
+        console.print(loaded.promise)
+        print_rows(list(kinds.columns), kinds.astype(str).to_numpy().tolist())
     print_comparison(comparison)
     for name, found in result.evaluations.items():
         counts = pd.DataFrame(found.confusion, detector.class_names, detector.class_names)
         console.print(f"\n{name.replace('_', ' ')}: rows are true classes, columns predicted ones")
         console.print(counts.to_string())
+
+
+def _records(table: "pd.DataFrame | None", kind: str, what: str) -> list[dict[str, Any]]:
+    """Rows of a table of a run on good parts, as `--output` has them."""
+    rows = [] if table is None else table.to_dict("records")
+    return [{"recordings_are": kind, "table": what} | row for row in rows]
 
 
 Windows = Annotated[
@@ -135,7 +155,7 @@ def predict(
         ),
     ],
     run: RunOption = Path("runs/demo"),
-    role: Role = "student",
+    role: Role = None,
     variable: Variable = None,
     windows: Windows = False,
     hop: Hop = None,
@@ -153,7 +173,9 @@ def predict(
     """
     check_output(output)
     loaded = load_run(run)
-    answers = Answers(loaded, role, variable, step_of(windows, hop, loaded))
+    answers = Answers(
+        loaded, role or loaded.detector.answering, variable, step_of(windows, hop, loaded)
+    )
     found = list(given_files(files))
     tally = Tally()
     shown = bar(total=len(found), desc="predicting", progress=len(found) >= _MANY, leave=False)
@@ -186,7 +208,7 @@ def watch(
         Option(help="File that answers are appended to, .csv or .jsonl; it is read again."),
     ],
     run: RunOption = Path("runs/demo"),
-    role: Role = "student",
+    role: Role = None,
     variable: Variable = None,
     windows: Windows = False,
     hop: Hop = None,
@@ -208,6 +230,7 @@ def watch(
         found = "is a file" if os.path.lexists(folder) else "is not there"
         raise DataError(folder, found, expected="the folder that files arrive in")
     loaded = load_run(run)
+    role = role or loaded.detector.answering
     answers = Answers(loaded, role, variable, step_of(windows, hop, loaded))
     began = time.monotonic()
     with threads(1), opened(output, answers) as ledger, stop_by_signal() as stop:
@@ -259,6 +282,9 @@ def info(run: RunFolder) -> None:
         )
     if threads := facts.get("made", {}).get("Threads"):
         console.print(f"Trained with {threads}; a run keeps that number when it is resumed")
+    if loaded.promise:
+        console.print(f"Trained on good parts alone. {loaded.promise}")
     for finding in facts.get("findings", ()):
         console.print(f"note: {finding}")
     print_table(display_table(results))
+    print_scores(loaded.folder)

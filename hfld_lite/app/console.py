@@ -24,7 +24,11 @@ console = Console(highlight=False, markup=False, emoji=False)
 
 RunFolder = Annotated[Path, Argument(help="A run folder that `hfld train` wrote.")]
 Role = Annotated[
-    str, Option(help="A network of the run: teacher, secondary_teacher, student, student_alone.")
+    str | None,
+    Option(
+        help="A network of the run: teacher, secondary_teacher, student (the default), "
+        "student_alone; in a run on good parts, its score."
+    ),
 ]
 Variable = Annotated[
     str | None,

@@ -30,6 +30,9 @@ class Origin(Checked):
     simulated: _Simulated | None = None
     folder: Name | None = None
     options: Annotated[dict[Name, _Option], Few] = Field(default_factory=dict)
+    good: Annotated[list[Name], Few] = Field(default_factory=list)
+    defective: Annotated[list[Name], Few] = Field(default_factory=list)
+    """Classes of good and of defective parts, in a training on good parts alone."""
 
     @model_validator(mode="after")
     def _check(self) -> "Origin":
@@ -54,6 +57,17 @@ class _Stage(Checked):
     learned_from: Text
     best_epoch: Index
     seconds: Annotated[float, Field(ge=0)]
+
+
+class GoodFacts(Checked):
+    """What a training on good parts promises; see `hfld_lite.evaluation.good_parts`."""
+
+    score: Name
+    false_alarms: Annotated[float, Field(gt=0, lt=1)]
+    groups: Index
+    recordings: Index
+    chosen_by: Annotated[dict[Name, float], Few] = Field(default_factory=dict)
+    """AUC of each score on the validation part, where defective recordings chose; else empty."""
 
 
 class Facts(Checked):
@@ -90,6 +104,7 @@ class Facts(Checked):
     baselines: Annotated[list[Name], Field(max_length=100, fail_fast=True)] = Field(
         default_factory=list
     )
+    good_parts: GoodFacts | None = None
 
     @model_validator(mode="after")
     def _check_classes(self) -> "Facts":

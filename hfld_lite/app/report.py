@@ -20,6 +20,8 @@ from hfld_lite.app.display import (
 )
 from hfld_lite.app.figures import confusions, curves, size_against_accuracy, spectra
 from hfld_lite.app.fonts import numbered
+from hfld_lite.app.good import display_scores, scores_of
+from hfld_lite.app.good import notes as notes_of_scores
 from hfld_lite.app.runs import Run, load_run, part_counts
 from hfld_lite.app.style import png, words
 from hfld_lite.app.tables import read_history, read_predictions, read_results, roles_in
@@ -98,6 +100,15 @@ def write_report(
             "sentence": comparison.sentence,
             "note": BASELINES_NOTE,
         }
+    scores = scores_of(folder)
+    if scores is not None:
+        cells_of = display_scores(scores)
+        said = [f"The score {facts['good_parts']['score']!r} answers. {run.promise}"]
+        scores = {
+            "columns": list(cells_of.columns),
+            "rows": cells_of.to_numpy().tolist(),
+            "notes": [*said, *notes_of_scores(scores)],
+        }
     choice = tried(folder)
     choice = None if choice is None else display_tried(choice)
     many = detector.part is not None and detector.part.kind == "windows"
@@ -124,6 +135,7 @@ def write_report(
             *filter(None, notes),
         ],
         baselines=baselines,
+        scores=scores,
         figures=shown,
         choice=None if choice is None else (list(choice.columns), choice.to_numpy().tolist()),
         facts=[
@@ -184,7 +196,9 @@ def run_figures(
             curves(history),
             "Loss terms of each network over the epochs, and the validation accuracy of all",
             "Above, the unweighted terms of the loss on the training part; below, the accuracy on "
-            f"the {chosen_on} part, by which each network's epoch was chosen.",
+            f"the {chosen_on} part, by which each network's epoch was chosen."
+            + " They learned to tell kinds and pitches of good parts apart, and this is that "
+            "accuracy." * bool(run.promise),
         ),
         (
             "confusions",

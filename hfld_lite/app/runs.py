@@ -21,6 +21,7 @@ from torch import Tensor
 
 from hfld_lite.app.facts import Facts
 from hfld_lite.app.identity import among, differ, labelling, read_sketch, write_sketch
+from hfld_lite.data.good_parts import as_good
 from hfld_lite.data.names import some_names
 from hfld_lite.data.parts import Part
 from hfld_lite.data.prepared import MANIFEST
@@ -32,6 +33,8 @@ from hfld_lite.data.views import SCALINGS, level_of
 from hfld_lite.edge.analysis import processor, with_costs
 from hfld_lite.errors import ArgumentError, DataError, HfldError, RecipeError, nearest
 from hfld_lite.evaluation.detector import Detector, TestResult, trust_of
+from hfld_lite.evaluation.good_parts import GoodParts, promise
+from hfld_lite.evaluation.scores import FEATURES, empty_networks
 from hfld_lite.evaluation.trust import Trust
 from hfld_lite.hierarchy import Chain
 from hfld_lite.networks import resnet1d
@@ -71,6 +74,14 @@ class Run:
     facts: dict[str, Any]
     trust: dict[str, Trust]
     """By role; empty if there was no validation part to set the limits on."""
+
+    @property
+    def promise(self) -> str:
+        """What the limit of a training on good parts guarantees; empty for others."""
+        good = self.facts.get("good_parts")
+        if not good:
+            return ""
+        return promise(*(good[name] for name in ("false_alarms", "groups", "recordings")))
 
     @cached_property
     def sketch(self) -> np.ndarray | None:
@@ -196,7 +207,9 @@ class Run:
             options = options | {"sample_rate": self.detector.sample_rate}
         if (Path(folder) / MANIFEST).exists():  # it is cut and resampled already
             options = {}
-        recordings = read_origin({"folder": folder, "options": options}, part=part)
+        kinds = {name: self.facts["data"].get(name, []) for name in ("good", "defective")}
+        data = {"folder": folder, "options": options, "other": True, **kinds}
+        recordings = read_origin(data, part=part)
         known = labelled(recordings)
         if rest := len(recordings) - len(known):
             say(
@@ -249,17 +262,22 @@ def read_origin(
     """Read or simulate the recordings that ``run.json`` describes under ``data``.
 
     Args:
-        data: that entry.
+        data: that entry; ``other`` in it says that these are other recordings than the run's, which
+            may lack some of its classes.
         progress: show a bar.
         part: what is used of each file, where it is known; a prepared folder is cut already.
     """
+    kinds = [data.get(name) or () for name in ("good", "defective")]
     if data.get("simulated"):
-        return simulate_tiles(seed=data["simulated"]["seed"], progress=progress)
-    options = data["options"]
-    if part is not None and not (Path(data["folder"]) / MANIFEST).exists():
-        options = options | {"part": part.kind, "samples": part.samples}
-        options |= {"pad": True} if part.pad else {}
-    return read_folder(data["folder"], progress=progress, **options)
+        found = simulate_tiles(seed=data["simulated"]["seed"], progress=progress)
+    else:
+        options = data["options"]
+        if part is not None and not (Path(data["folder"]) / MANIFEST).exists():
+            options = options | {"part": part.kind, "samples": part.samples}
+            options |= {"pad": True} if part.pad else {}
+        one = any(kinds)
+        found = read_folder(data["folder"], progress=progress, one_class=one, **options)
+    return as_good(found, *kinds, complete=not data.get("other")) if any(kinds) else found
 
 
 def unfinished(folder: Path) -> Path:
@@ -344,6 +362,7 @@ def save_run(
     data: dict[str, Any],
     command: str = "",
     baselines: Sequence[str] = (),
+    good: GoodParts | None = None,
 ) -> None:
     """Write a chain and its test result into a folder that `new_run` gave.
 
@@ -357,6 +376,7 @@ def save_run(
         data: how to get these recordings again, for ``hfld evaluate``.
         command: that made the run, for its report.
         baselines: names of those that its report compares with.
+        good: what a training on good parts gave, of which the chain is a part.
     """
     detector = chain.detector
     limits = {
@@ -417,10 +437,13 @@ def save_run(
         },
         "trust": {role: found for role, found in limits.items() if found is not None},
         **({"given": given} if given else {}),
+        **({"good_parts": good.facts} if good else {}),
     }
     write_sketch(folder, recordings)
     write_whole(folder / "split.json", json.dumps(chain.split.to_dict()) + "\n")
     tables = {"history": chain.history(), "results": result.table}
+    if good:
+        tables |= {"scores": good.table(recordings, chain.split.test)}
     for name, table in (tables | {"predictions": result.predictions}).items():
         write_whole(folder / f"{name}.csv", table.to_csv(index=False))
     write_whole(folder / FACTS, json.dumps(facts, indent=2) + "\n")
@@ -528,6 +551,9 @@ def _empty_networks(
         if role not in facts.given:
             known = nearest(role, facts.given) if facts.given else "the run has only the recipe's"
             raise RecipeError(f"{folder}: networks has the role {role!r}; {known}.")
+    if facts.good_parts:
+        names = dict.fromkeys((FEATURES, facts.good_parts.score))
+        return {r: n for name in names for r, n in empty_networks(name, recipe).items()}
     found = {}
     for role in facts.stages:
         owner = "student" if role.startswith("student_") else role

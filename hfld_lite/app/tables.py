@@ -52,6 +52,21 @@ class _Baseline(_Figures):
     seconds: Annotated[Real, Field(ge=0)] | None = None
 
 
+class _Scored(Checked):
+    score: Name
+    role: Name | None = None
+    auc: _Share | None = None
+    auc_low: _Share | None = None
+    auc_high: _Share | None = None
+    partial_auc: _Share | None = None
+    false_alarm_rate: _Share | None = None
+    false_low: _Share | None = None
+    false_high: _Share | None = None
+    miss_rate: _Share | None = None
+    miss_low: _Share | None = None
+    miss_high: _Share | None = None
+
+
 class _Try(Checked):
     candidate: Text
     view: Text
@@ -155,6 +170,12 @@ def read_baselines(folder: Path) -> tuple[pd.DataFrame, str]:
     path = folder / "baselines.csv"
     table, sentence = read_table(path, comment=True, dtype={"baseline": str, "input": str})
     return _rows(path, table, _Baseline), sentence[:10_000]
+
+
+def read_scores(folder: Path) -> pd.DataFrame:
+    """``scores.csv`` of a training on good parts; raises as :func:`read_baselines` does."""
+    path = folder / "scores.csv"
+    return _rows(path, read_table(path, dtype={"score": str, "role": str})[0], _Scored)
 
 
 def read_tried(folder: Path) -> pd.DataFrame:

@@ -142,8 +142,11 @@ def print_limits(answers: Answers, tally: Tally) -> None:
     trust = answers.run.trust.get(answers.role)
     if trust is None:
         console.print("There is no validation part, so no answer can be marked unsure.")
-    else:
+    elif not answers.run.promise or trust.harmful:
         console.print(trust.promise)
+    if answers.run.promise:
+        console.print(answers.run.promise)
+        console.print("A probability of 0.5 is at the limit; it is no probability of a defect.")
     part = answers.reading["part"]
     if answers.step:
         _print_windows(answers)

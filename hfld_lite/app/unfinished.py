@@ -38,6 +38,14 @@ OLD_LOCK = "lock"
 """Where hfld_lite 0.1.0 had its lock, in the unfinished run's folder."""
 
 
+class Wanted(Checked):
+    """What a training on good parts alone was asked for; see `train_good`."""
+
+    false_alarms: Annotated[float, Field(gt=0, lt=1)] | None = None
+    score: Name | None = None
+    use_defects: bool = False
+
+
 class _Begun(Checked):
     data: Origin
     command: Text
@@ -49,6 +57,7 @@ class _Begun(Checked):
     split: dict[str, Annotated[list[Index], Field(fail_fast=True)]] | None = None
     baselines: Annotated[list[Name], Field(fail_fast=True)] = Field(default_factory=list)
     devices: Annotated[int, Field(ge=1)] = 1
+    good: Wanted | None = None
 
 
 @contextmanager
@@ -134,6 +143,7 @@ def begin_run(
     baselines: Sequence[str] = (),
     auto: float | None = None,
     devices: int = 1,
+    good: Wanted | None = None,
 ) -> Path:
     """Write what resuming needs into a folder of `new_run`; return the folder for checkpoints.
 
@@ -148,12 +158,14 @@ def begin_run(
         baselines: names of those to be fitted after the test.
         auto: budget of an automatic choice, which changes the recipe before the training.
         devices: on how many one training is divided.
+        good: what a training on good parts alone was asked for.
     """
     recipe.save(part / "recipe.json")
     begun = {"format": FORMAT, "data": data, "command": command[:LINE]}
     begun |= {"plugins": {path: file_digest(Path(path)) for path in plugins}}
     begun |= {"teacher": teacher is not None, "split": parts and parts.to_dict(), "auto": auto}
     begun |= {"baselines": list(baselines), "devices": devices}
+    begun |= {"good": good.model_dump()} if good else {}
     if teacher is not None:
         save_weights(teacher, part / GIVEN_TEACHER)
     write_whole(part / BEGUN, json.dumps(begun) + "\n")
@@ -213,6 +225,12 @@ def begun_baselines(part: Path) -> tuple[str, ...]:
 def begun_devices(part: Path) -> int:
     """The number of devices that :func:`begin_run` was given."""
     return read_object(part / BEGUN).get("devices", 1)
+
+
+def begun_good(part: Path) -> Wanted | None:
+    """What :func:`begin_run` was given for a training on good parts alone, or None."""
+    wanted = read_object(part / BEGUN).get("good")
+    return wanted and Wanted.model_validate(wanted)
 
 
 def begun_plugins(part: Path) -> list[str]:

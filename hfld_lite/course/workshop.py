@@ -20,12 +20,14 @@ import soundfile
 from hfld_lite.app.checks import said_of_unlabelled
 from hfld_lite.app.export import export_run
 from hfld_lite.app.figures import confusions, spectra
+from hfld_lite.app.good import parts_of, said_of_good
 from hfld_lite.app.report import report_run
 from hfld_lite.app.runs import Run, load_run, or_note, save_run, with_known_costs
 from hfld_lite.app.style import png
-from hfld_lite.app.unfinished import new_run
+from hfld_lite.app.unfinished import Wanted, new_run
 from hfld_lite.course.monitor import Monitor, monitor
 from hfld_lite.course.widgets import image
+from hfld_lite.data.good_parts import as_good
 from hfld_lite.data.readers import read_folder
 from hfld_lite.data.recordings import UNLABELLED, Recordings
 from hfld_lite.data.splits import Split, split
@@ -35,6 +37,7 @@ from hfld_lite.edge.export import CALIBRATION
 from hfld_lite.errors import ArgumentError, DataError, HfldError
 from hfld_lite.evaluation.baselines import USUAL
 from hfld_lite.evaluation.detector import TestResult
+from hfld_lite.evaluation.good_parts import GoodParts
 from hfld_lite.hierarchy import Chain
 from hfld_lite.recipes import Recipe
 from hfld_lite.rivals.presets import preset
@@ -107,11 +110,14 @@ def write_wav_folder(recordings: Recordings, folder: str | Path) -> Path:
     return folder
 
 
-def check_folder(folder: str | Path, recipe: Recipe | None = None, **options: Any) -> Checked:
+def check_folder(
+    folder: str | Path, recipe: Recipe | None = None, good: str = "", **options: Any
+) -> Checked:
     """Read a folder of recordings and draw its split, without training anything.
 
     Args:
         folder: of any layout that :func:`read_folder` knows.
+        good: class of good parts, for a training on these alone; a folder's only class is good.
         recipe: whose split and inputs are tried; by default the preset classroom.
         options: for the reader, such as ``samples`` or ``group_pattern``.
 
@@ -121,9 +127,14 @@ def check_folder(folder: str | Path, recipe: Recipe | None = None, **options: An
     recipe = recipe or preset("classroom")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        recordings = read_folder(folder, **options)
+        recordings = read_folder(folder, one_class=True, **options)
     notes = [str(warning.message) for warning in caught]
     network_inputs(recordings.signals[:1], recipe, recordings.sample_rate)
+    if good or len(recordings.class_names) == 1:
+        recordings = as_good(recordings, [good or recordings.class_names[0]])
+        parts = parts_of(recordings, recipe, Wanted())
+        notes += [*recordings.notes, *said_of_good(recordings, parts, Wanted())]
+        return Checked(recordings, parts, tuple(notes))
     parts = split(recordings, validation=recipe.validation, test=recipe.test, seed=recipe.seed)
     if len(set(recordings.groups)) == len(recordings):
         notes.append(
@@ -153,6 +164,12 @@ def check_folder(folder: str | Path, recipe: Recipe | None = None, **options: An
 def in_words(result: TestResult, role: str = "student") -> str:
     """A network's figures on the test part in a sentence."""
     found = result.evaluations[role]
+    if list(found.confusion.shape) == [2, 2] and found.miss_rate is None:
+        return (
+            f"Of {found.count} good test recordings {found.false_alarm_rate:.1%} are called "
+            f"defective (95 % interval {1 - found.high:.1%} to {1 - found.low:.1%}); how many "
+            "defects are missed is unknown, since there was none."
+        )
     said = (
         f"The {role.replace('_', ' ')} is right for {found.accuracy:.1%} of {found.count} test "
         f"recordings (95 % interval {found.low:.1%} to {found.high:.1%})"
@@ -171,6 +188,7 @@ def keep_run(
     result: TestResult,
     recordings: Recordings,
     origin: dict[str, Any],
+    good: GoodParts | None = None,
 ) -> Run:
     """Write a trained chain as a run folder, as ``hfld train`` does, and read it back.
 
@@ -178,6 +196,7 @@ def keep_run(
         folder: must not exist yet.
         chain, result, recordings: as trained and tested.
         origin: ``{"folder": …, "options": …}``, how to read the recordings again.
+        good: what a training on good parts gave, if it was one.
 
     Raises:
         RecipeError: if the folder is taken or cannot be written.
@@ -185,7 +204,8 @@ def keep_run(
     with new_run(folder) as part:
         result = with_known_costs(result, chain.detector, recordings)
         command = "in a notebook, by hfld_lite.course.workshop"
-        save_run(part, chain, result, recordings, origin, command, USUAL)
+        names = () if good else USUAL
+        save_run(part, chain, result, recordings, origin, command, names, good)
     or_note(
         f"The run is finished and safe, but its report is missing; make it with: hfld report "
         f"{folder}",
@@ -251,6 +271,12 @@ class Workshop(ipywidgets.VBox):
                     group_pattern,
                     "such as (tile[0-9]+); empty if manifest.csv names the parts",
                 ),
+                (
+                    "good",
+                    "class of good parts",
+                    "",
+                    "empty to learn all classes; such as good, to learn from good parts alone",
+                ),
                 ("out", "write to", self._proposed, "a new folder"),
             )
         }
@@ -267,7 +293,7 @@ class Workshop(ipywidgets.VBox):
         self.training = ipywidgets.VBox()
         self._forget()
         self.fields["folder"].observe(self._propose, "value")
-        for name in ("folder", "pattern"):
+        for name in ("folder", "pattern", "good"):
             self.fields[name].observe(lambda _: self._forget(), "value")
         super().__init__(
             [
@@ -282,7 +308,8 @@ class Workshop(ipywidgets.VBox):
     def check(self) -> Checked:
         """Read the folder and draw its split; raises as :func:`check_folder` does."""
         self._forget()
-        self.checked = check_folder(self._path("folder"), self.recipe, **self._options())
+        good = self.fields["good"].value.strip()
+        self.checked = check_folder(self._path("folder"), self.recipe, good, **self._options())
         recordings = self.checked.recordings
         rate = recordings.sample_rate
         if (hertz := frequencies(self.recipe, recordings.samples, rate)) is not None:
@@ -338,14 +365,19 @@ class Workshop(ipywidgets.VBox):
                 )
             origin = {"folder": str(self._path("folder").absolute()), "options": self._options()}
             chain, recordings = self.live.chain, self.checked.recordings
+            if recordings.kinds is not None:
+                kinds = np.unique(recordings.kinds[recordings.labels == 0])
+                origin["good"] = kinds.tolist()
             self._say("Exporting", f"Evaluates, quantises and writes into {out.name}.")
-            self.run = keep_run(out / "run", chain, self.result, recordings, origin)
-        self.export = export_run(self.run, out / "device", "onnx-int8")
+            given = (chain, self.result, recordings, origin, self.live.good)
+            self.run = keep_run(out / "run", *given)
+        role = self.run.detector.answering
+        self.export = export_run(self.run, out / "device", "onnx-int8", role=role)
         change, low, high = (100 * value for value in self.export.change)
         self._say(
             "Exported",
             f"{self.export.model.name} has {self.export.bytes:,} bytes in eight bits; its test "
-            f"accuracy differs from the trained student's by {change:+.1f} points ({low:+.1f} to "
+            f"accuracy differs from the trained {role.replace('_', ' ')}'s by {change:+.1f} points ({low:+.1f} to "
             f"{high:+.1f}). It is in {out.name}/device with {self.export.program.name}; the run "
             f"with its report.html is in {out.name}/run.",
         )
@@ -387,7 +419,7 @@ class Workshop(ipywidgets.VBox):
             {role: found.confusion for role, found in self.result.evaluations.items()},
             self.checked.recordings.class_names,
         )
-        words = in_words(self.result)
+        words = in_words(self.result, self.live.chain.detector.answering)
         self.picture.value = image(
             png(figure, dpi=90), f"Confusion matrices of all networks. {words}"
         )

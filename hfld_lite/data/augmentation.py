@@ -79,7 +79,7 @@ def augment(
     result = signals
     if augmentation.frequency or augmentation.shift:
         late = (shift * augmentation.shift * sample_rate / 1000).round()
-        result = _moved(signals, 1 + augmentation.frequency * epsilon, late)
+        result = moved(signals, 1 + augmentation.frequency * epsilon, late)
     result = result * 10 ** (augmentation.gain * gain / 20)
     if augmentation.noise is not None:
         low, high = augmentation.noise
@@ -100,7 +100,7 @@ def check_shift(augmentation: Augmentation, samples: int, sample_rate: int) -> N
         )
 
 
-def _moved(signals: Tensor, factor: Tensor, late: Tensor) -> Tensor:
+def moved(signals: Tensor, factor: Tensor, late: Tensor) -> Tensor:
     """x(factor · (t − late)), with t and late in samples; 0 outside of x."""
     samples = signals.shape[1]
     fine = torch.fft.irfft(torch.fft.rfft(signals), n=FINER * samples) * FINER

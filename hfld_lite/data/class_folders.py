@@ -93,6 +93,7 @@ def read_wav_folder(
     group_pattern: str | None = None,
     normal: Sequence[str] | None = None,
     merge_names: bool = False,
+    one_class: bool = False,
     progress: bool = False,
 ) -> Recordings:
     """Read a folder of WAV or FLAC files, or others that a `reader` is registered for.
@@ -126,6 +127,7 @@ def read_wav_folder(
             in any case, or those that end in N where all are like AN, AD.
         merge_names: give names of classes, and of groups, that look alike (Good and good, 7 and
             7.0) the commonest spelling of them, instead of refusing them.
+        one_class: accept a single class.
         progress: show a bar.
 
     Raises:
@@ -151,7 +153,8 @@ def read_wav_folder(
     listed = _spelled(listed, manifest or folder, merge_names)
     labels = {label for _, label, _ in listed.values()}
     names = sorted(labels - {""})
-    need_two(names, folder, "" in labels)
+    if not (one_class and names):
+        need_two(names, folder, "" in labels)
     normal, names = _wav_classes(names, normal)
     files = [_File(path, *entry, *_opened(path)) for path, entry in listed.items()]
     rate = _common_rate(files, sample_rate, resample)

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from hfld_lite.data.mat_structs import check_struct
 from hfld_lite.data.names import no_label, some_names, tidy
 from hfld_lite.data.parts import Part
 from hfld_lite.data.plausibility import reading_findings
@@ -42,6 +43,9 @@ from hfld_lite.storage.progress import bar
 TILE_LAYOUT = "one .mat file per type and class, *N.mat normal and *D.mat defective"
 LONG_NAME = r"^(.+)_(?:load)?\d+\.(?i:mat)$"
 LONG_VARIABLE = "DE_time,*_DE_time"  # of Case Western Reserve University: X105_DE_time, …
+
+NORMAL_48K = {f"X{number:03d}_DE_time" for number in range(97, 101)}
+PADERBORN, PADERBORN_RATE = "vibration_1", 64_000
 
 _NUMBERS = {"double", "single", "logical"} | {
     f"{u}int{n}" for u in ("", "u") for n in (8, 16, 32, 64)
@@ -70,6 +74,7 @@ def read_mat(
     part: str = "first",
     samples: int = 7000,
     pool: bool = True,
+    one_class: bool = False,
     progress: bool = False,
 ) -> Recordings:
     """Read recordings in the layout that the HFLKD paper's released code reads.
@@ -91,6 +96,7 @@ def read_mat(
         samples: how many to use of each row; with *whole* all are used.
         pool: a class for each file (AN, AD, BN, …), types in order and N before D; else the two
             classes N and D over all types.
+        one_class: accept a single class.
         progress: show a bar.
 
     Raises:
@@ -111,7 +117,8 @@ def read_mat(
         "" if no_label(file.stem) else file.stem if pool else file.stem[-1] for file in files
     ]
     names = sorted({name for name in classes if name}, key=pooled_order)
-    need_two(names, paths, "" in classes)
+    if not (one_class and names):
+        need_two(names, paths, "" in classes)
     cuts, labels, rows, lengths, turned = [], [], [], [], []
     for file, label in zip(bar(files, "reading", progress=progress), classes, strict=True):
         array = mat_variable(file, variable)
@@ -185,6 +192,7 @@ def read_long_mat(
     normal: Sequence[str] | None = None,
     label_pattern: str = LONG_NAME,
     what: str = "known bearings",
+    one_class: bool = False,
     progress: bool = False,
 ) -> Recordings:
     """Read long recordings, one per .mat file, and cut them into windows.
@@ -208,6 +216,7 @@ def read_long_mat(
         label_pattern: regular expression that finds the class in a file's name, by its one group;
             by default what is before ``_load0``, or before ``_0``.
         what: the beginning of `source`.
+        one_class: accept a single class.
         progress: show a bar.
 
     Raises:
@@ -235,7 +244,8 @@ def read_long_mat(
     leave_out = known_classes(leave_out, found.values(), "leave_out")
     files = [file for file in found if found[file] not in leave_out]
     names = sorted({found[file] for file in files if not no_label(found[file])})
-    need_two(names, paths, any(no_label(found[file]) for file in files))
+    if not (one_class and names):
+        need_two(names, paths, any(no_label(found[file]) for file in files))
     signals, labels, groups, origins, unused, chosen = [], [], [], [], [], {}
     for file in bar(files, "reading", progress=progress):
         chosen[file.name] = name = variable_name(file, variable)
@@ -248,7 +258,7 @@ def read_long_mat(
                 mend="a recording in each row or column is read from files named *N.mat and *D.mat "
                 "(read_mat)",
             )
-        cut, block = _windows(float32(array.ravel()), window, hop, blocks, file)
+        cut, block = windows_in_blocks(float32(array.ravel()), window, hop, blocks, file)
         signals.append(cut)
         labels += [label_of(found[file], names)] * len(cut)
         groups += [f"{file.stem}/block{number:02d}" for number in block]
@@ -267,6 +277,13 @@ def read_long_mat(
         warnings.warn(
             f"{files[0].parent}: the variables that fit {variable!r} are {named}", stacklevel=2
         )
+        if not NORMAL_48K.isdisjoint(chosen.values()):
+            warnings.warn(
+                f"{files[0].parent}: Case Western's normal recordings (X097 to X100) were sampled "
+                f"at 48000 Hz and are read as if at {sample_rate} Hz, as the others, so that the "
+                "rate may tell them apart; data_scripts/prepare_public.py converts them",
+                stacklevel=2,
+            )
     return Recordings(
         signals=np.concatenate(signals),
         labels=np.array(labels),
@@ -305,12 +322,14 @@ def _mat_files(paths: str | Path | Iterable[str | Path]) -> list[Path]:
 @reader(".mat", class_folders=False)
 def _read_rows(
     path: Path, variable: str | None = None, long: bool = False, samples: int | None = None
-) -> tuple[np.ndarray, None]:
+) -> tuple[np.ndarray, int | None]:
     """Read a .mat file whose variable holds a recording a row, or one long one.
 
     Where `samples` are wanted that the rows do not have and the columns do, these are the
     recordings.
     """
+    if long and variable is None and (found := struct_signal(path)):
+        return found
     array = mat_variable(path, variable or (LONG_VARIABLE if long else "data"))
     if samples and not long and _are_columns(array, samples):
         warnings.warn(f"{path}: {_COLUMNS} {samples} samples, shape {array.shape}", stacklevel=2)
@@ -402,6 +421,54 @@ def mat_variable(file: Path, name: str) -> np.ndarray:
     if array.size == 0:
         raise DataError(file, f"{name!r} is empty, shape {array.shape}", expected="recordings")
     return array
+
+
+def struct_signal(file: Path) -> tuple[np.ndarray, int] | None:
+    """The vibration in a struct as MFPT and Paderborn University publish it, and its rate in Hz.
+
+    MFPT's struct has the fields ``gs`` and ``sr``. Paderborn's has ``Y``, an array of structs with
+    ``Name`` and ``Data``, of which the one named ``vibration_1`` was sampled at 64 kHz.
+
+    Returns:
+        ``(1, samples)`` and the rate; None where the file has no such struct, or is not of
+        version 5.
+
+    Raises:
+        DataError: the file is damaged.
+    """
+    import scipy.io
+    import scipy.io.matlab
+
+    structs = [name for name, kind in _listed(file, "")[0].items() if kind == "struct"]
+    if len(structs) != 1 or scipy.io.matlab.matfile_version(file, appendmat=False)[0] != 1:
+        return None
+    name = structs[0]
+
+    def content() -> Any:
+        check_struct(file, name)
+        options = {"variable_names": structs, "simplify_cells": True, "appendmat": False}
+        return scipy.io.loadmat(file, **options)[name]
+
+    fields = _asked(file, name, content)
+    if not isinstance(fields, dict):
+        return None
+    signal, rate = fields.get("gs"), fields.get("sr")
+    if "Y" in fields:
+        entries = [entry for entry in np.atleast_1d(fields["Y"]) if isinstance(entry, dict)]
+        found = [e.get("Data") for e in entries if str(e.get("Name", "")).strip() == PADERBORN]
+        signal, rate = (found or [None])[0], PADERBORN_RATE
+    if signal is None or rate is None:
+        return None
+    signal = np.asarray(signal)
+    if signal.dtype.kind not in "fiu" or not signal.size or max(signal.shape) != signal.size:
+        raise DataError(
+            file,
+            f"{name!r} holds a signal of {signal.dtype}, shape {signal.shape}",
+            expected="a vector of real numbers",
+        )
+    if not np.isscalar(rate) or not np.isreal(rate) or not 1 <= rate < 1e9:
+        raise DataError(file, f"{name!r} has the sample rate {rate!r}", expected="a number of Hz")
+    return signal.reshape(1, -1), round(rate)
 
 
 def _from_struct(file: Path, name: str) -> str:
@@ -540,7 +607,7 @@ def _parts(start: bytes, claimed: int, order: str) -> list[tuple[int, bytes]]:
     return parts
 
 
-def _windows(
+def windows_in_blocks(
     signal: np.ndarray, window: int, hop: int, blocks: int, file: Path
 ) -> tuple[np.ndarray, np.ndarray]:
     """Cut ``(samples,)`` into blocks, these into windows: ``(n, window)`` and each one's block."""

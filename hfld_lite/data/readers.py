@@ -65,6 +65,8 @@ _SYSTEM = set(
     |thumbs.db|ehthumbs.db|desktop.ini|icon\r""".replace("\n    ", "").split("|")
 )
 _MOST_RATIO = 1 << 18
+_OWN_NAMES = ("manifest", "label_pattern", "group_pattern", "variable")
+"""Options that say what files are; then a public data set may be read in another way."""
 
 
 def reader(
@@ -128,21 +130,27 @@ def endings_text(endings: Iterable[str]) -> str:
 
 
 # ---- what a user calls --------------------------------------------------------------------------
-def read_folder(folder: str | Path, *, progress: bool = False, **options) -> Recordings:
+def read_folder(
+    folder: str | Path, *, progress: bool = False, one_class: bool = False, **options
+) -> Recordings:
     """Read a folder of any known layout: prepared, tiles or long recordings in .mat files, classes.
 
     Args:
         folder: what to read.
         progress: show a bar.
+        one_class: accept a single class, for a training on good parts alone.
         options: for the reader of that layout: `Recordings.load`, `read_mat`, `read_long_mat` or
             `read_wav_folder`.
 
     Raises:
-        DataError: the folder holds no known layout, or several.
+        DataError: the folder holds no known layout, or several, or a public data set as it is
+            published, which a program prepares.
         ArgumentError: the reader has no such option.
     """
     folder = Path(folder)
     inside = listing(folder)
+    if not any(options.get(name) for name in _OWN_NAMES):
+        refuse_public(folder, inside)
     found = [known for known in LAYOUTS.values() if known.is_here(of_people(inside))]
     if len(found) != 1:
         names = " and ".join(_with_endings(known.name) for known in found)
@@ -160,7 +168,8 @@ def read_folder(folder: str | Path, *, progress: bool = False, **options) -> Rec
             raise ArgumentError(
                 f"{folder} holds {name}, which have no option {option!r}; {nearest(option, known)}."
             )
-    return read(folder, **options, **({"progress": progress} if "progress" in known else {}))
+    more = {"progress": progress, "one_class": one_class}
+    return read(folder, **options, **{name: more[name] for name in more if name in known})
 
 
 def read_signals(
@@ -407,7 +416,9 @@ def need_two(names: Sequence[str], where: object, unlabelled: bool = False) -> N
             expected="labelled recordings of two classes or more"
             if unlabelled
             else "two classes or more",
-            mend="add the recordings of another class",
+            mend="add the recordings of another class, or train on good parts alone (--good)"
+            if names
+            else "add the recordings of two classes",
         )
 
 
@@ -456,4 +467,5 @@ def float32(array: np.ndarray) -> np.ndarray:
 # The modules of the formats register themselves, and import what stands above.
 from hfld_lite.data.class_folders import read_wav_folder  # noqa: E402
 from hfld_lite.data.mat_files import read_long_mat, read_mat  # noqa: E402
+from hfld_lite.data.public_sets import refuse_public  # noqa: E402
 from hfld_lite.data.sound_files import read_sound  # noqa: E402, F401

@@ -36,7 +36,7 @@ class Recordings:
             not known: networks may be distilled on such a recording, and nothing is measured on it.
         groups: str ``(n,)``, names the physical tile: a split keeps each group in one part.
         sample_rate: in Hz.
-        class_names: two or more.
+        class_names: one or more; networks learn to tell two or more apart.
         normal_classes: the classes that count as sound; empty: no misses and no false alarms.
         origins: str ``(n,)``, ``"file:row"`` with rows counted from 0; errors name them.
             ``"recording:<i>"`` where not given.
@@ -48,6 +48,8 @@ class Recordings:
         wholes: str ``(n,)``, where each row is a window whose answers are averaged: the name of
             the recording that it is cut from, which has one class and one group.
         notes: what looked wrong while they were read, a sentence each; see `findings`.
+        kinds: str ``(n,)``, where several classes were made one: the class that each had before;
+            see :func:`hfld_lite.data.good_parts.as_good`. Not saved.
         checked: the signals were checked before; skip the check.
 
     Raises:
@@ -68,6 +70,7 @@ class Recordings:
     part: Part | None = None
     wholes: np.ndarray | None = None
     notes: tuple[str, ...] = ()
+    kinds: np.ndarray | None = None
     checked: InitVar[bool] = False
 
     def __post_init__(self, checked: bool) -> None:
@@ -213,6 +216,7 @@ class Recordings:
             groups=self.groups[indices],
             origins=self.origins[indices],
             wholes=None if self.wholes is None else self.wholes[indices],
+            kinds=None if self.kinds is None else self.kinds[indices],
             checked=True,
         )
 
@@ -417,9 +421,8 @@ def _classes(
         )
     if len(set(names)) < len(names):
         raise DataError("recordings", f"a class is named twice in {', '.join(names)}")
-    if len(names) < 2:
-        there = f"only the class {names[0]!r}" if names else "no class"
-        raise DataError("recordings", f"there is {there}", expected="two classes or more")
+    if not names:
+        raise DataError("recordings", "there is no class", expected="one or more")
     for name in normal:
         if name not in names:
             raise DataError(
@@ -427,7 +430,7 @@ def _classes(
                 f"the normal class {name!r} is not a class",
                 mend=nearest(name, names),
             )
-    if len(set(normal)) == len(names):
+    if len(set(normal)) == len(names) > 1:
         raise DataError("recordings", "every class is a normal one", expected="a defective one too")
     return names, normal
 

@@ -88,7 +88,7 @@ def split(
     known = np.flatnonzero(recordings.labels != UNLABELLED)
     drawn, rest = _draw(recordings, known, fractions, seed)
     if len(known) < len(recordings):
-        groups = _linked_groups(recordings)
+        groups = linked_groups(recordings)
         apart = np.isin(groups, groups[np.concatenate(drawn)])
         rest = np.flatnonzero(~apart)
     return check_split(Split(rest, drawn[1] if validation else [], drawn[0]), recordings)
@@ -188,7 +188,7 @@ def _equal(recordings: Recordings) -> list[np.ndarray]:
     return equal_rows(whole.signals) if isinstance(whole, Recordings) else []
 
 
-def _linked_groups(recordings: Recordings) -> np.ndarray:
+def linked_groups(recordings: Recordings) -> np.ndarray:
     """Numbers of the groups, (n,), where those that share an equal recording have one number."""
     _, groups = np.unique(recordings.groups, return_inverse=True)
     if not (sets := _equal(recordings)):
@@ -237,7 +237,7 @@ def _draw(
     folds, counts = _fold_counts(fractions)
     if not isinstance(seed, int | np.integer) or not 0 <= seed < 2**32:
         raise ArgumentError(f"The seed is {seed!r}; give a whole number from 0 to 4294967295.")
-    labels, groups = recordings.labels[rows], _linked_groups(recordings)[rows]
+    labels, groups = recordings.labels[rows], linked_groups(recordings)[rows]
     for label, name in enumerate(recordings.class_names):
         found = len(np.unique(groups[labels == label]))
         kind = "labelled " * (UNLABELLED in recordings.labels)
