@@ -216,7 +216,8 @@ def test_a_button_shows_every_error(shop, monkeypatch):
 
 def test_every_control_has_a_visible_label(shop):
     labels = [field.description for field in shop.fields.values()]
-    assert labels == ["folder of recordings", "part in the file name", "write to"]
+    fields = ["folder of recordings", "part in the file name", "class of good parts", "write to"]
+    assert labels == fields
     assert all(button.description and button.tooltip for button in shop.buttons.values())
 
 
