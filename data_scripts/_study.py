@@ -47,7 +47,7 @@ BEFORE = Recipe(
     nu=1.0,
     balance=False,
 )
-"""The preset "classroom" up to version 0.2.0, by which what is stored in ``notebooks/results`` was
+"""The preset "classroom" up to version 0.2.0, by which what is stored in ``hfld_lite/results`` was
 made, but for what `choose_defaults.py` wrote."""
 
 DEMO_BEFORE = BEFORE.replace(

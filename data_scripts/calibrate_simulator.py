@@ -134,7 +134,7 @@ def run(seed: int, bench: Bench) -> list[dict]:
 @app.command(
     help=__doc__,
     epilog="Example: python data_scripts/calibrate_simulator.py --seeds 3 "
-    "--out notebooks/results/simulator_calibration.csv",
+    "--out hfld_lite/results/simulator_calibration.csv",
 )
 def main(
     out: Annotated[Path | None, typer.Option(help="The CSV file to write.")] = None,

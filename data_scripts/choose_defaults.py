@@ -15,7 +15,7 @@ The protocol, written before it was run:
 5. Then ``test`` trains the defaults and the baselines as a user would, and reads the test parts
    once for each version, with new seeds.
 
-Every run is kept in ``runs/defaults``; the same command resumes. ``notebooks/results/`` gets
+Every run is kept in ``runs/defaults``; the same command resumes. ``hfld_lite/results/`` gets
 ``defaults_tried.csv`` from all questions that were run, and ``defaults_tested.csv`` from ``test``.
 """
 
@@ -42,7 +42,7 @@ from hfld_lite.hierarchy import Trainer, distill_chain
 from hfld_lite.recipes import ALONE, Recipe
 from hfld_lite.training import predict_logits
 
-RESULTS = Path(__file__).parents[1] / "notebooks" / "results"
+RESULTS = Path(__file__).parents[1] / "hfld_lite" / "results"
 CELLS = Path("runs") / "defaults"
 INNER = 0.2
 """Share of the training part that chooses the epoch while candidates are compared."""

@@ -38,7 +38,7 @@ from hfld_lite.training import Samples, fit, predict_logits
 WIDTHS = {"alexnet": 1 / 8, "vgg19": 1 / 16, "googlenet": 1 / 16, "densenet121": 1 / 16}
 ROLES = ("teacher", "student")
 DATA = ("tiles", "bearings")
-STORED = Path("notebooks/results/networks_compared.csv")
+STORED = Path("hfld_lite/results/networks_compared.csv")
 
 QUICK_WIDTH, QUICK_GROUPS, QUICK_EPOCHS = 1 / 16, 10, 1
 """With --quick: the width of the given networks, groups (tiles, blocks) a class, epochs."""

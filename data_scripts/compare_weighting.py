@@ -126,7 +126,7 @@ def main(
     folder: Annotated[Path, typer.Argument(help="Bearings, from prepare_bearings.py.")],
     seeds: Annotated[int, Option(min=1, help="How many seeds.")] = 5,
     out: Annotated[Path, Option(help="The CSV file to write.")] = Path(
-        "notebooks/results/weighting_strategies.csv"
+        "hfld_lite/results/weighting_strategies.csv"
     ),
     work: Annotated[Path, Option(help="Where finished cells are kept.")] = Path("runs/weighting"),
     jobs: Annotated[int, Option(help="Cells at a time, one core each.")] = 2,

@@ -10,6 +10,7 @@ from typing import Annotated
 import nbformat
 import typer
 from nbclient import NotebookClient
+from nbformat import NotebookNode
 from typer import Argument, Option
 
 from hfld_lite.storage.files import write_whole
@@ -44,7 +45,21 @@ def execute(path: Path) -> None:
     notebook.metadata["language_info"] = {"name": "python"}
     for cell in notebook.cells:
         cell.metadata.pop("execution", None)
+        if cell.cell_type == "code":
+            cell.outputs = whole(cell.outputs)
     write_whole(path, lambda part: nbformat.write(notebook, part))
+
+
+def whole(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """The outputs, with what was printed in one go in one piece, however the kernel cut it."""
+    joined: list[NotebookNode] = []
+    for output in outputs:
+        before = joined[-1] if joined else {}
+        if output.output_type == "stream" and before.get("name") == output.name:
+            before["text"] += output.text
+        else:
+            joined.append(output)
+    return joined
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""A run's student on every emulated core: the tables in notebooks/results that begin with chips.
+"""A run's student on every emulated core: the tables in hfld_lite/results that begin with chips.
 
 Writes chips.csv (sizes, instructions, accuracy and deviations, by core and precision),
 chips_parts.csv (bytes by part) and chips_map.csv (each function and table of the Cortex-M4's
-program in int8), which notebook 07 shows where the cross compiler or QEMU is missing. Instructions
+program in int8), which notebook 08 shows where the cross compiler or QEMU is missing. Instructions
 and bytes depend on the versions of the compiler and the emulator, which the tables name.
 """
 
@@ -30,7 +30,7 @@ def version(program: str) -> str:
 
 def main(
     run: Annotated[Path, typer.Argument(help="A run folder.")] = Path("runs/demo"),
-    out: Annotated[Path, Option(help="Folder of the tables.")] = Path("notebooks/results"),
+    out: Annotated[Path, Option(help="Folder of the tables.")] = Path("hfld_lite/results"),
     recordings: Annotated[int, Option(min=0, help="Of the test part; 0 for all.")] = 0,
 ) -> None:
     """Run on every core and write the tables."""

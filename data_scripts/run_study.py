@@ -374,7 +374,7 @@ def main(
     if unknown := set(question) - set(CONDITIONS):
         raise typer.BadParameter(f"question {sorted(unknown)[0]!r} is unknown; choose of abcdefgh")
     scale = QUICK if quick else FULL
-    out = out or Path("runs/quick/results" if quick else "notebooks/results")
+    out = out or Path("runs/quick/results" if quick else "hfld_lite/results")
     study = Study(scale, folder.absolute(), Path(), "".join(sorted(set(question))))
     kept = (work or Path("runs/quick" if quick else "runs")).absolute()
     study.work = kept / f"study-{study.made_with()}"

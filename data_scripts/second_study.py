@@ -7,7 +7,7 @@ begin with the same weights, take as many steps, and choose their epoch on the s
 Finished cells are kept and never computed again: the same command resumes where it was stopped,
 --hours stops it in time, and --hours 0 only writes the tables and figures of what is finished.
 
-How it is judged was committed before it ran: see "The second study" in notebooks/results/README.md.
+How it is judged was committed before it ran: see "The second study" in hfld_lite/results/README.md.
 """
 
 import json
@@ -320,7 +320,7 @@ def main(
     if unknown := set(data or ()) - set(DATA):
         raise typer.BadParameter(f"data set {sorted(unknown)[0]!r} is unknown; choose of {DATA}")
     study = Study(QUICK if quick else FULL, folder.absolute(), Path(), tuple(data or DATA))
-    out = out or Path("runs/quick/results" if quick else "notebooks/results")
+    out = out or Path("runs/quick/results" if quick else "hfld_lite/results")
     kept = (work or Path("runs/quick" if quick else "runs")).absolute()
     study.work = kept / f"second-{study.made_with()}"
     study.work.mkdir(parents=True, exist_ok=True)

@@ -18,7 +18,7 @@ from typer import Option
 from hfld_lite.evaluation.baselines import USUAL, fit_baselines
 
 TILES, BEARINGS = "tiles", "bearings block"
-STORED = Path("notebooks/results/study_baselines.csv")
+STORED = Path("hfld_lite/results/study_baselines.csv")
 PREFERRED = "preferred by validation"
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)

@@ -252,7 +252,7 @@ def test(
 def main(
     seeds: Annotated[int, Option(min=1, help="How many seeds.")] = 3,
     out: Annotated[Path, Option(help="Folder of the CSV files to write.")] = Path(
-        "notebooks/results"
+        "hfld_lite/results"
     ),
     jobs: Annotated[int, Option(help="Cells at a time, one core each; -1 for all cores.")] = -1,
     scheduler: Scheduler = None,

@@ -1,7 +1,7 @@
 """Sweep the weights of the loss's terms: which of them does the student need, and how much of each?
 
 L = α L_feature + μ L_tckd + ν L_nckd + L_ce, every combination of a few values, on simulated tiles:
-*validation* accuracy, for notebook 06. With all three at 0 the student learns from labels alone.
+*validation* accuracy, for notebook 07. With all three at 0 the student learns from labels alone.
 All students of a seed begin with the same weights, see the same batches and have the same teachers.
 """
 
@@ -80,7 +80,7 @@ def summarise(rows: pd.DataFrame) -> pd.DataFrame:
 def main(
     seeds: Annotated[int, Option(min=1, help="How many seeds.")] = 3,
     out: Annotated[Path, Option(help="The CSV file to write.")] = Path(
-        "notebooks/results/weights_sweep.csv"
+        "hfld_lite/results/weights_sweep.csv"
     ),
     work: Annotated[Path, Option(help="Where finished cells are kept.")] = Path("runs/weights"),
     jobs: Annotated[int, Option(help="Cells at a time, one core each.")] = 2,

@@ -79,7 +79,7 @@ class Recipe(Saved):
         temperature: T of the logit terms, no unit.
         heads: h of one-to-all matching; they must divide the teacher's channels.
         weighting: how the terms are balanced, a name in ``weighting.WEIGHTINGS``. The default was
-            chosen on validation data, see ``notebooks/results/weighting_strategies.csv``.
+            chosen on validation data, see ``hfld_lite/results/weighting_strategies.csv``.
         alpha, mu, nu, beta: fixed weights of feature matching, TCKD, NCKD and cross-entropy.
         meta_share: share of the training part that is kept from training for meta batches. To
             compare strategies fairly, give all of them the same.

@@ -173,7 +173,7 @@ def test_students_of_the_goals_fit_a_cortex_m4(tmp_path, depth, view, flash):
 
 def test_the_readme_says_what_the_table_says():
     root = Path(__file__).parents[1]
-    table = pd.read_csv(root / "notebooks/results/chips.csv", comment="#")
+    table = pd.read_csv(root / "hfld_lite/results/chips.csv", comment="#")
     row = table.set_index(["core", "precision"]).loc[("cortex-m4", "int8")]
     flash, static = row["flash_bytes"] / 1024, row["arena_bytes"] / 1024
     text = " ".join((root / "README.md").read_text("utf-8").split())

@@ -139,7 +139,7 @@ def test_the_method_can_be_read_in_an_evening():
 
 
 def test_the_readmes_table_of_the_defaults_is_the_results():
-    table = pd.read_csv(ROOT / "notebooks" / "results" / "defaults_tested.csv", comment="#")
+    table = pd.read_csv(ROOT / "hfld_lite" / "results" / "defaults_tested.csv", comment="#")
     shown = re.findall(r"^\| ([a-z0-9-]+) \| (.*) \|$", README, re.M)
     shown = {name: cells.split(" | ") for name, cells in shown if name in set(table["data"])}
     columns = ["student_0.2.0", "student_0.3.0", "student_now", "student_alone_now", "teacher_now"]

@@ -21,7 +21,7 @@ from hfld_lite.edge.analysis import Latency, stored_bytes
 from hfld_lite.weighting import WEIGHTINGS
 
 SCRIPTS = Path(__file__).parent.parent / "data_scripts"
-RESULTS = SCRIPTS.parent / "notebooks" / "results"
+RESULTS = SCRIPTS.parent / "hfld_lite" / "results"
 
 
 @pytest.fixture
@@ -386,9 +386,9 @@ STUDIES = ("study", "second_study")
     "name",
     [
         "README.md",
-        "notebooks/results/README.md",
-        "notebooks/06_hierarchical_training.ipynb",
-        "notebooks/08_evaluation_and_generalisation.ipynb",
+        "hfld_lite/results/README.md",
+        "notebooks/07_hierarchical_training.ipynb",
+        "notebooks/09_evaluation_and_generalisation.ipynb",
     ],
 )
 def test_every_interval_that_a_page_quotes_is_in_the_studies_tables(name):

@@ -1,12 +1,29 @@
 """What a notebook runs on, in one line."""
 
 import platform
+import warnings
 
 import torch
 
 from hfld_lite.edge.analysis import processor
 from hfld_lite.storage.threads import use_threads
 from hfld_lite.version import __version__
+
+
+def start(version: str) -> None:
+    """Print what a notebook runs on; warn if it was written for another version of the package.
+
+    Args:
+        version: The version whose outputs are stored in the notebook, such as ``"0.7.0"``.
+    """
+    if version != __version__:
+        warnings.warn(
+            f"this notebook was written for hfld_lite {version}, and {__version__} is installed: "
+            "if it fails or shows other numbers, restart the kernel after "
+            f"%pip install hfld_lite=={version}",
+            stacklevel=2,
+        )
+    print(environment())
 
 
 def environment() -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
 
@@ -24,7 +25,14 @@ from hfld_lite.app.style import (
     term_styles,
     words,
 )
+from hfld_lite.data.examples import evaluated
+from hfld_lite.data.recordings import Recordings
+from hfld_lite.data.views import BANDS, FRAMES, frequencies, mel_frames, network_inputs
+from hfld_lite.edge.analysis import receptive_field
 from hfld_lite.edge.chip import ARENA, BUFFER, CODE, CONSTANTS, DATA, RUNTIME, TEST
+from hfld_lite.losses import separated_logit_loss
+from hfld_lite.networks import POSITIONS, ResNet1d
+from hfld_lite.recipes import Recipe
 
 FAR = 5.0
 """Points of accuracy that a forest plot shows to either side."""
@@ -72,6 +80,185 @@ def impact(signal: np.ndarray, sample_rate: int, bins: np.ndarray, bin_width: fl
     right.plot(np.arange(len(bins)) * bin_width / 1000, bins, color=COLOURS[1], linewidth=0.7)
     right.set(xlabel="frequency in kHz", ylabel="magnitude, scaled to [0, 1]", ylim=(0, 1.05))
     return figure
+
+
+def bands(network: ResNet1d, recipe: Recipe, samples: int, sample_rate: int) -> pd.DataFrame:
+    """What each position of a network's features reads of the view "log-mel" or a spectrum.
+
+    A position averages neighbouring features of the last stage. Their middles lie ``spacing``
+    values apart, the product of all strides, and each sees a receptive field around its middle.
+
+    Args:
+        network: whose positions they are.
+        recipe: whose view the network reads; not "time".
+        samples: of a recording.
+        sample_rate: Hz.
+
+    Returns:
+        A row for each position: ``first`` and ``last`` input value in its middle, ``sees_first``
+        and ``sees_last`` of the whole receptive field, and ``reads``, the same middle in words.
+    """
+    generator = np.random.default_rng(0)  # any recording: a constant one is refused
+    inputs = network_inputs(generator.standard_normal((1, samples)), recipe, sample_rate)
+    length, hertz = inputs.shape[1], frequencies(recipe, samples, sample_rate)
+    with torch.inference_mode(), evaluated(network):
+        before = network.stages(network.stem(inputs[:, None])).shape[2]
+    spacing, field = 2 ** round(np.log2(length / before)), receptive_field(network)
+    half, rows = (hertz[1] - hertz[0]) / 2, []
+    size = mel_frames(samples, sample_rate)[0]
+    windows = (samples - size) // (size // 2) + 1
+    by = -(-windows // FRAMES)
+    for position in range(POSITIONS):
+        begin, end = before * position // POSITIONS, -(-before * (position + 1) // POSITIONS)
+        first = max(0, begin * spacing - spacing // 2)
+        last = min(length, (end - 1) * spacing + spacing // 2) - 1
+        said = []
+        if first < len(hertz):
+            low, high = hertz[first] - half, hertz[min(last, len(hertz) - 1)] + half
+            said.append(f"{max(0, low) / 1000:.1f} to {high / 1000:.1f} kHz")
+        if last >= len(hertz):
+            one, other = ((i - len(hertz)) // BANDS for i in (max(first, len(hertz)), last))
+            ends = one * by * size // 2, ((other + 1) * by - 1) * size // 2 + size
+            begun, ended = (1000 * min(i, samples) / sample_rate for i in ends)
+            said.append(f"mel bands, {begun:.0f} to {ended:.0f} ms")
+        rows.append(
+            {
+                "position": position,
+                "first": first,
+                "last": last,
+                "sees_first": max(0, begin * spacing - field // 2),
+                "sees_last": min(length - 1, (end - 1) * spacing + field // 2),
+                "reads": "; ".join(said),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+@house_style()
+def positions_in_hertz(
+    network: ResNet1d, recordings: Recordings, recipe: Recipe
+) -> tuple[Figure, str]:
+    """The nine positions of the features beside what each reads of the network's input.
+
+    Args:
+        network, recipe: see :func:`bands`.
+        recordings: whose mean input is drawn.
+
+    Returns:
+        The figure and its alternative text.
+    """
+    samples, rate = recordings.signals.shape[1], recordings.sample_rate
+    table = bands(network, recipe, samples, rate)
+    inputs = network_inputs(recordings.signals, recipe, rate).mean(0).numpy()
+    hertz = frequencies(recipe, samples, rate)
+    figure = Figure(figsize=(8, 6), layout="constrained")
+    above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 5))
+    above.plot(inputs, color=COLOURS[0], linewidth=0.8)
+    above.set(ylabel="input, mean", title="what the network reads")
+    for row in table.itertuples():
+        seen, middle = row.sees_last - row.sees_first + 1, row.last - row.first + 1
+        below.barh(row.position, seen, left=row.sees_first, color="0.8", height=0.8)
+        below.barh(row.position, middle, left=row.first, color=COLOURS[1], height=0.8)
+    kilohertz = np.arange(0, hertz[-1] / 1000, 4)
+    ticks = {float(at): f"{k:g}" for k, at in
+             zip(kilohertz, np.searchsorted(hertz, 1000 * kilohertz), strict=True)}  # fmt: skip
+    if len(inputs) > len(hertz):
+        ticks[(len(hertz) + len(inputs)) / 2] = "mel bands"
+        for axis in (above, below):
+            axis.axvline(len(hertz) - 0.5, color="0.35", linestyle="--")
+    below.set_xticks(list(ticks), list(ticks.values()))
+    names = [f"{row.position}: {row.reads}".replace("; ", ",\n") for row in table.itertuples()]
+    below.set(xlim=(0, len(inputs)), yticks=range(POSITIONS), yticklabels=names)
+    below.set(ylabel="position", title="dark: around its middle; light: its whole receptive field")
+    after = "; after the line, bands over time" * (len(inputs) > len(hertz))
+    below.set_xlabel(f"frequency in kHz{after}")
+    below.invert_yaxis()
+    alt = "Each position of the features reads a part of the input: " + ", ".join(
+        f"{row.position} reads {row.reads}" for row in table.itertuples()
+    )
+    return figure, f"{alt}; each sees {receptive_field(network)} values around each middle"
+
+
+@house_style()
+def split_of_logits(
+    teacher: Sequence[float], student: Sequence[float], class_names: Sequence[str], target: int = 0
+) -> tuple[Figure, str]:
+    """Two answers in three ways: all classes, true class or not, and the rest scaled to 1.
+
+    Args:
+        teacher, student: probabilities of the classes, all above 0, at temperature 1.
+        class_names: of the classes.
+        target: position of the true class.
+
+    Returns:
+        The figure and its alternative text.
+    """
+    both = np.array([teacher, student], float)
+    t, s = torch.tensor(both).log()[:, None]
+    tckd, nckd = map(float, separated_logit_loss(s, t, torch.tensor([target]), 1.0))
+    rest = np.delete(both, target, 1)
+    true, others = class_names[target], np.delete(class_names, target)
+    kd = tckd + (1 - both[0, target]) * nckd
+    figure = Figure(figsize=(8, 3.1), layout="constrained")
+    panels = (
+        (f"KD {kd:.3f}", "all classes", class_names, both),
+        (f"TCKD {tckd:.3f}", "true class or not", [true, "not"], np.stack(
+            [both[:, target], rest.sum(1)], 1)),
+        (f"NCKD {nckd:.3f}", "the rest, scaled to 1", others, rest / rest.sum(1, keepdims=True)),
+    )  # fmt: skip
+    for axis, (loss, title, names, pair) in zip(
+        figure.subplots(1, 3, sharey=True), panels, strict=True
+    ):
+        for i, (who, values) in enumerate(zip(("teacher", "student"), pair, strict=True)):
+            places = np.arange(len(names)) + 0.4 * i - 0.2
+            bars = axis.bar(places, values, 0.4, color=COLOURS[i], hatch=("", "//")[i], label=who)
+            if len(names) <= 3:
+                axis.bar_label(bars, [f"{value:.2f}" for value in values], fontsize=9, padding=2)
+        axis.set(xticks=range(len(names)), xticklabels=names, ylim=(0, 1.1))
+        axis.set_title(f"{title}\n{loss}", fontsize=11)
+    figure.axes[0].set_ylabel("probability")
+    figure.axes[-1].legend(fontsize=9)
+    alt = (
+        f"Three pairs of bars, teacher and student. All classes: KD is {kd:.3f}. {true} or not: "
+        f"TCKD is {tckd:.3f}. The other classes, scaled to a sum of 1: NCKD is {nckd:.3f}, which "
+        f"counts {1 - both[0, target]:.2f} times in KD, the teacher's share of these classes"
+    )
+    return figure, alt
+
+
+@house_style()
+def chain_in_time(history: pd.DataFrame) -> tuple[Figure, str]:
+    """When each network of a chain was trained, from the seconds of its epochs.
+
+    Args:
+        history: of :meth:`hfld_lite.hierarchy.Chain.history`.
+
+    Returns:
+        The figure and its alternative text.
+    """
+    took = history.groupby("role", sort=False)["seconds"].agg(["sum", "size"])
+    figure = Figure(figsize=(8, 0.5 * len(took) + 1), layout="constrained")
+    axis, begin, said = figure.subplots(), 0.0, []
+    for row, (role, (seconds, epochs)) in enumerate(took.iterrows()):
+        axis.barh(row, seconds, left=begin, color=COLOURS[row % 4], height=0.7)
+        if row + 1 < len(took):
+            axis.plot([begin + seconds] * 2, [row, row + 1], color="0.35", linewidth=1)
+        told = f"{words(role)}: {epochs:.0f} epochs, {seconds:.1f} s"
+        late = begin > took["sum"].sum() / 2
+        axis.text(
+            begin if late else begin + seconds,
+            row,
+            f"{told}  " if late else f"  {told}",
+            ha="right" if late else "left",
+            va="center",
+            fontsize=10,
+        )
+        said.append(told)
+        begin += seconds
+    axis.set(yticks=[], xlabel="seconds of training")
+    axis.spines[["top", "right", "left"]].set_visible(False)
+    axis.invert_yaxis()
+    return figure, "The networks are trained one after the other: " + "; ".join(said)
 
 
 @house_style()

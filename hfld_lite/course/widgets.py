@@ -5,10 +5,8 @@ The picture is an ``<img>`` with alternative text. It is in the cell's stored ou
 that a static page shows it as it was.
 """
 
-import base64
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from html import escape
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
@@ -22,6 +20,7 @@ from threadpoolctl import threadpool_limits
 
 from hfld_lite.app.style import png
 from hfld_lite.course import figures
+from hfld_lite.course.drawing import image
 from hfld_lite.data.recordings import UNLABELLED, Recordings
 from hfld_lite.data.simulator.simulate import SAMPLE_RATE, simulate_tiles
 from hfld_lite.data.simulator.tiles import Bench
@@ -103,12 +102,6 @@ class Explorer(ipywidgets.VBox):
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, Any]:
         """The widget, and the picture for pages that have no kernel."""
         return super()._repr_mimebundle_(**kwargs) | {"text/html": self.picture.value}
-
-
-def image(data: bytes, alt: str) -> str:
-    """A PNG file as an HTML element with alternative text."""
-    encoded = base64.b64encode(data).decode()
-    return f'<img alt="{escape(alt)}" src="data:image/png;base64,{encoded}" style="max-width:100%">'
 
 
 def _for_keys_and_ears() -> ipywidgets.Output:

@@ -1,8 +1,8 @@
-"""A class on one server: twelve kernels that run notebooks 03 and 06 at the same time.
+"""A class on one server: twelve kernels that run notebooks 03 and 07 at the same time.
 
     python tests/benchmarks/class_server.py [--kernels 12] [--cells 20]
 
-Half of the kernels run notebook 03 and half 06, from the same moment, and nobody has said how many
+Half of the kernels run notebook 03 and half 07, from the same moment, and nobody has said how many
 threads there are. All must finish, in at most 1.3 times the time of the same work one after the
 other. That is measured by one run of each notebook on the idle machine, times the number of
 kernels; a kernel's start is included in both. Memory of each kernel, looked at every second: RSS
@@ -27,7 +27,7 @@ from hfld_lite.storage.cores import physical_cores, used_by_others
 from hfld_lite.storage.threads import WISHES
 
 FOLDER = Path(__file__).parents[2] / "notebooks"
-NOTEBOOKS = ("03", "06")
+NOTEBOOKS = ("03", "07")
 TARGET = 1.3
 
 

@@ -51,7 +51,7 @@ TIMED = (
     "01_data_preparation",
     "03_logit_separation",
     "04_feature_matching",
-    "07_edge_size_analysis",
+    "08_edge_size_analysis",
 )
 """Notebooks whose widget must follow at once."""
 

@@ -70,7 +70,7 @@ FOLLOW = """box => {
 """Notes when a key went down, and when another picture was on the screen."""
 
 
-@pytest.mark.parametrize("name", ["06_hierarchical_training"])
+@pytest.mark.parametrize("name", ["07_hierarchical_training"])
 def test_the_monitor_is_paused_stopped_and_gone_on_with(opened, name):
     notebook = opened(name, run=False)
     page = notebook.page
@@ -254,7 +254,7 @@ def test_every_control_is_reached_by_tab_and_changed_by_keys(opened, name):
             kind = control.evaluate("control => control.className || control.tagName")
             assert control.evaluate("c => c === document.activeElement"), f"Tab misses {kind}"
             followed += change(page, box, control)
-    assert followed or name.startswith("09")
+    assert followed or name.startswith("11")
 
 
 def usable(box):

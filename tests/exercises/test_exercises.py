@@ -166,6 +166,27 @@ def test_every_exercise_says_goal_hint_expectation_points_and_minutes(path):
         assert each["solution"] not in text
 
 
+@pytest.mark.parametrize(
+    ("answer", "right", "said"),
+    [
+        (..., 16, "Not answered yet"),
+        (None, "teacher", "Not answered yet"),
+        (16, 16, "Right. Four times four."),
+        (8, 16, "Not yet. That is the sum."),
+        (5, 16, "Not yet. Multiply."),
+        ("16 or so", 16, "Not yet. '16 or so' is not a number."),
+        (torch.ones(2), torch.ones(2), "Right. Four times four."),
+        (torch.ones(3), torch.ones(2), "Not yet. Multiply."),
+        (" Teacher ", "teacher", "Right. Four times four."),
+        ("student", "teacher", "Not yet. Multiply."),
+    ],
+)
+def test_a_small_exercise_answers_at_once_and_never_stops_the_notebook(answer, right, said, capsys):
+    mistakes = {} if isinstance(right, str) else {"That is the sum.": 8}
+    exercises.quick_check(answer, right, "Four times four.", mistakes, "Multiply.")
+    assert capsys.readouterr().out.startswith(said)
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_help_comes_in_steps_and_the_solution_last(name, capsys):
     hint(name, 1)

@@ -7,19 +7,28 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from nbval.plugin import find_metadata_tags
 
 import hfld_lite
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
-MARKER = "# NBVAL_CHECK_OUTPUT"
+COMPARED = "nbval-check-output"
+"""A cell with this tag prints what it printed when it was stored, or nbval fails."""
+
+CHECK = "remove-cell"
+"""A cell with this tag asserts something; JupyterLab collapses it and the book leaves it out."""
 
 pytestmark = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 
 
 def cells(path, kind):
     return [cell for cell in nbformat.read(path, 4).cells if cell.cell_type == kind]
+
+
+def tags(cell):
+    return cell.metadata.get("tags", [])
 
 
 def prose(path):
@@ -47,14 +56,28 @@ def test_is_small_and_has_no_widget_state(path):
     assert "widgets" not in nbformat.read(path, 4).metadata
 
 
-def test_a_third_of_the_code_is_checked_and_every_marked_cell_has_an_output(path):
+def test_a_third_of_the_code_is_checked_and_every_compared_cell_has_an_output(path):
     code = cells(path, "code")
-    marked = [cell for cell in code if MARKER in cell.source]
-    for cell in marked:
-        assert cell.source.splitlines().count(MARKER) == 1, "words beside the marker disable it"
+    compared = [cell for cell in code if COMPARED in tags(cell)]
+    checks = [cell for cell in code if CHECK in tags(cell) and "assert " in cell.source]
+    for cell in compared:
+        assert dict(find_metadata_tags(cell.metadata)) == {"check": True}, "nbval reads it"
         assert cell.outputs, cell.source
-    assert len(marked) >= len(code) / 3
-    assert not any("raises-exception" in cell.metadata.get("tags", []) for cell in code)
+    assert len(compared) + len(checks) >= len(code) / 3
+    assert not any("raises-exception" in tags(cell) for cell in code)
+
+
+def test_checks_stand_in_hidden_cells_and_not_in_what_learners_read(path):
+    for cell in cells(path, "code"):
+        if CHECK in tags(cell):
+            # It asserts something, or installs the package where it is missing.
+            assert re.search(r"^ *assert |find_spec", cell.source, re.M), cell.source
+            assert cell.metadata.jupyter.source_hidden
+            assert not cell.outputs, "the book leaves this cell out, and its output with it"
+        else:
+            assert "NBVAL" not in cell.source
+            printed = "".join(output.get("text", "") for output in cell.outputs)
+            assert not re.search(r": +(True|False)$", printed, re.M), printed
 
 
 def test_begins_with_goals_minutes_and_the_librarys_version(path):

@@ -44,14 +44,14 @@ from hfld_lite.course.exercises.e05_parameter_value_prediction import (
     check_price,
     check_verdict,
 )
-from hfld_lite.course.exercises.e06_hierarchical_training import (
+from hfld_lite.course.exercises.e07_hierarchical_training import (
     check_distil_cached,
     check_distil_stage,
     check_gap_closed,
     check_next_teacher,
     check_stage_order,
 )
-from hfld_lite.course.exercises.e07_edge_size_analysis import (
+from hfld_lite.course.exercises.e08_edge_size_analysis import (
     challenge_score,
     check_conv_macs,
     check_fits_on,
@@ -61,7 +61,7 @@ from hfld_lite.course.exercises.e07_edge_size_analysis import (
     check_smallest,
     check_zero_point,
 )
-from hfld_lite.course.exercises.e08_evaluation_and_generalisation import (
+from hfld_lite.course.exercises.e09_evaluation_and_generalisation import (
     check_cheapest_limit,
     check_confidence_gap,
     check_corrected,
@@ -70,6 +70,7 @@ from hfld_lite.course.exercises.e08_evaluation_and_generalisation import (
     check_tile_bootstrap,
 )
 from hfld_lite.course.exercises.hints import hint
+from hfld_lite.course.exercises.in_place import quick_check
 
 __all__ = [
     "NotAnswered",
@@ -123,4 +124,5 @@ __all__ = [
     "check_verdict",
     "check_zero_point",
     "hint",
+    "quick_check",
 ]

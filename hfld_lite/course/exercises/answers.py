@@ -69,7 +69,7 @@ def check(function: Callable[..., str]) -> Callable[..., None]:
             with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
                 torch.manual_seed(0)
                 warnings.simplefilter("ignore")
-                said = function(*(_answered(answer) for answer in answers))
+                said = function(*(answered(answer) for answer in answers))
         except (NotAnswered, NotImplementedError):
             raise NotAnswered(
                 f'Exercise "{name}" is not answered yet; hint("{name}", 1) helps to begin.'
@@ -90,7 +90,7 @@ def check(function: Callable[..., str]) -> Callable[..., None]:
 def ask(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
     """What the learner's function returns; nothing means that it is not written yet."""
     expect(callable(function), f"A function is asked for; this is a {type(function).__name__}.")
-    return _answered(function(*arguments, **named))
+    return answered(function(*arguments, **named))
 
 
 def expect(condition: object, sentence: str) -> None:
@@ -144,7 +144,8 @@ def compare(found: Any, right: Any, mistakes: Mapping[str, Any], otherwise: str)
     raise NotRight(otherwise)
 
 
-def _answered(value: Any) -> Any:
+def answered(value: Any) -> Any:
+    """The answer itself; None or ``...`` means that there is none yet, a NotAnswered."""
     if value is None or value is ...:
         raise NotAnswered
     return value

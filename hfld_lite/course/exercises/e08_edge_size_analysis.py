@@ -1,4 +1,4 @@
-"""Checks for notebook 07: operations, bytes, memory, devices, integers, the smallest student."""
+"""Checks for notebook 08: operations, bytes, memory, devices, integers, the smallest student."""
 
 import math
 import operator
@@ -367,7 +367,7 @@ class Score(NamedTuple):
 
 
 def challenge_score(student: nn.Module) -> Score:
-    """Measure a student of the challenge of notebook 07.
+    """Measure a student of the challenge of notebook 08.
 
     Score = 100 (accuracy − 0.80) + 10 log₂(4,000 / bytes) + 10 log₂(200,000 / MACs): half the
     bytes, half the operations or ten points of accuracy are worth 10 each.

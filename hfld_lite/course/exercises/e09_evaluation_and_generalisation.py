@@ -1,4 +1,4 @@
-"""Checks for notebook 08: intervals, misses, prices, leakage, many comparisons, calibration."""
+"""Checks for notebook 09: intervals, misses, prices, leakage, many comparisons, calibration."""
 
 from collections.abc import Callable, Mapping
 

@@ -1,4 +1,4 @@
-"""Checks for notebook 06: the chain's order, the cache, the gap, the next teacher, a script."""
+"""Checks for notebook 07: the chain's order, the cache, the gap, the next teacher, a script."""
 
 import math
 from collections.abc import Callable, Sequence
