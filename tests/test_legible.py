@@ -1,14 +1,16 @@
 """Texts in figures against what they stand on: a contrast of 4.5 to 1, as WCAG 2 asks."""
 
+import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 from test_widgets import DEFECTIVE, DOUBT, NAMES, STUDENT, SWEEP, TEACHER, history
 
 from hfld_lite.app.figures import confusions
-from hfld_lite.app.style import png
+from hfld_lite.app.style import COLOURS, png
 from hfld_lite.course import figures, widgets
 from hfld_lite.edge.chip import ARENA, BUFFER, CODE, CONSTANTS, RUNTIME, TEST
 from hfld_lite.edge.devices import Needs
@@ -80,9 +82,45 @@ def ground(text):
     return "white"
 
 
+SHOWN, DPI = 640, 90
+"""Pixels that a wide picture has where it is shown, and those of an inch of a small one."""
+
+
 @pytest.mark.parametrize("kind", FIGURES)
-def test_every_text_stands_out(kind):
-    assert_legible(FIGURES[kind]())
+def test_every_text_stands_out_and_is_neither_small_nor_covered_nor_cut(kind):
+    figure = FIGURES[kind]()
+    assert_legible(figure)
+    if kind == "confusions":  # as wide as its classes; its own tests are those of the report
+        return
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    width = figure.get_figwidth()
+    boxes = []
+    for text in drawn(figure):
+        pixels = text.get_fontsize() / 72 * min(DPI, SHOWN / width)
+        assert pixels >= 10 - 1e-9, f"{text.get_text()} is {pixels:.1f} px high"
+        box = text.get_window_extent(canvas.get_renderer()).padded(-1)
+        assert figure.bbox.padded(2).containsx(box.x0), f"{text.get_text()} is cut"
+        assert figure.bbox.padded(2).containsx(box.x1), f"{text.get_text()} is cut"
+        for other, its in boxes:
+            assert not box.overlaps(its), (text.get_text(), other)
+        boxes.append((text.get_text(), box))
+
+
+def drawn(figure):
+    """The texts of a figure, without labels of ticks beyond the ends of an axis."""
+    texts = set(figure.findobj(mpl.text.Text))
+    for axis in (axis for axes in figure.axes for axis in (axes.xaxis, axes.yaxis)):
+        low, high = sorted(axis.get_view_interval())
+        for tick in (*axis.get_major_ticks(), *axis.get_minor_ticks()):
+            if not low <= tick.get_loc() <= high:
+                texts -= {tick.label1, tick.label2}
+    return [text for text in texts if text.get_text().strip() and text.get_visible()]
+
+
+def test_every_colour_of_the_palette_stands_out_from_the_paper():
+    for colour in COLOURS:
+        assert contrast(colour, "white") >= 3, colour
 
 
 def test_every_text_of_the_studys_chain_stands_out(study_figures):

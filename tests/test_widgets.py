@@ -78,7 +78,7 @@ def other(control):
 def test_every_control_changes_the_picture_and_its_words(explorers, kind):
     explorer = explorers[kind]
     for name, control in explorer.controls.items():
-        if name == "severity":  # sound tiles have none
+        if name == "severity":  # disabled for sound tiles, which have none
             explorer.controls["state"].value = "defective"
         before, words, value = explorer.picture.value, explorer.alt, control.value
         control.value = other(control)
@@ -168,12 +168,53 @@ def test_a_guess_is_held_against_the_truth_and_the_networks(tiny_recordings):
     assert tiny_recordings.labels[rows].tolist() == [0, 1, 2]
     said = {"student": ["sound", "sound", "defective"]}
     explorer = widgets.explore_guess(tiny_recordings, rows, said)
+    sound, defective = explorer.buttons["sound"], explorer.buttons["defective"]
     assert "listen, then guess" in explorer.alt
-    explorer.controls["guess"].value = "sound"
-    assert explorer.alt == ("Tile 1 is sound. Your guess, sound, is right; the student said sound")
+    assert "No guess yet" in explorer.alt
+    sound.click()
+    assert explorer.alt.startswith(
+        "Tile 1 is sound. Your guess, sound, is right; the student said sound"
+    )
+    assert "Right so far, of 1 tiles: you 1, student 1" in explorer.alt
     explorer.controls["number"].value = 2
-    assert explorer.alt.startswith("Tile 2 is defective. Your guess, sound, is wrong; the student")
+    assert "Tile 2 of 3: listen, then guess" in explorer.alt, "the next tile is not shown"
+    assert "defective" not in explorer.alt
+    defective.click()
+    assert "Right so far, of 2 tiles: you 2, student 1" in explorer.alt
+    sound.click()
+    assert "Your guess, defective, is right" in explorer.alt, "the first guess counts"
+    explorer.controls["number"].value = 1
+    assert explorer.alt.startswith("Tile 1 is sound"), "what was guessed stays known"
     assert explorer.picture.value.count("<audio") == 1
+    assert '<div role="status">Tile 1 is sound' in explorer.picture.value
+
+
+def test_severity_is_for_defective_tiles(explorers):
+    controls = explorers["tiles"].controls
+    controls["state"].value = "sound"
+    assert controls["severity"].disabled
+    controls["state"].value = "defective"
+    assert not controls["severity"].disabled
+
+
+def test_a_player_keeps_its_sound_in_a_notebook_that_has_not_run():
+    page = widgets.player(np.sin(np.arange(400.0)), 8000)
+    assert re.search(r'<audio [^>]*src="data:audio/wav;base64,', page)
+    assert "<source" not in page, "JupyterLab drops its address"
+
+
+@pytest.mark.parametrize("kind", ["logits", "weights", "matching"])
+def test_the_axes_stay_where_they_are_while_a_slider_moves(explorers, kind):
+    explorer = explorers[kind]
+    seen = set()
+    for name in ("temperature", "confidence", "epoch", "position", "head", "strategy"):
+        if (control := explorer.controls.get(name)) is None:
+            continue
+        values = {key: one.value for key, one in explorer.controls.items()}
+        for value in (values[name], other(control)):
+            axes = explorer.draw(**values | {name: value})[0].axes
+            seen.add(tuple((*axis.get_xlim(), *axis.get_ylim()) for axis in axes))
+    assert len(seen) == 1
 
 
 def test_a_collapse_is_told_in_words(explorers):

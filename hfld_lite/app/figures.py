@@ -164,8 +164,8 @@ def spectra(
         chosen = inputs[np.asarray(labels) == label]
         if len(chosen):
             low, high = np.quantile(chosen, (0.1, 0.9), axis=0)
-            axis.fill_between(khz, low, high, color=COLOURS[4], label="middle 80 %")
-            axis.plot(khz, chosen.mean(0), color=COLOURS[0], linewidth=1, label="mean")
+            axis.fill_between(khz, low, high, color="0.55", label="middle 80 %")
+            axis.plot(khz, chosen.mean(0), color="black", linewidth=1, label="mean")
         axis.set_title(names[label], fontsize=10)
     for axis in axes[len(class_names) :]:
         axis.remove()

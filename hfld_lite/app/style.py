@@ -18,8 +18,9 @@ from matplotlib.transforms import Bbox
 
 from hfld_lite.app.fonts import spell
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
-"""Okabe and Ito's palette, safe for colour-blind eyes, without black and yellow (too pale)."""
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#882255", "#997700")
+"""Okabe and Ito's palette, safe for colour-blind eyes, but for colours below 3 to 1 against white:
+sky blue, orange and yellow. Two darker ones of Tol's palettes are in their place."""
 
 MARKERS = "osD^vPX"
 """One more than colours, so that more than six things still differ."""

@@ -7,20 +7,27 @@ Every function returns a matplotlib Figure that belongs to no window; `png` of
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
+from textwrap import fill
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter, StrMethodFormatter
+from matplotlib.ticker import (
+    EngFormatter,
+    MaxNLocator,
+    NullFormatter,
+    NullLocator,
+    PercentFormatter,
+    StrMethodFormatter,
+)
 
 from hfld_lite.app.style import (
     COLOURS,
     house_style,
     ink,
     log_losses,
-    plain_log,
     styled,
     term_styles,
     words,
@@ -33,6 +40,9 @@ from hfld_lite.edge.chip import ARENA, BUFFER, CODE, CONSTANTS, DATA, RUNTIME, T
 from hfld_lite.losses import separated_logit_loss
 from hfld_lite.networks import POSITIONS, ResNet1d
 from hfld_lite.recipes import Recipe
+
+WIDE = 8.0
+"""Inches: text of 9 points is then 10 px high where a figure is shown 640 px wide."""
 
 FAR = 5.0
 """Points of accuracy that a forest plot shows to either side."""
@@ -72,7 +82,7 @@ def impact(signal: np.ndarray, sample_rate: int, bins: np.ndarray, bin_width: fl
         bins: spectrum, scaled to [0, 1].
         bin_width: Hz.
     """
-    figure = Figure(figsize=(9, 2.8), layout="constrained")
+    figure = Figure(figsize=(WIDE, 2.8), layout="constrained")
     left, right = figure.subplots(1, 2)
     times = 1000 * np.arange(len(signal)) / sample_rate
     left.plot(times, signal / np.abs(signal).max(), color=COLOURS[0], linewidth=0.5)
@@ -151,7 +161,7 @@ def positions_in_hertz(
     table = bands(network, recipe, samples, rate)
     inputs = network_inputs(recordings.signals, recipe, rate).mean(0).numpy()
     hertz = frequencies(recipe, samples, rate)
-    figure = Figure(figsize=(8, 6), layout="constrained")
+    figure = Figure(figsize=(WIDE, 6), layout="constrained")
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(2, 5))
     above.plot(inputs, color=COLOURS[0], linewidth=0.8)
     above.set(ylabel="input, mean", title="what the network reads")
@@ -199,7 +209,7 @@ def split_of_logits(
     rest = np.delete(both, target, 1)
     true, others = class_names[target], np.delete(class_names, target)
     kd = tckd + (1 - both[0, target]) * nckd
-    figure = Figure(figsize=(8, 3.1), layout="constrained")
+    figure = Figure(figsize=(WIDE, 3.1), layout="constrained")
     panels = (
         (f"KD {kd:.3f}", "all classes", class_names, both),
         (f"TCKD {tckd:.3f}", "true class or not", [true, "not"], np.stack(
@@ -237,13 +247,13 @@ def chain_in_time(history: pd.DataFrame) -> tuple[Figure, str]:
         The figure and its alternative text.
     """
     took = history.groupby("role", sort=False)["seconds"].agg(["sum", "size"])
-    figure = Figure(figsize=(8, 0.5 * len(took) + 1), layout="constrained")
+    figure = Figure(figsize=(WIDE, 0.5 * len(took) + 1), layout="constrained")
     axis, begin, said = figure.subplots(), 0.0, []
     for row, (role, (seconds, epochs)) in enumerate(took.iterrows()):
         axis.barh(row, seconds, left=begin, color=COLOURS[row % 4], height=0.7)
         if row + 1 < len(took):
             axis.plot([begin + seconds] * 2, [row, row + 1], color="0.35", linewidth=1)
-        told = f"{words(role)}: {epochs:.0f} epochs, {seconds:.1f} s"
+        told = f"{words(role)}: {epochs:.0f} epoch{'s' * (epochs > 1)}, {seconds:.1f} s"
         late = begin > took["sum"].sum() / 2
         axis.text(
             begin if late else begin + seconds,
@@ -267,6 +277,7 @@ def distributions(
     class_names: Sequence[str],
     terms: Mapping[str, float],
     temperature: float,
+    longest: float | None = None,
 ) -> Figure:
     """Class probabilities of several networks side by side, and the terms of the loss.
 
@@ -275,8 +286,10 @@ def distributions(
         class_names: of the classes.
         terms: losses by name.
         temperature: that the logits were divided by, for the title.
+        longest: largest loss of a series that is drawn on one scale; by default the largest here.
+            Bars are as long as its square root, so that small ones are seen beside it.
     """
-    figure = Figure(figsize=(9, 3.2), layout="constrained")
+    figure = Figure(figsize=(WIDE, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     width = 0.8 / len(distributions)
     for i, (name, p) in enumerate(distributions.items()):
@@ -287,9 +300,11 @@ def distributions(
     left.legend(fontsize=9)
     bars = right.barh(list(terms), list(terms.values()), color=COLOURS[2])
     right.bar_label(bars, [f"{value:.3g}" for value in terms.values()], padding=3, fontsize=9)
-    right.margins(x=0.2)
+    right.set_xscale("function", functions=(lambda x: np.sqrt(np.maximum(x, 0)), np.square))
+    right.set_xlim(0, 1.6 * (longest or max(1e-9, *terms.values())))
+    right.xaxis.set_major_locator(MaxNLocator(4))
     right.invert_yaxis()
-    right.set(xlabel="loss of this recording", title="terms")
+    right.set(xlabel="loss of this recording (square root)", title="terms of the loss")
     return figure
 
 
@@ -316,24 +331,27 @@ def answers(table: np.ndarray, class_names: Sequence[str]) -> Figure:
 
 
 @house_style()
-def similarity(table: np.ndarray, position: int | None = None) -> Figure:
+def similarity(table: np.ndarray, position: int | None = None, top: float | None = None) -> Figure:
     """Where each teacher position looks in the student, and one position's row as bars.
 
     Args:
-        table: M of one recording and head, ``(teacher positions, student positions)``.
-        position: the teacher position to show.
+        table: M of one recording and head, or a mean, ``(teacher positions, student positions)``.
+        position: the teacher position to show beside it; by default none.
+        top: share of the brightest colour; by default the largest of the table.
     """
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    shown = left.imshow(table, vmin=0, vmax=max(1e-9, table.max()), cmap="cividis", aspect="auto")
+    alone = position is None
+    figure = Figure(figsize=(0.65 * WIDE if alone else WIDE, 3.4), layout="constrained")
+    left, *right = figure.subplots(1, 2 - alone, squeeze=False)[0]
+    top = max(1e-9, table.max() if top is None else top)
+    shown = left.imshow(table, vmin=0, vmax=top, cmap="cividis", aspect="auto")
     figure.colorbar(shown, ax=left, label="share", ticks=MaxNLocator(4))
     left.set(xlabel="student position", ylabel="teacher position", title="similarity M")
-    if position is not None:
+    for axis in right:
         left.axhline(position - 0.5, color="white", linewidth=1)
         left.axhline(position + 0.5, color="white", linewidth=1)
-        right.bar(range(table.shape[1]), table[position], color=COLOURS[0])
-        right.set(title=f"teacher position {position}", ylim=(0, 1))
-    right.set(xlabel="student position", ylabel="share")
+        axis.bar(range(table.shape[1]), table[position], color=COLOURS[0])
+        axis.set(title=f"teacher position {position}", ylim=(0, 1))
+        axis.set(xlabel="student position", ylabel="share")
     return figure
 
 
@@ -346,13 +364,15 @@ def anatomy(parameters: Mapping[str, int], field: int, length: int) -> Figure:
         field: receptive field, values of the input.
         length: of the input.
     """
-    figure = Figure(figsize=(9, 3.4), layout="constrained")
+    figure = Figure(figsize=(WIDE, 3.4), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(3, 2))
     counts = list(parameters.values())
     bars = left.barh(list(parameters), counts, color=COLOURS[0])
     left.bar_label(bars, [f"{count:,}" for count in counts], padding=3, fontsize=9)
-    left.margins(x=0.25)
+    left.margins(x=0.4)
     left.invert_yaxis()
+    left.xaxis.set_major_locator(MaxNLocator(3))
+    left.xaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
     left.set(xlabel="parameters", title=f"{sum(counts):,} in all")
     seen = min(field, length)
     right.barh([0], [length], color="0.85", height=0.5)
@@ -363,38 +383,43 @@ def anatomy(parameters: Mapping[str, int], field: int, length: int) -> Figure:
 
 
 @house_style()
-def fitting(verdicts: Mapping[str, Any], accuracy: Mapping[str, float]) -> Figure:
-    """Students on a device: bytes of flash and RAM against its limits, and the accuracy of each.
+def fitting(verdicts: Mapping[str, Any], accuracy: Mapping[str, float], title: str = "") -> Figure:
+    """Students on a device, the best on top: what each needs of flash and RAM against the limits.
 
     Args:
         verdicts: of :func:`hfld_lite.edge.devices.judge`, by student, all for one device.
         accuracy: of each student.
+        title: says which of them fit.
     """
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    axes = figure.subplots(1, 2)
-    first = next(iter(verdicts.values()))
-    for axis, kind, name in ((axes[0], "flash", "flash"), (axes[1], "ram", "RAM")):
-        for fits, colour, marker in ((True, COLOURS[0], "s"), (False, COLOURS[1], "x")):
-            mine = [n for n, verdict in verdicts.items() if verdict.fits == fits]
-            axis.plot(
-                [getattr(verdicts[n], f"{kind}_needed") / 1000 for n in mine],
-                [accuracy[n] for n in mine],
-                marker,
-                color=colour,
-                markersize=8,
-                label="fits" if fits else "does not fit",
-            )
+    order = sorted(verdicts, key=accuracy.get)
+    figure = Figure(figsize=(WIDE, 0.3 * len(order) + 1.6), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    first = verdicts[order[0]]
+    for axis, kind, name in zip(axes, ("flash", "ram"), ("flash", "RAM"), strict=True):
+        for fits, colour, hatch in ((True, COLOURS[0], ""), (False, COLOURS[1], "//")):
+            mine = [row for row, n in enumerate(order) if verdicts[n].fits == fits]
+            needed = [getattr(verdicts[order[row]], f"{kind}_needed") / 1000 for row in mine]
+            label = "fits" if fits else "does not fit"
+            axis.barh(mine, needed, color=colour, hatch=hatch, height=0.6, label=label)
         limit = getattr(first, f"{kind}_available")
         if limit is not None and limit < 50e6:
-            axis.axvline(limit / 1000, color=COLOURS[2], linestyle=":", label="the device has")
-        axis.set(xscale="log", xlabel=f"{name}, kB in INT8 (log)")
+            axis.axvline(limit / 1000, color="black", linestyle=":", label="the device has")
+        axis.set(xlabel=f"{name}, kB in INT8")
+        all_needed = [getattr(verdict, f"{kind}_needed") for verdict in verdicts.values()]
+        if max(all_needed) > 30 * min(all_needed):
+            axis.set(xscale="log", xlabel=f"{name}, kB in INT8 (log)")
+            axis.xaxis.set_minor_locator(NullLocator())  # unlabelled, and slow to draw
         axis.xaxis.set_major_formatter(StrMethodFormatter("{x:,g}"))
-        axis.xaxis.set_minor_locator(NullLocator())  # unlabelled, and slow to draw
-        axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
-        axis.grid(alpha=0.3)
-    axes[0].set_ylabel("validation accuracy")
-    axes[1].legend(fontsize=8)
-    figure.suptitle(first.device, fontsize=11)
+        axis.grid(axis="x", alpha=0.3)
+    named = [f"{name}: {accuracy[name]:.1%}" for name in order]
+    axes[0].set_yticks(range(len(order)), named, fontsize=9)
+    known = {
+        label: handle
+        for axis in axes
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(known.values(), known, fontsize=9, ncols=3, loc="outside lower center")
+    figure.suptitle(fill(title or first.device, 95), fontsize=10)
     return figure
 
 
@@ -406,7 +431,7 @@ def live(history: pd.DataFrame, planned: Mapping[str, int]) -> Figure:
         history: rows of epochs with ``role``, ``total``, ``validation_accuracy``; may be empty.
         planned: epochs of each role, in the order of training.
     """
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    figure = Figure(figsize=(WIDE, 3.2), layout="constrained")
     loss, accuracy = figure.subplots(1, 2, sharex=True)
     begin = 0
     for (role, epochs), colour, marker in styled(planned.items()):
@@ -427,18 +452,20 @@ def live(history: pd.DataFrame, planned: Mapping[str, int]) -> Figure:
         axis.grid(alpha=0.3)
     if len(history):
         known = accuracy.get_legend_handles_labels()
-        figure.legend(*known, fontsize=8, ncols=6, loc="outside upper center")
+        figure.legend(*known, fontsize=9, ncols=6, loc="outside upper center")
     return figure
 
 
 @house_style()
-def weights(history: pd.DataFrame) -> Figure:
+def weights(history: pd.DataFrame, last: int | None = None, top: float | None = None) -> Figure:
     """The terms' weights as shares of their sum, their sum, and the validation accuracy, by epoch.
 
     Args:
         history: of a `Distiller`'s training, with ``weight_TERM`` for each term.
+        last, top: largest epoch and sum of the weights on the axes, for a series on one scale; by
+            default those of the history.
     """
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    figure = Figure(figsize=(WIDE, 3.2), layout="constrained")
     axes = figure.subplots(1, 3)
     names = [name.removeprefix("weight_") for name in history if name.startswith("weight_")]
     given = history[[f"weight_{name}" for name in names]]
@@ -447,16 +474,20 @@ def weights(history: pd.DataFrame) -> Figure:
     for (name, (label, colour, _)), style in styles:
         shares = given[f"weight_{name}"] / total
         axes[0].plot(history["epoch"], shares, style, color=colour, label=label)
-    axes[0].set(ylim=(0, 1), ylabel="share of the sum of weights")
+    axes[0].set(ylim=(0, 1), ylabel="share of the sum")
     axes[0].yaxis.set_major_formatter(PercentFormatter(1))
-    axes[0].legend(fontsize=8)
+    known = axes[0].get_legend_handles_labels()
+    figure.legend(*known, fontsize=9, ncols=4, loc="outside upper center")
     axes[1].plot(history["epoch"], total, color=COLOURS[0])
-    axes[1].set(ylim=(0, max(4.2, total.max())), ylabel="sum of the weights")
+    axes[1].set(
+        ylim=(0, 1.05 * max(4, total.max() if top is None else top)), ylabel="sum of the weights"
+    )
     axes[2].plot(history["epoch"], history["validation_accuracy"], color=COLOURS[2])
     axes[2].set(ylim=(0, 1), ylabel="validation accuracy")
     axes[2].yaxis.set_major_formatter(PercentFormatter(1))
     for axis in axes:
-        axis.set_xlabel("epoch")
+        axis.set(xlabel="epoch", xlim=(0, (last or history["epoch"].max()) + 0.5))
+        axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axis.grid(alpha=0.3)
     return figure
 
@@ -471,14 +502,14 @@ def weights_sweep(table: pd.DataFrame, chosen: Sequence[float]) -> Figure:
         chosen: alpha, mu and nu of the marked student.
     """
     table = table.sort_values("validation_accuracy", ignore_index=True)
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    figure = Figure(figsize=(WIDE, 4), layout="constrained")
     axis = figure.subplots()
     for name, style in (("teacher", "-"), ("secondary_teacher", "--")):
         axis.axhline(table[name].mean(), color="0.4", linestyle=style, label=words(name))
     weights = table[["alpha", "mu", "nu"]].to_numpy()
     alone, mine = (weights == 0).all(1), np.isclose(weights, chosen).all(1)
     kinds = (
-        ("other weights", ~alone & ~mine, COLOURS[4], "o", 5),
+        ("other weights", ~alone & ~mine, "0.45", "o", 5),
         ("labels alone", alone & ~mine, COLOURS[1], "s", 8),
         ("these weights", mine, COLOURS[0], "D", 10),
     )
@@ -500,7 +531,7 @@ def weights_sweep(table: pd.DataFrame, chosen: Sequence[float]) -> Figure:
     )
     axis.yaxis.set_major_formatter(PercentFormatter(1))
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=8, loc="lower right")
+    figure.legend(fontsize=9, ncols=5, loc="outside lower center")
     return figure
 
 
@@ -512,7 +543,7 @@ def scatter(points: Mapping[str, np.ndarray], labels: Sequence[str]) -> Figure:
         points: places ``(n, 2)`` by network, of t-SNE for example.
         labels: class of each point.
     """
-    figure = Figure(figsize=(3.6 * len(points) + 1, 3.6), layout="constrained")
+    figure = Figure(figsize=(WIDE, 0.5 + WIDE / (len(points) + 0.6)), layout="constrained")
     axes = figure.subplots(1, len(points), squeeze=False)[0]
     labels = np.asarray(labels)
     for axis, (role, places) in zip(axes, points.items(), strict=True):
@@ -542,29 +573,29 @@ def threshold(
         limit: from which on a recording is called defective.
         limits, costs: expected cost of a part over the limit, ``(m,)`` each.
     """
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    figure = Figure(figsize=(WIDE, 3.2), layout="constrained")
     left, right = figure.subplots(1, 2)
     edges = np.linspace(0, 1, 26)
     for name, rows, colour, hatch in (
-        ("sound", ~defective, COLOURS[4], ""),
+        ("sound", ~defective, COLOURS[0], ""),
         ("defective", defective, COLOURS[1], "//"),
     ):
-        left.hist(
-            suspicion[rows], edges, color=colour, alpha=0.6, label=name, hatch=hatch, log=True
-        )
+        style = {"edgecolor": colour, "facecolor": (colour, 0.35), "hatch": hatch, "linewidth": 1.5}
+        left.hist(suspicion[rows], edges, histtype="stepfilled", log=True, label=name, **style)
     left.axvline(limit, color="black")
     left.text(limit, 1.02, "limit", ha="center", transform=left.get_xaxis_transform(), fontsize=9)
     left.set(xlabel="probability of a defect", ylabel="recordings (log)")
     left.set_ylim(bottom=0.5)  # a single recording is to be seen
     left.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     left.yaxis.set_minor_locator(NullLocator())  # unlabelled, and slow to draw
-    left.legend(fontsize=9, loc="upper center")
     right.plot(limits, costs, color=COLOURS[0], drawstyle="steps-post")
     right.axvline(limit, color="black")
     right.plot(limits[costs.argmin()], costs.min(), "D", color=COLOURS[2], label="cheapest limit")
     right.set(xlabel="limit", ylabel="cost of a part on average")
     right.grid(alpha=0.3)
-    right.legend(fontsize=9, loc="upper center")
+    ours, theirs = left.get_legend_handles_labels(), right.get_legend_handles_labels()
+    known = [[*one, *two] for one, two in zip(ours, theirs, strict=True)]
+    figure.legend(*known, fontsize=9, ncols=3, loc="outside lower center")
     return figure
 
 
@@ -585,7 +616,7 @@ def forest(tables: Mapping[str, pd.DataFrame], base: str) -> Figure:
     difference, low, high = f"against_{base}", f"low_{base}", f"high_{base}"
     ordered = pd.concat(table.sort_values(difference) for table in tables.values())
     order = list(ordered.dropna(subset=[difference])["method"].unique())
-    figure = Figure(figsize=(4.2 * len(tables) + 2, 0.24 * len(order) + 1.2), layout="constrained")
+    figure = Figure(figsize=(WIDE, 0.26 * len(order) + 1.4), layout="constrained")
     axes = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
     for axis, (title, table) in zip(axes, tables.items(), strict=True):
         for method, *ends in table[["method", difference, low, high]].itertuples(index=False):
@@ -609,7 +640,7 @@ def forest(tables: Mapping[str, pd.DataFrame], base: str) -> Figure:
                     f"{middle:+.0f} ({left:+.0f} to {right:+.0f})",
                     ha=side,
                     va="center",
-                    fontsize=8,
+                    fontsize=9,
                 )
                 continue
             axis.errorbar(
@@ -626,9 +657,9 @@ def forest(tables: Mapping[str, pd.DataFrame], base: str) -> Figure:
         axis.set(title=title, xlabel=f"points of accuracy against {words(base)}")
         axis.set_xlim(max(axis.get_xlim()[0], -FAR - 0.3), min(axis.get_xlim()[1], FAR + 0.3))
         axis.grid(axis="x", alpha=0.3)
-    axes[0].set_yticks(range(len(order)), [words(method) for method in order], fontsize=8)
+    axes[0].set_yticks(range(len(order)), [words(method) for method in order], fontsize=9)
     axes[0].set_ylim(-0.6, len(order) - 0.4)
-    figure.supxlabel("mean and 95 % interval; filled: clear of zero", fontsize=8)
+    figure.supxlabel("mean and 95 % interval; filled: clear of zero", fontsize=9)
     return figure
 
 
@@ -646,7 +677,7 @@ def front(
         costs: columns, a panel each.
         budgets: of some costs, drawn as lines.
     """
-    figure = Figure(figsize=(3.6 * len(costs) + 1, 4.2), layout="constrained")
+    figure = Figure(figsize=(WIDE, 4.2), layout="constrained")
     axes = figure.subplots(1, len(costs), sharey=True, squeeze=False).ravel()
     styles = {"alone": (COLOURS[1], "o", "none"), "distilled": (COLOURS[0], "s", COLOURS[0])}
     for axis, cost in zip(axes, costs, strict=True):
@@ -680,7 +711,8 @@ def front(
         axis.set_xlabel(COST_LABELS.get(cost, cost))
         if table[cost].max() > 20 * table[cost].min():
             axis.set_xscale("log")
-            plain_log(axis.xaxis)
+            axis.xaxis.set_major_formatter(EngFormatter())
+            axis.xaxis.set_minor_formatter(NullFormatter())
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("validation accuracy, mean of the seeds")
     axes[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
@@ -689,7 +721,7 @@ def front(
         for axis in axes
         for line, name in zip(*axis.get_legend_handles_labels(), strict=True)
     }
-    figure.legend(known.values(), known, loc="outside lower center", ncols=len(known), fontsize=9)
+    figure.legend(known.values(), known, loc="outside lower center", ncols=3, fontsize=9)
     return figure
 
 
@@ -713,7 +745,7 @@ def memory_map(placed: pd.DataFrame, stack_bytes: int) -> Figure:
         "flash": placed.assign(part=placed["part"].where(in_flash, CONSTANTS))[~zeroed],
         "RAM": pd.concat([placed[(initialised | zeroed) & (placed["part"] != TEST)], stack]),
     }
-    figure = Figure(figsize=(9, 4.6), layout="constrained")
+    figure = Figure(figsize=(WIDE, 4.8), layout="constrained")
     axes = figure.subplots(1, 2)
     for axis, (memory, table) in zip(axes, memories.items(), strict=True):
         low, least = 0, NAMED * table["size"].sum()
@@ -740,10 +772,10 @@ def memory_map(placed: pd.DataFrame, stack_bytes: int) -> Figure:
                 label = None
                 if size >= least:
                     middle = (low + size / 2) / 1024
-                    axis.text(0.58, middle, f"{name}, {size:,}", va="center", fontsize=8)
+                    axis.text(0.58, middle, f"{name}, {size:,}", va="center", fontsize=9)
                 low += size
         own = table.loc[table["part"] != BUFFER, "size"].sum()
         axis.set(xlim=(-0.6, 2.6), xticks=[], xlabel=f"{memory}, {own:,} bytes", ylabel="KiB")
         axis.spines[["top", "right"]].set_visible(False)
-        axis.legend(fontsize=8, reverse=True, loc="lower left", bbox_to_anchor=(0, 1))
+        axis.legend(fontsize=9, reverse=True, loc="lower left", bbox_to_anchor=(0, 1))
     return figure

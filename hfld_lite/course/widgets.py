@@ -7,6 +7,8 @@ that a static page shows it as it was.
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from html import escape
+from textwrap import fill
 from typing import TYPE_CHECKING, Any
 
 import ipywidgets
@@ -55,6 +57,15 @@ const help = tries => {
     readout.setAttribute('role', 'textbox');
     new MutationObserver(tell).observe(readout, {childList: true, characterData: true});
     tell();
+    const track = slider.querySelector('.slider') ?? handle.closest('.noUi-target');
+    const allow = () => {
+      const off = track.hasAttribute('disabled');
+      handle.setAttribute('aria-disabled', off);
+      readout.setAttribute('aria-disabled', off);
+      handle.tabIndex = off ? -1 : 0;
+    };
+    new MutationObserver(allow).observe(track, {attributes: true, attributeFilter: ['disabled']});
+    allow();
   }
   for (const select of box.querySelectorAll('select')) {
     select.setAttribute('data-lm-suppress-shortcuts', 'true');
@@ -63,7 +74,8 @@ const help = tries => {
 help(100);
 """
 """What ipywidgets lacks. Its sliders are not associated with their labels, and a logarithmic one is
-announced as 0 for 10⁰. JupyterLab handles the arrow keys on a list itself and leaves the cell."""
+announced as 0 for 10⁰; one that is disabled is neither announced as such nor left out by the Tab
+key. JupyterLab handles the arrow keys on a list itself and leaves the cell."""
 
 
 class Explorer(ipywidgets.VBox):
@@ -74,6 +86,7 @@ class Explorer(ipywidgets.VBox):
             says what it shows at these values.
         controls: widgets with a ``value`` and a description.
         below: takes the same values; returns HTML to put below the picture, such as a player.
+        buttons: stand between controls and picture.
 
     Attributes:
         alt: the words of the picture that is shown.
@@ -84,16 +97,20 @@ class Explorer(ipywidgets.VBox):
         draw: Callable[..., tuple[Figure, str]],
         controls: Mapping[str, ipywidgets.DOMWidget],
         below: Callable[..., str] | None = None,
+        buttons: Sequence[ipywidgets.Button] = (),
     ) -> None:
         self.draw, self.controls, self.below = draw, dict(controls), below
+        self.buttons = {button.description: button for button in buttons}
         self.picture = ipywidgets.HTML()
         self._layouts: dict = {}
         for control in self.controls.values():
-            control.observe(self._follow, "value")
-        super().__init__([*self.controls.values(), self.picture, _for_keys_and_ears()])
-        self._follow()
+            control.observe(self.follow, "value")
+        row = [ipywidgets.HBox(list(buttons))] if buttons else []
+        super().__init__([*self.controls.values(), *row, self.picture, _for_keys_and_ears()])
+        self.follow()
 
-    def _follow(self, _: Any = None) -> None:
+    def follow(self, _: Any = None) -> None:
+        """Draw the picture of the controls' values anew."""
         values = {name: control.value for name, control in self.controls.items()}
         figure, self.alt = self.draw(**values)
         more = self.below(**values) if self.below else ""
@@ -124,8 +141,9 @@ def choice(name: str, options: Sequence[str]) -> Dropdown:
 
 def player(signal: np.ndarray, sample_rate: int) -> str:
     """A sound as an HTML element that plays it; the loudest sample at full scale."""
-    html = Audio(signal, rate=sample_rate)._repr_html_()
-    return html.replace("<audio", '<audio aria-label="the sound of this tile"')
+    source = Audio(signal, rate=sample_rate).src_attr()
+    # Not in a <source>: JupyterLab would drop its address from a notebook that has not run yet.
+    return f'<audio controls aria-label="the sound of this tile" src="{source}"></audio>'
 
 
 @lru_cache(maxsize=8)  # the picture and the player request the same tile
@@ -170,6 +188,12 @@ def explore_tiles(seed: int = 0, bins: int = 875) -> Explorer:
         "snr": slider("impact to noise, dB", -10, 30, 18, 1),
         "tile": IntSlider(0, min=0, max=20, description="tile", style=_WIDE, layout=_LAYOUT),
     }
+
+    def allow(_: Any = None) -> None:
+        controls["severity"].disabled = controls["state"].value == "sound"  # there is no defect
+
+    controls["state"].observe(allow, "value")
+    allow()
     return Explorer(draw, controls, below)
 
 
@@ -202,6 +226,13 @@ def explore_logits(
         target: position of the true class.
     """
     names = list(class_names)
+    # One scale for all values of the sliders, or the bars would seem to stand still.
+    reached = (
+        logit_terms(np.array(teacher) + added * np.eye(len(names))[target], student, target, t)
+        for added in (-4, 0, 4, 8)
+        for t in (0.5, 1, 2, 5, 20)
+    )
+    longest = max(value for terms in reached for value in terms.values())
 
     def draw(temperature: float, confidence: float) -> tuple[Figure, str]:
         said = np.array(teacher, float)
@@ -218,7 +249,7 @@ def explore_logits(
             + f" (true: {names[target]}); "
             + ", ".join(f"{name} is {value:.3g}" for name, value in terms.items())
         )
-        return figures.distributions(pair, names, terms, temperature), alt
+        return figures.distributions(pair, names, terms, temperature, longest), alt
 
     controls = {
         "temperature": FloatLogSlider(
@@ -252,7 +283,7 @@ def explore_matching(student: torch.Tensor, teacher: torch.Tensor, heads: int = 
             f"Teacher position {position} looks at student position {int(row.argmax())} most, with "
             f"a share of {row.max():.0%}; the loss is {float(loss):.3g}"
         )
-        return figures.similarity(table[head], position), alt
+        return figures.similarity(table[head], position, table.max()), alt
 
     controls = {
         "position": IntSlider(
@@ -274,7 +305,9 @@ def explore_matching(student: torch.Tensor, teacher: torch.Tensor, heads: int = 
 def explore_guess(
     recordings: Recordings, rows: Sequence[int], answers: Mapping[str, Sequence[str]]
 ) -> Explorer:
-    """Listen to a recording, guess, and see what it was and what the networks said.
+    """Listen to a recording, guess by a button, see what it was and what the networks said.
+
+    The first guess of each tile counts; the score stands below the picture.
 
     Args:
         recordings: of two kinds of classes, sound and defective.
@@ -291,32 +324,48 @@ def explore_guess(
         "sound" if names[recordings.labels[row]] in recordings.normal_classes else "defective"
         for row in rows
     ]
+    guesses: dict[int, str] = {}
 
-    def draw(number: int, guess: str) -> tuple[Figure, str]:
+    def said(number: int) -> str:
         i = number - 1
-        signal = np.asarray(recordings.signals[rows[i]])
-        bins = spectrum(signal[None], len(signal) // 8)[0].numpy()
-        figure = figures.impact(
-            signal, recordings.sample_rate, bins, recordings.sample_rate / len(signal)
-        )
-        if guess == "?":
-            return figure, f"Wave and spectrum of tile {number} of {len(rows)}: listen, then guess"
-        said = "; ".join(f"the {name} said {of[i]}" for name, of in answers.items())
-        verdict = "right" if guess == truth[i] else "wrong"
-        alt = f"Tile {number} is {truth[i]}. Your guess, {guess}, is {verdict}; {said}"
-        figure.suptitle(alt, fontsize=10)
-        return figure, alt
+        if i not in guesses:
+            return f"Tile {number} of {len(rows)}: listen, then guess"
+        verdict = "right" if guesses[i] == truth[i] else "wrong"
+        others = "; ".join(f"the {name} said {of[i]}" for name, of in answers.items())
+        return f"Tile {number} is {truth[i]}. Your guess, {guesses[i]}, is {verdict}; {others}"
 
-    def below(number: int, guess: str) -> str:
-        return player(np.asarray(recordings.signals[rows[number - 1]]), recordings.sample_rate)
+    def score() -> str:
+        right = {"you": sum(guess == truth[i] for i, guess in guesses.items())}
+        right |= {name: sum(of[i] == truth[i] for i in guesses) for name, of in answers.items()}
+        shown = ", ".join(f"{name} {count}" for name, count in right.items())
+        return f"Right so far, of {len(guesses)} tiles: {shown}" if guesses else "No guess yet"
+
+    def draw(number: int) -> tuple[Figure, str]:
+        signal = np.asarray(recordings.signals[rows[number - 1]])
+        bins = spectrum(signal[None], len(signal) // 8)[0].numpy()
+        width = recordings.sample_rate / len(signal)
+        alt = f"{said(number)}. Wave and spectrum. {score()}"
+        return figures.impact(signal, recordings.sample_rate, bins, width), alt
+
+    def below(number: int) -> str:
+        sound = player(np.asarray(recordings.signals[rows[number - 1]]), recordings.sample_rate)
+        return f'{sound}<div role="status">{escape(said(number))}.<br>{escape(score())}.</div>'
 
     controls = {
         "number": IntSlider(
             1, min=1, max=len(rows), description="tile", style=_WIDE, layout=_LAYOUT
-        ),
-        "guess": choice("your guess", ("?", "sound", "defective")),
+        )
     }
-    return Explorer(draw, controls, below)
+    buttons = [ipywidgets.Button(description=kind) for kind in ("sound", "defective")]
+    explorer = Explorer(draw, controls, below, buttons)
+
+    def guess(button: ipywidgets.Button) -> None:
+        guesses.setdefault(controls["number"].value - 1, button.description)
+        explorer.follow()
+
+    for button in buttons:
+        button.on_click(guess)
+    return explorer
 
 
 def explore_sizes(length: int, classes: int = 6) -> Explorer:
@@ -358,6 +407,7 @@ def explore_weights(histories: Mapping[str, pd.DataFrame]) -> Explorer:
         histories: of each strategy's training, with ``weight_feature`` and so on.
     """
     last = max(int(history["epoch"].max()) for history in histories.values())
+    top = max(history.filter(like="weight_").sum(axis=1).max() for history in histories.values())
 
     def draw(strategy: str, epoch: int) -> tuple[Figure, str]:
         seen = histories[strategy][histories[strategy]["epoch"] <= epoch]
@@ -368,7 +418,7 @@ def explore_weights(histories: Mapping[str, pd.DataFrame]) -> Explorer:
             + ", ".join(f"{name.removeprefix('weight_')} {now[name]:.3g}" for name in names)
             + f"; validation accuracy {now['validation_accuracy']:.0%}. {now['verdict']}"
         )
-        return figures.weights(seen), alt.strip()
+        return figures.weights(seen, last, top), alt.strip()
 
     controls = {
         "strategy": choice("strategy", list(histories)),
@@ -398,7 +448,7 @@ def explore_ablations(table: pd.DataFrame) -> Explorer:
             f"({low:+.1f} to {high:+.1f} over {row['seeds']:.0f} seeds)"
         )
         figure = figures.weights_sweep(table, (alpha, mu, nu))
-        figure.suptitle(alt, fontsize=9)
+        figure.suptitle(fill(alt, 95), fontsize=9)
         return figure, alt
 
     labels = {"alpha": "α, feature matching", "mu": "μ, TCKD", "nu": "ν, NCKD"}
@@ -455,12 +505,12 @@ def explore_threshold(suspicion: np.ndarray, defective: np.ndarray) -> Explorer:
         missed, alarmed, cost = cost_of(suspicion, defective, limit, *prices)
         costs = np.array([cost_of(suspicion, defective, each, *prices)[2] for each in limits])
         alt = (
-            f"At the limit {limit:.2f} {missed:.1%} of defective recordings are missed and "
-            f"{alarmed:.1%} of sound ones raise an alarm: {cost:.3g} a part on average; the "
-            f"cheapest limit is {limits[costs.argmin()]:.2f} with {costs.min():.3g}"
+            f"With the limit at {limit:.2f}, {missed:.1%} of the defective recordings are missed "
+            f"and {alarmed:.1%} of the sound ones cause an alarm. A part costs {cost:.3g} on "
+            f"average; the cheapest limit is {limits[costs.argmin()]:.2f} with {costs.min():.3g}"
         )
         figure = figures.threshold(suspicion, defective, limit, limits, costs)
-        figure.suptitle(alt.replace("alarm: ", "alarm:\n"), fontsize=9)
+        figure.suptitle(fill(alt, 95), fontsize=9)
         return figure, alt
 
     controls = {
@@ -490,6 +540,6 @@ def explore_devices(students: Mapping[str, "Needs"], accuracy: Mapping[str, floa
         best = max(fitting, key=accuracy.get, default=None)
         said = f"the best of them is {best} with {accuracy[best]:.1%}" if best else "none is left"
         alt = f"{len(fitting)} of {len(judged)} students fit on {on.name}; {said}"
-        return figures.fitting(judged, accuracy), alt
+        return figures.fitting(judged, accuracy, alt), alt
 
     return Explorer(draw, {"device": choice("device", [device.name for device in DEVICES])})
