@@ -2,10 +2,10 @@
 PYTHON ?= python3
 BIN = .venv/bin
 STAMP = .venv/.installed
-DEMO = runs/demo
+TASK = $(BIN)/python -m hfld_lite
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak notebooks exercises lab bench clean
+.PHONY: help setup demo test soak notebooks exercises book lab bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
@@ -21,45 +21,30 @@ $(STAMP): pyproject.toml constraints.txt
 	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@
 
+# What a target does stands in hfld_lite/__main__.py, for systems without make.
 demo: $(STAMP)  ## train the chain on simulated tiles, about 3 minutes (FRESH=1 to redo it)
-	@if [ -f $(DEMO)/run.json ] && [ -z "$(FRESH)" ]; then \
-	  $(BIN)/hfld info $(DEMO) && \
-	  echo "This run exists already, with its page $(DEMO)/report.html; redo it with: make demo FRESH=1"; \
-	elif [ -d $(DEMO).unfinished ] && [ -z "$(FRESH)" ]; then \
-	  echo "resuming the demo that was stopped; start over with: make demo FRESH=1"; \
-	  $(BIN)/hfld train --resume $(DEMO); \
-	else \
-	  $(BIN)/hfld train --preset demo --out $(DEMO) $(if $(FRESH),--fresh); \
-	fi
+	@$(TASK) demo $(if $(FRESH),--fresh)
 
 test: $(STAMP)  ## check the style, run all tests and all notebooks
-	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
-# What measures time runs by itself.
-	$(BIN)/pytest tests -m timed -rP
-	$(BIN)/pytest tests notebooks -m "not timed" --nbval-lax --nbval-current-env \
-	  --nbval-cell-timeout=300 --ignore=notebooks/exercises -n 2 --dist loadscope
+	@$(TASK) test
 
 soak: $(STAMP)  ## kill 20 trainings and a watch, damage 2,000 files, and print the outcome
-	$(BIN)/python tests/soak.py --kills 20
-	$(BIN)/python tests/soak.py --burst 5000
-	HFLD_FUZZ_CASES=2000 $(BIN)/pytest tests/test_fuzz.py -s
+	@$(TASK) soak
 
 notebooks: $(STAMP)  ## execute all notebooks anew and store their outputs
-	$(BIN)/python data_scripts/execute_notebooks.py
-	$(BIN)/python data_scripts/execute_notebooks.py --solutions
+	@$(TASK) notebooks
 
 exercises: $(STAMP)  ## make the learners' notebooks and hints from notebooks/solutions/
-	$(BIN)/python data_scripts/make_exercises.py
+	@$(TASK) exercises
 
-lab: $(STAMP)  ## open JupyterLab on notebooks/
-	$(BIN)/jupyter lab --notebook-dir=notebooks
+book: $(STAMP)  ## make the course as pages that need no Python: build/book/index.html
+	@$(TASK) book
+
+lab: $(STAMP)  ## open JupyterLab on the first notebook
+	@$(TASK) lab
 
 bench: $(STAMP)  ## print the benchmarks' ratios
-	@missed=; for program in tests/benchmarks/bench_*.py; do \
-	  $(BIN)/python $$program || missed="$$missed $$(basename $$program)"; \
-	done; \
-	if [ -n "$$missed" ]; then echo "A target was missed, or the program failed:$$missed"; exit 1; fi
+	@$(TASK) bench
 
 clean:  ## remove .venv and caches; runs/ and data/ stay
 	rm -rf .venv build *.egg-info .pytest_cache .ruff_cache .hypothesis

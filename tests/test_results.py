@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import nbformat
 import pandas as pd
 import pytest
 
@@ -47,3 +48,21 @@ def test_another_version_warns_and_the_notebook_continues(capsys):
     with pytest.warns(UserWarning, match=r"written for hfld_lite 0\.0\.1, and .* is installed"):
         start("0.0.1")
     assert f"hfld_lite {__version__}, torch" in capsys.readouterr().out
+
+
+INSTALL = """import importlib.util
+
+if importlib.util.find_spec("hfld_lite") is None:  # on Colab, for example
+    get_ipython().run_line_magic("pip", "install --quiet hfld_lite")"""
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_notebook_installs_only_where_the_package_is_missing(path):
+    cells = [c for c in nbformat.read(path, 4).cells if c.cell_type == "code"]
+    for place, cell in enumerate(cells):
+        if "find_spec" in cell.source or "pip" in cell.source.split('"'):
+            assert cell.source == INSTALL
+            assert place == 0
+            assert "remove-cell" in cell.metadata["tags"]
+        for version in re.findall(r'^start\("(.+?)"\)', cell.source, re.M):
+            assert version == __version__
