@@ -87,9 +87,8 @@ def test_begins_with_goals_minutes_and_the_librarys_version(path):
     minutes = re.search(r"\*\*(\d) minutes?\*\*", first)
     assert minutes
     assert int(minutes[1]) <= 3
-    start = cells(path, "code")[0].source
-    assert f'assert hfld_lite.__version__ == "{hfld_lite.__version__}"' in start
-    assert "environment()" in start
+    start = next(cell for cell in cells(path, "code") if CHECK not in tags(cell)).source
+    assert start == f'from hfld_lite.course import start\n\nstart("{hfld_lite.__version__}")'
     assert "## Takeaways" in prose(path)
 
 
