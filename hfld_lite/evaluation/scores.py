@@ -303,7 +303,7 @@ class Distance(nn.Module):
     @property
     def limit(self) -> float:
         """The score above which a recording is called defective."""
-        return SHARPNESS / float(self.answer.weight[1].sum())
+        return SHARPNESS / float(self.answer.weight[1].detach().sum())
 
     def forward(self, x: Tensor) -> Output:
         """Map ``(n, length)`` to z as features ``(n, d, 1)``, and the logits ``(n, 2)``."""
