@@ -123,11 +123,10 @@ def histograms(
         style = {"facecolor": (COLOURS[bad], 0.35), "hatch": "//" if bad else ""}
         axis.hist(np.clip(each, low, None), edges, histtype="stepfilled", edgecolor=COLOURS[bad],
                   linewidth=1.5, **style)  # fmt: skip
-        axis.axvline(at, color="black")
+        drawn = axis.axvline(at, color="black")
         axis.set_title(name, loc="left", fontsize=9)
         axis.yaxis.set_major_locator(NullLocator())
-    axes[0].text(lines[0], 1.02, said, ha="center", transform=axes[0].get_xaxis_transform(),
-                 fontsize=9)  # fmt: skip
+    figure.legend([drawn], [said], fontsize=9, loc="outside lower center")
     axes[-1].set_xlabel(xlabel)
     if log:
         axes[-1].set_xscale("log")
