@@ -51,7 +51,7 @@ WRONG = {
         (lambda groups: 1 / len(np.unique(groups)), "one more"),
         (lambda groups: 1 / len(groups), "and the new part is not"),
         (lambda groups: 100 / (len(np.unique(groups)) + 1), "not percent"),
-        (lambda groups: len(np.unique(groups)) + 1, "turned over"),
+        (lambda groups: len(np.unique(groups)) + 1, "This is G + 1"),
         (lambda groups: 1 / (len(groups) / 4 + 1), "7, 1 and 2"),
     ],
     "honest_limit": [

@@ -56,7 +56,7 @@ def check_limit_for(limit_for: Callable[[np.ndarray, float], float]) -> str:
         },
         "Sort the scores and take the one with the rank ⌈(1 − share)(G + 1)⌉.",
     )
-    return "One of the G + 1 places is the new part's, and nothing was assumed of the scores."
+    return "The new part takes one of G + 1 places, whatever the scores are."
 
 
 @check
@@ -72,7 +72,7 @@ def check_least_promise(least_promise: Callable[[np.ndarray], float]) -> str:
             "The new part is one more: 1 / (G + 1).": 1 / 30,
             "Recordings are counted here, and the new part is not.": 1 / 120,
             "Give a share and not percent.": 100 / 31,
-            "This is the number of parts that would be needed, turned over: give 1 / (G + 1).": 31,
+            "This is G + 1; the share is 1 / (G + 1).": 31,
         },
         "Count the different names, and give 1 / (G + 1).",
     )
@@ -139,7 +139,7 @@ def check_honest_limit(
         "Mean and deviation come from the first half of the good parts (in the order of their "
         "names), the scores that set the limit from the second half.",
     )
-    return "Good parts that taught nothing set the limit, and no defect had a say."
+    return "The limit comes from good parts that were not used for training, and no defect was used."
 
 
 @check
