@@ -139,7 +139,7 @@ def check_honest_limit(
         "Mean and deviation come from the first half of the good parts (in the order of their "
         "names), the scores that set the limit from the second half.",
     )
-    return "The limit comes from good parts that were not used for training, and no defect was used."
+    return "Good parts that were not used for training set the limit, and no defect was used."
 
 
 @check
