@@ -7,11 +7,12 @@ import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
+from test_course_good_parts import HIDDEN, LIMIT_SETTING
 from test_widgets import DEFECTIVE, DOUBT, NAMES, STUDENT, SWEEP, TEACHER, history
 
 from hfld_lite.app.figures import confusions
 from hfld_lite.app.style import COLOURS, png
-from hfld_lite.course import figures, widgets
+from hfld_lite.course import figures, good_parts, widgets
 from hfld_lite.edge.chip import ARENA, BUFFER, CODE, CONSTANTS, RUNTIME, TEST
 from hfld_lite.edge.devices import Needs
 
@@ -71,6 +72,11 @@ FIGURES = {
     "tiles": lambda: of(widgets.explore_tiles(seed=3)),
     "devices": lambda: of(widgets.explore_devices({"a": Needs("int8", 99, 9, 9)}, {"a": 0.9})),
     "threshold": lambda: of(widgets.explore_threshold(DOUBT, DEFECTIVE)),
+    "promise": lambda: of(good_parts.explore_promise(LIMIT_SETTING, HIDDEN)),
+    "histograms": lambda: good_parts.histograms({"good": DOUBT, "defective": 9 * DOUBT}, 2, "s"),
+    "gaps": lambda: good_parts.gaps([0.7, 0.9, 1.0, 1.4, 1.8]),
+    "correlated": lambda: good_parts.correlated(np.array([[5, 1], [6, 3], [7, 2]]), np.ones(2)),
+    "failures": lambda: good_parts.failures(SHARES, 2 * SHARES),
     "ablations": lambda: of(widgets.explore_ablations(SWEEP)),
 }
 

@@ -72,6 +72,12 @@ from hfld_lite.course.exercises.e09_evaluation_and_generalisation import (
     check_shared_tiles,
     check_tile_bootstrap,
 )
+from hfld_lite.course.exercises.e10_only_good_parts import (
+    check_honest_limit,
+    check_least_promise,
+    check_limit_for,
+    check_worth,
+)
 from hfld_lite.course.exercises.hints import hint
 from hfld_lite.course.exercises.in_place import quick_check
 
@@ -99,8 +105,11 @@ __all__ = [
     "check_fixed_sum",
     "check_gap_closed",
     "check_head_share",
+    "check_honest_limit",
     "check_honest_report",
     "check_int8_bytes",
+    "check_least_promise",
+    "check_limit_for",
     "check_look",
     "check_matching_loss",
     "check_meta_slope",
@@ -126,6 +135,7 @@ __all__ = [
     "check_train_matching",
     "check_usable",
     "check_verdict",
+    "check_worth",
     "check_zero_point",
     "hint",
     "quick_check",
