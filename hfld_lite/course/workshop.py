@@ -378,8 +378,8 @@ class Workshop(ipywidgets.VBox):
             "Exported",
             f"{self.export.model.name} has {self.export.bytes:,} bytes in eight bits; its test "
             f"accuracy differs from the trained {role.replace('_', ' ')}'s by {change:+.1f} points "
-            f"({low:+.1f} to {high:+.1f}). It is in {out.name}/device with {self.export.program.name}; the run "
-            f"with its report.html is in {out.name}/run.",
+            f"({low:+.1f} to {high:+.1f}). It is in {out.name}/device with "
+            f"{self.export.program.name}; the run with its report.html is in {out.name}/run.",
         )
         return self.export
 
