@@ -78,7 +78,7 @@ def read_public(folder: Path, name: str, choice: Choice, progress: bool = False)
         progress: show a bar.
 
     Raises:
-        DataError: there are no such files, fewer than two classes, or too many that are damaged.
+        DataError: there are no such files, none has a class, or too many are damaged.
         ArgumentError: an option does not fit.
     """
     known = SETS[name]
@@ -89,7 +89,8 @@ def read_public(folder: Path, name: str, choice: Choice, progress: bool = False)
         choice = choice._replace(known=True)
     entries = _listed(folder, name, choice)
     classes = sorted({entry.label for entry in entries} - {""})
-    need_two(classes, folder, any(not entry.label for entry in entries))
+    if len(classes) != 1:  # one class is enough for a training on good parts
+        need_two(classes, folder, any(not entry.label for entry in entries))
     read = _Reading(folder, name, choice, len(entries))
     signals = gathered(read.rows(bar(entries, "reading", progress=progress)))
     entries = [entry for entry, count in zip(entries, read.counts, strict=True) if count]

@@ -278,6 +278,8 @@ def test_dcase(prepare, tmp_path):
     assert len(set(read.wholes)) == 10
     read, _, _ = prepare("dcase", "--only", "test", folder=tmp_path / "dcase" / "fan")
     assert {name.split("/")[0] for name in read.wholes} == {"test"}
+    read, _, _ = prepare("dcase", "--only", "train", folder=tmp_path / "dcase" / "fan")
+    assert read.class_names == ("normal",)  # enough for a training on good parts
     read, text, _ = prepare("dcase", "--machine", "ToyCar", folder=tmp_path / "dcase")
     assert set(read.groups) == {"section_00"}
     assert len(set(read.wholes)) == 6
