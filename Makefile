@@ -5,7 +5,7 @@ STAMP = .venv/.installed
 TASK = $(BIN)/python -m hfld_lite
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test soak notebooks exercises book lab bench clean
+.PHONY: help setup demo test soak notebooks exercises book slides lab bench clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-9s %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ exercises: $(STAMP)  ## make the learners' notebooks and hints from notebooks/so
 
 book: $(STAMP)  ## make the course as pages that need no Python: build/book/index.html
 	@$(TASK) book
+
+slides: $(STAMP)  ## make slides of the notebooks that need no network: build/slides/index.html
+	@$(TASK) slides
 
 lab: $(STAMP)  ## open JupyterLab on the first notebook
 	@$(TASK) lab

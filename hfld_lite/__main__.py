@@ -68,6 +68,11 @@ def book() -> None:
     _run(PYTHON, "data_scripts/make_book.py")
 
 
+def slides() -> None:
+    """Make slides of the notebooks that need no network: build/slides/index.html."""
+    _run(PYTHON, "data_scripts/make_slides.py")
+
+
 def lab() -> None:
     """Open JupyterLab on the first notebook."""
     # Its root is the clone, so that links from notebooks to README.md work.
@@ -88,7 +93,7 @@ def bench() -> None:
         raise Exit(1)
 
 
-TASKS = (demo, test, soak, notebooks, exercises, book, lab, bench)
+TASKS = (demo, test, soak, notebooks, exercises, book, slides, lab, bench)
 
 
 def _run(*command: str | Path, **environment: str) -> None:

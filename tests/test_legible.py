@@ -35,11 +35,32 @@ PLACED = pd.DataFrame(
 )
 
 
+COMPARED = pd.DataFrame(
+    {
+        "method": ["kd", "hierarchy", "far_away"],
+        "against_alone": [0.004, 0.012, -0.6],
+        "low_alone": [-0.002, 0.003, -0.7],
+        "high_alone": [0.010, 0.021, -0.5],
+    }
+)
+SWEPT = pd.DataFrame(
+    {"method": method, "int8_bytes": 10_000 * size, "macs": 1e6 * size, "int8_ms": 0.1 * size}
+    | {"validation_accuracy": 0.9 + size / 1000, "teacher_validation_accuracy": 0.95}
+    | dict.fromkeys(("front_int8_bytes", "front_macs", "front_int8_ms"), method == "distilled")
+    for method in ("alone", "distilled")
+    for size in (1, 30)
+)
+
+
 def of(explorer):
     return explorer.draw(**{name: control.value for name, control in explorer.controls.items()})[0]
 
 
 FIGURES = {
+    "forest": lambda: figures.forest({"tiles": COMPARED, "bearings": COMPARED}, "alone"),
+    "front": lambda: figures.front(SWEPT, budgets={"int8_bytes": 20_000}),
+    "scatter": lambda: figures.scatter(dict.fromkeys("abc", np.eye(8)[:, :2]), EIGHT),
+    "similarity": lambda: figures.similarity(SHARES),
     "answers": lambda: figures.answers(SHARES, EIGHT),
     "confusions": lambda: confusions({"student": (63 * SHARES).round().astype(int)}, EIGHT),
     "live": lambda: figures.live(LIVE, {"a": 2}),

@@ -59,7 +59,7 @@ class TestFields:
             ({"groups": ["a"] * 11}, ["groups", "12 strings"]),
             ({"groups": [""] * 12}, ["groups", "none of them empty"]),
             ({"origins": np.zeros((12, 2))}, ["origins", "12 strings"]),
-            ({"class_names": ("N",)}, ["only the class 'N'", "two classes"]),
+            ({"class_names": ()}, ["there is no class", "one or more"]),
             ({"class_names": ("N", "N")}, ["named twice"]),
             ({"class_names": "ND"}, ["tuple of strings"]),
             ({"class_names": ("N", "")}, ["strings that are not empty"]),

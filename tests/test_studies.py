@@ -387,7 +387,6 @@ STUDIES = ("study", "second_study")
     [
         "README.md",
         "hfld_lite/results/README.md",
-        "notebooks/07_hierarchical_training.ipynb",
         "notebooks/09_evaluation_and_generalisation.ipynb",
     ],
 )

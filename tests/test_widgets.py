@@ -175,7 +175,7 @@ def test_a_guess_is_held_against_the_truth_and_the_networks(tiny_recordings):
     assert explorer.alt.startswith(
         "Tile 1 is sound. Your guess, sound, is right; the student said sound"
     )
-    assert "Right so far, of 1 tiles: you 1, student 1" in explorer.alt
+    assert "Right so far, of 1 tile: you 1, student 1" in explorer.alt
     explorer.controls["number"].value = 2
     assert "Tile 2 of 3: listen, then guess" in explorer.alt, "the next tile is not shown"
     assert "defective" not in explorer.alt

@@ -11,10 +11,17 @@ import numpy as np
 import pytest
 import soundfile
 
-from hfld_lite import ArgumentError, DataError, RecipeError, read_wav_folder, simulate_tiles
+from hfld_lite import ArgumentError, DataError, read_wav_folder, simulate_tiles
 from hfld_lite.app.runs import load_run
 from hfld_lite.course import monitor as monitor_module
-from hfld_lite.course.workshop import Workshop, check_folder, in_words, write_wav_folder
+from hfld_lite.course import workshop
+from hfld_lite.course.workshop import (
+    Workshop,
+    check_folder,
+    folder_beside,
+    in_words,
+    write_wav_folder,
+)
 from hfld_lite.storage.files import portable_name
 
 
@@ -97,8 +104,11 @@ def test_a_check_says_where_groups_and_normal_classes_are_missing(tmp_path, tiny
 
 
 def test_the_buttons_lead_from_a_folder_to_a_program_that_answers(
-    shop, folder, tiny_recipe, tmp_path
+    shop, sounds, tiny_recipe, tmp_path
 ):
+    (tmp_path / "out" / "run").mkdir(parents=True)  # another folder's was exported before
+    folder = write_wav_folder(sounds, tmp_path / "tiles")
+    shop.fields["folder"].value = str(folder)
     assert [button.disabled for button in shop.buttons.values()] == [False, True, True]
     shop.buttons["Check"].click()
     assert shop.alt.startswith("Checked. 96 recordings of 48 parts")
@@ -113,7 +123,7 @@ def test_the_buttons_lead_from_a_folder_to_a_program_that_answers(
     assert shop._repr_mimebundle_()["text/html"] == shop.status.value + shop.picture.value
     shop.buttons["Export"].click()
     assert shop.alt.startswith("Exported. student.onnx has")
-    out = tmp_path / "out"
+    out = tmp_path / "tiles-detector"
     run = load_run(out / "run")
     assert run.recordings().fingerprint() == shop.checked.recordings.fingerprint()
     assert (out / "run" / "report.html").is_file()
@@ -126,7 +136,7 @@ def test_the_buttons_lead_from_a_folder_to_a_program_that_answers(
     again.check()
     assert again.train() is shop.live
     assert again.wait(60).table["accuracy"].tolist() == result.table["accuracy"].tolist()
-    with pytest.raises(RecipeError, match="holds a run already"):
+    with pytest.raises(ArgumentError, match="type a new folder, such as tiles-detector-2"):
         again.export_files()
 
 
@@ -144,7 +154,8 @@ def test_what_is_wrong_is_said_in_a_sentence_and_nothing_is_lost(shop, folder, s
     (tmp_path / "out" / "run" / "mine.txt").touch()
     shop.buttons["Export"].click()
     assert shop.alt.startswith("Not done. ")
-    assert "holds other files" in shop.alt
+    assert "has a folder 'run' already, which is kept" in shop.alt
+    assert "fresh" not in shop.alt
     assert shop.result is result
     assert not shop.buttons["Export"].disabled
     shop.fields["out"].value = str(tmp_path / "elsewhere")
@@ -166,9 +177,46 @@ def test_what_is_wrong_is_said_in_a_sentence_and_nothing_is_lost(shop, folder, s
     assert shop.result is not None, "the finished training of this folder is there still"
 
 
+def test_another_folder_is_exported_beside_itself_unless_the_user_chose_a_place(shop, tmp_path):
+    shop.fields["folder"].value = f' "{tmp_path / "mine"}" '  # as Windows copies a path
+    assert shop.fields["out"].value == str(tmp_path / "mine-detector")
+    (tmp_path / "mine-detector").mkdir()
+    assert folder_beside(tmp_path / "mine") == tmp_path / "mine-detector-2"
+    shop.fields["out"].value = str(tmp_path / "chosen")
+    shop.fields["folder"].value = str(tmp_path / "other")
+    assert shop.fields["out"].value == str(tmp_path / "chosen")
+
+
+def test_the_names_of_files_say_which_part_they_come_from(shop, tmp_path, sounds):
+    folder = write_wav_folder(sounds, tmp_path / "tiles")
+    for row, group in enumerate(sounds.groups):
+        (path,) = folder.glob(f"*/*_{row:02}.wav")
+        path.rename(path.with_name(f"{group}_drop{row}.wav"))
+    (folder / "manifest.csv").unlink()
+    shop.fields["folder"].value = str(folder)
+    shop.buttons["Check"].click()
+    assert "96 recordings of 96 parts" in shop.alt
+    assert "by a pattern of the file names" in shop.alt
+    shop.fields["pattern"].value = "(.*)_drop"
+    assert shop.checked is None
+    shop.buttons["Check"].click()
+    assert "96 recordings of 48 parts" in shop.alt, shop.alt
+    assert shop._options() == {"group_pattern": "(.*)_drop"}, "kept in the run, to read it again"
+    shop.fields["pattern"].value = "tile"
+    shop.buttons["Check"].click()
+    assert shop.alt.startswith("Not done. group_pattern 'tile' must have exactly one group")
+
+
+def test_a_button_shows_every_error(shop, monkeypatch):
+    monkeypatch.setattr(workshop, "check_folder", lambda *_, **__: 1 / 0)
+    shop.buttons["Check"].click()
+    assert shop.alt == "Not done. Unexpected error, ZeroDivisionError: division by zero"
+    assert isinstance(shop.error, ZeroDivisionError)
+
+
 def test_every_control_has_a_visible_label(shop):
     labels = [field.description for field in shop.fields.values()]
-    assert labels == ["folder of recordings", "write to"]
+    assert labels == ["folder of recordings", "part in the file name", "write to"]
     assert all(button.description and button.tooltip for button in shop.buttons.values())
 
 
@@ -181,3 +229,34 @@ def test_options_reach_the_reader(tmp_path, tiny_recipe):
     assert check_folder(folder, tiny_recipe, samples=4000).recordings.samples == 4000
     with pytest.raises(ArgumentError, match="no option 'sample'"):
         check_folder(folder, tiny_recipe, sample=4000)
+
+
+def test_a_folder_of_good_parts_alone_gives_a_detector(tiny_recipe, tmp_path, monkeypatch):
+    monkeypatch.setattr(monitor_module, "_known", {})
+    tiles = simulate_tiles("A", tiles_per_class=36, drops=1, seed=4)
+    good = tiles.select(np.flatnonzero(tiles.labels == 0))
+    folder = tmp_path / "tiles"
+    for row, signal in enumerate(good.signals):
+        (folder / "good").mkdir(parents=True, exist_ok=True)
+        soundfile.write(folder / "good" / f"{row}.wav", signal / 2, good.sample_rate)
+    shop = Workshop(folder, tmp_path / "out", tiny_recipe)
+    shop.buttons["Check"].click()
+    assert shop.error is None, shop.alt
+    assert "of good recordings are called defective" in shop.alt
+    assert "misses are unknown" in shop.alt
+    assert "alt=" in shop.picture.value
+    shop.buttons["Train"].click()
+    shop.wait(120)
+    assert "called defective" in shop.alt
+    assert "is unknown, since there was none" in shop.alt
+    shop.buttons["Export"].click()
+    assert shop.error is None, shop.alt
+    assert load_run(shop.run.folder).promise
+    assert (tmp_path / "out" / "device" / "spectrum.onnx").exists()
+
+
+def test_a_class_of_good_parts_leaves_the_others_for_the_test(folder, tiny_recipe):
+    with pytest.raises(DataError, match="12 good groups"):
+        check_folder(folder, tiny_recipe, good="AN")
+    with pytest.raises(ArgumentError, match="no class is named 'XN'"):
+        check_folder(folder, tiny_recipe, good="XN")

@@ -4,6 +4,7 @@ from hfld_lite.app.estimate import Estimate, estimate
 from hfld_lite.app.facts import CLASSES
 from hfld_lite.app.runs import unlabelled_counts
 from hfld_lite.data.examples import without_meta
+from hfld_lite.data.readers import need_two
 from hfld_lite.data.recordings import Recordings, labelled
 from hfld_lite.data.splits import Split, check_split, split
 from hfld_lite.errors import DataError
@@ -36,6 +37,7 @@ def check_training(
         HfldError: as :func:`hfld_lite.hierarchy.distill_chain` would raise it.
     """
     names = recordings.class_names
+    need_two(names, recordings.source or "recordings")
     if len(names) > CLASSES or max(map(len, names)) > LONGEST_NAME:
         raise DataError(
             recordings.source or "recordings",

@@ -115,6 +115,8 @@ def export(
         f"{written.compared} recordings"
     )
     _print_change(written)
+    if loaded.promise:
+        console.print(loaded.promise)
     console.print(f"Try it: python {written.program} FILE.wav")
     console.print(written.reads)
 
@@ -151,6 +153,8 @@ def _print_firmware(written: "Firmware", run: Run, role: str, folder: Path) -> N
         f"{written.difference:.1e}, on {written.compared} recordings"
     )
     _print_change(written)
+    if run.promise:
+        console.print(run.promise)
     for note in written.notes:
         console.print(f"note: {note}")
     network, length = run.detector.network(role), input_length(run.detector)

@@ -242,8 +242,8 @@ def train(
     score: Annotated[
         str | None,
         Option(
-            help="With --good: what answers, features (the default), matching, autoencoder or "
-            "spectrum; all are compared in one table."
+            help="With --good: what answers, spectrum (the default), features, matching or "
+            "autoencoder; all are compared in one table."
         ),
     ] = None,
     use_defects: Annotated[

@@ -84,7 +84,8 @@ def wanted_good(
     return Wanted(false_alarms=false_alarms, score=score, use_defects=use_defects)
 
 
-def _parts(recordings: Recordings, recipe: Recipe, wanted: Wanted) -> Split:
+def parts_of(recordings: Recordings, recipe: Recipe, wanted: Wanted) -> Split:
+    """The split of a training on good parts; raises as :func:`split_good` does."""
     return split_good(
         recordings,
         test=recipe.test,
@@ -112,7 +113,21 @@ def check_training_good(
         HfldError: as the training would.
     """
     for seed in range(recipe.seed + seeds - 1, recipe.seed - 1, -1):  # the first is kept
-        parts = _parts(recordings, recipe.replace(seed=seed), wanted)
+        parts = parts_of(recordings, recipe.replace(seed=seed), wanted)
+    said = said_of_good(recordings, parts, wanted, conditions)
+    pretext, inner = told_apart(recordings, parts, recipe.seed)
+    return "\n".join(said), estimate(pretext, recipe, inner)
+
+
+def said_of_good(
+    recordings: Recordings, parts: Split, wanted: Wanted, conditions: Sequence[str] = ()
+) -> list[str]:
+    """What the limit will promise, what defective recordings are for, and what looks wrong.
+
+    Args:
+        recordings, wanted, conditions: as :func:`check_training_good` gets them.
+        parts: of :func:`parts_of`.
+    """
     calibration = sound_rows(recordings, parts.validation)
     groups = recordings.groups[calibration]
     rate = promised(groups, wanted.false_alarms, FALSE_ALARMS)
@@ -133,15 +148,14 @@ def check_training_good(
         )
     said.append(defects.rstrip(".") + ".")
     said += [f"warning: {text}" for text in said_of_conditions(recordings, parts, conditions)]
-    pretext, inner = told_apart(recordings, parts, recipe.seed)
-    return "\n".join(said), estimate(pretext, recipe, inner)
+    return said
 
 
 def trained_good(
     recordings: Recordings, recipe: Recipe, wanted: Wanted, **options: Any
 ) -> GoodParts:
     """Train as asked for; ``options`` are those of :func:`train_good`."""
-    parts = _parts(recordings, recipe, wanted)
+    parts = parts_of(recordings, recipe, wanted)
     return train_good(recordings, recipe, parts, **wanted.model_dump(), **options)
 
 

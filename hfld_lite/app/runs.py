@@ -34,7 +34,7 @@ from hfld_lite.edge.analysis import processor, with_costs
 from hfld_lite.errors import ArgumentError, DataError, HfldError, RecipeError, nearest
 from hfld_lite.evaluation.detector import Detector, TestResult, trust_of
 from hfld_lite.evaluation.good_parts import GoodParts, promise
-from hfld_lite.evaluation.scores import empty_networks
+from hfld_lite.evaluation.scores import FEATURES, empty_networks
 from hfld_lite.evaluation.trust import Trust
 from hfld_lite.hierarchy import Chain
 from hfld_lite.networks import resnet1d
@@ -552,7 +552,8 @@ def _empty_networks(
             known = nearest(role, facts.given) if facts.given else "the run has only the recipe's"
             raise RecipeError(f"{folder}: networks has the role {role!r}; {known}.")
     if facts.good_parts:
-        return empty_networks(facts.good_parts.score, recipe)
+        names = dict.fromkeys((FEATURES, facts.good_parts.score))
+        return {r: n for name in names for r, n in empty_networks(name, recipe).items()}
     found = {}
     for role in facts.stages:
         owner = "student" if role.startswith("student_") else role

@@ -130,7 +130,8 @@ class Sheet:
         """The document; ``words`` say what is drawn to those who cannot see it."""
         return (
             f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {self.height:g}" '
-            f'role="img" font-family="Arial, Helvetica, sans-serif" font-size="{TEXT}">\n'
+            f'width="{WIDTH}" height="{self.height:g}" role="img" '
+            f'font-family="Arial, Helvetica, sans-serif" font-size="{TEXT}">\n'
             f"<title>{escape(title)}</title>\n<desc>{escape(words)}</desc>\n"
             f'<rect width="{WIDTH}" height="{self.height:g}" fill="white"/>\n'
             + "\n".join(self.drawn)
@@ -163,7 +164,7 @@ def show(figure: "Figure | str", alt: str = "") -> None:
     if isinstance(figure, str):
         said = re.search(r"<desc>(.*?)</desc>", figure, re.S)
         alt = alt or (unescape(said[1]) if said else "")
-        data, width = figure.encode(), "width:640px;"
+        data, width = figure.encode(), "width:480px;"
     else:
         data, width = (png(figure), "") if alt else (b"", "")
     if not alt:

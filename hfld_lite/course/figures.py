@@ -32,6 +32,7 @@ from hfld_lite.app.style import (
     term_styles,
     words,
 )
+from hfld_lite.course.studies import METHODS
 from hfld_lite.data.examples import evaluated
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.views import BANDS, FRAMES, frequencies, mel_frames, network_inputs
@@ -396,11 +397,12 @@ def fitting(verdicts: Mapping[str, Any], accuracy: Mapping[str, float], title: s
     axes = figure.subplots(1, 2, sharey=True)
     first = verdicts[order[0]]
     for axis, kind, name in zip(axes, ("flash", "ram"), ("flash", "RAM"), strict=True):
-        for fits, colour, hatch in ((True, COLOURS[0], ""), (False, COLOURS[1], "//")):
+        for fits, colour, inner in ((True, COLOURS[0], COLOURS[0]), (False, COLOURS[1], "white")):
             mine = [row for row, n in enumerate(order) if verdicts[n].fits == fits]
             needed = [getattr(verdicts[order[row]], f"{kind}_needed") / 1000 for row in mine]
             label = "fits" if fits else "does not fit"
-            axis.barh(mine, needed, color=colour, hatch=hatch, height=0.6, label=label)
+            style = {"facecolor": inner, "edgecolor": colour, "linewidth": 2, "label": label}
+            axis.barh(mine, needed, height=0.6, **style)
         limit = getattr(first, f"{kind}_available")
         if limit is not None and limit < 50e6:
             axis.axvline(limit / 1000, color="black", linestyle=":", label="the device has")
@@ -617,7 +619,7 @@ def forest(tables: Mapping[str, pd.DataFrame], base: str) -> Figure:
     ordered = pd.concat(table.sort_values(difference) for table in tables.values())
     order = list(ordered.dropna(subset=[difference])["method"].unique())
     figure = Figure(figsize=(WIDE, 0.26 * len(order) + 1.4), layout="constrained")
-    axes = figure.subplots(1, len(tables), sharey=True, squeeze=False)[0]
+    axes = figure.subplots(1, len(tables), sharex=True, sharey=True, squeeze=False)[0]
     for axis, (title, table) in zip(axes, tables.items(), strict=True):
         for method, *ends in table[["method", difference, low, high]].itertuples(index=False):
             if np.isnan(ends[0]):
@@ -635,7 +637,7 @@ def forest(tables: Mapping[str, pd.DataFrame], base: str) -> Figure:
                     markerfacecolor=colour if clear else "white",
                 )
                 axis.text(
-                    edge - np.sign(middle) * 0.25,
+                    edge - np.sign(middle) * 0.6,
                     order.index(method),
                     f"{middle:+.0f} ({left:+.0f} to {right:+.0f})",
                     ha=side,
@@ -654,12 +656,17 @@ def forest(tables: Mapping[str, pd.DataFrame], base: str) -> Figure:
                 capsize=2,
             )
         axis.axvline(0, color="black", linewidth=0.8)
-        axis.set(title=title, xlabel=f"points of accuracy against {words(base)}")
-        axis.set_xlim(max(axis.get_xlim()[0], -FAR - 0.3), min(axis.get_xlim()[1], FAR + 0.3))
+        axis.set_title(title, fontsize=10)
         axis.grid(axis="x", alpha=0.3)
+    left, right = axes[0].get_xlim()  # of all panels, which are compared
+    axes[0].set_xlim(max(left, -FAR - 0.3), min(right, FAR + 0.3))
     axes[0].set_yticks(range(len(order)), [words(method) for method in order], fontsize=9)
     axes[0].set_ylim(-0.6, len(order) - 0.4)
-    figure.supxlabel("mean and 95 % interval; filled: clear of zero", fontsize=9)
+    figure.supxlabel(
+        f"points of accuracy above {METHODS.get(base, words(base))}: mean and 95 % interval; "
+        "filled: without zero",
+        fontsize=9,
+    )
     return figure
 
 

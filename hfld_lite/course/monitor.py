@@ -16,12 +16,16 @@ from typing import Any
 import ipywidgets
 import pandas as pd
 
+from hfld_lite.app.good import parts_of, trained_good
 from hfld_lite.app.style import png
+from hfld_lite.app.unfinished import Wanted
 from hfld_lite.course import figures
 from hfld_lite.course.widgets import image
+from hfld_lite.data.good_parts import told_apart
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import split
 from hfld_lite.errors import ArgumentError, HfldError, Interrupted
+from hfld_lite.evaluation.good_parts import GoodParts
 from hfld_lite.hierarchy import Chain, distill_chain
 from hfld_lite.recipes import Recipe
 
@@ -40,13 +44,15 @@ class Monitor(ipywidgets.VBox):
     runs, other cells should not use torch's global random generator, because dropout uses it.
 
     Args:
-        recordings, recipe, controls: see :func:`distill_chain`.
+        recordings, recipe, controls: see :func:`distill_chain`; recordings of `as_good` are trained
+            on good parts alone.
         folder: for the checkpoints, resumed if it holds some; by default a temporary one.
 
     Attributes:
         state: "ready", "running", "paused", "stopped", "finished" or "failed".
         history: rows of epochs with ``role``, terms, ``validation_accuracy``.
         chain: the result; None until it is finished.
+        good: what a training on good parts gave besides; None for others.
         error: what ended a training that failed; None otherwise.
     """
 
@@ -63,9 +69,14 @@ class Monitor(ipywidgets.VBox):
         self.state, self.history = "ready", pd.DataFrame()
         self.chain: Chain | None = None
         self.error: Exception | None = None
-        shares = {"validation": recipe.validation, "test": recipe.test, "seed": recipe.seed}
-        trained_on = len(split(recordings, **shares).train) * (1 - recipe.meta_share)
-        self._count = round(trained_on)
+        self.good: GoodParts | None = None
+        if recordings.kinds is None:
+            shares = {"validation": recipe.validation, "test": recipe.test, "seed": recipe.seed}
+            parts = split(recordings, **shares)
+        else:
+            drawn = parts_of(recordings, recipe, Wanted())
+            parts = told_apart(recordings, drawn, recipe.seed)[1]
+        self._count = round(len(parts.train) * (1 - recipe.meta_share))
         self._next = 0.0  # moment of the next picture at the earliest
         self._pause_at: int | None = None
         self._thread: threading.Thread | None = None
@@ -138,16 +149,15 @@ class Monitor(ipywidgets.VBox):
         return self.chain
 
     def _train(self) -> None:
+        how = {"progress": False, "on_epoch": self._after_epoch}
+        how |= {"folder": self.folder, "resume": True}
         try:
-            self.chain = distill_chain(
-                self.recordings,
-                self.recipe,
-                controls=self.controls,
-                progress=False,
-                on_epoch=self._after_epoch,
-                folder=self.folder,
-                resume=True,
-            )
+            if self.recordings.kinds is None:
+                given = {"controls": self.controls}
+                self.chain = distill_chain(self.recordings, self.recipe, **given, **how)
+            else:
+                self.good = trained_good(self.recordings, self.recipe, Wanted(), **how)
+                self.chain = self.good.chain
         except Interrupted:
             self._become("stopped")
         except Exception as error:  # an exception of a thread would be lost

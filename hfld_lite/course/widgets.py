@@ -338,7 +338,8 @@ def explore_guess(
         right = {"you": sum(guess == truth[i] for i, guess in guesses.items())}
         right |= {name: sum(of[i] == truth[i] for i in guesses) for name, of in answers.items()}
         shown = ", ".join(f"{name} {count}" for name, count in right.items())
-        return f"Right so far, of {len(guesses)} tiles: {shown}" if guesses else "No guess yet"
+        tiles = f"{len(guesses)} tile{'s' * (len(guesses) > 1)}"
+        return f"Right so far, of {tiles}: {shown}" if guesses else "No guess yet"
 
     def draw(number: int) -> tuple[Figure, str]:
         signal = np.asarray(recordings.signals[rows[number - 1]])

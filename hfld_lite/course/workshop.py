@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from html import escape
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ import soundfile
 from hfld_lite.app.checks import said_of_unlabelled
 from hfld_lite.app.export import export_run
 from hfld_lite.app.figures import confusions, spectra
+from hfld_lite.app.good import parts_of, said_of_good
 from hfld_lite.app.report import report_run
 from hfld_lite.app.runs import Run, load_run, or_note, save_run, with_known_costs
 from hfld_lite.app.style import png
-from hfld_lite.app.unfinished import new_run
+from hfld_lite.app.unfinished import Wanted, new_run
 from hfld_lite.course.monitor import Monitor, monitor
 from hfld_lite.course.widgets import image
+from hfld_lite.data.good_parts import as_good
 from hfld_lite.data.readers import read_folder
 from hfld_lite.data.recordings import UNLABELLED, Recordings
 from hfld_lite.data.splits import Split, split
@@ -34,6 +37,7 @@ from hfld_lite.edge.export import CALIBRATION
 from hfld_lite.errors import ArgumentError, DataError, HfldError
 from hfld_lite.evaluation.baselines import USUAL
 from hfld_lite.evaluation.detector import TestResult
+from hfld_lite.evaluation.good_parts import GoodParts
 from hfld_lite.hierarchy import Chain
 from hfld_lite.recipes import Recipe
 from hfld_lite.rivals.presets import preset
@@ -106,11 +110,14 @@ def write_wav_folder(recordings: Recordings, folder: str | Path) -> Path:
     return folder
 
 
-def check_folder(folder: str | Path, recipe: Recipe | None = None, **options: Any) -> Checked:
+def check_folder(
+    folder: str | Path, recipe: Recipe | None = None, good: str = "", **options: Any
+) -> Checked:
     """Read a folder of recordings and draw its split, without training anything.
 
     Args:
         folder: of any layout that :func:`read_folder` knows.
+        good: class of good parts, for a training on these alone; a folder's only class is good.
         recipe: whose split and inputs are tried; by default the preset classroom.
         options: for the reader, such as ``samples`` or ``group_pattern``.
 
@@ -120,14 +127,20 @@ def check_folder(folder: str | Path, recipe: Recipe | None = None, **options: An
     recipe = recipe or preset("classroom")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        recordings = read_folder(folder, **options)
+        recordings = read_folder(folder, one_class=True, **options)
     notes = [str(warning.message) for warning in caught]
     network_inputs(recordings.signals[:1], recipe, recordings.sample_rate)
+    if good or len(recordings.class_names) == 1:
+        recordings = as_good(recordings, [good or recordings.class_names[0]])
+        parts = parts_of(recordings, recipe, Wanted())
+        notes += [*recordings.notes, *said_of_good(recordings, parts, Wanted())]
+        return Checked(recordings, parts, tuple(notes))
     parts = split(recordings, validation=recipe.validation, test=recipe.test, seed=recipe.seed)
     if len(set(recordings.groups)) == len(recordings):
         notes.append(
             "Each recording counts as a part of its own; if some come from the same part, name the "
-            "parts in the manifest's column group, or the test is too good to be true."
+            "parts in the manifest's column group or by a pattern of the file names, or the test "
+            "is too good to be true."
         )
     if not recordings.normal_classes:
         notes.append(
@@ -151,14 +164,20 @@ def check_folder(folder: str | Path, recipe: Recipe | None = None, **options: An
 def in_words(result: TestResult, role: str = "student") -> str:
     """A network's figures on the test part in a sentence."""
     found = result.evaluations[role]
+    if list(found.confusion.shape) == [2, 2] and found.miss_rate is None:
+        return (
+            f"Of {found.count} good test recordings {found.false_alarm_rate:.1%} are called "
+            f"defective (95 % interval {1 - found.high:.1%} to {1 - found.low:.1%}); how many "
+            "defects are missed is unknown, since there was none."
+        )
     said = (
-        f"The {role.replace('_', ' ')} is right on {found.accuracy:.1%} of {found.count} test "
+        f"The {role.replace('_', ' ')} is right for {found.accuracy:.1%} of {found.count} test "
         f"recordings (95 % interval {found.low:.1%} to {found.high:.1%})"
     )
     if found.miss_rate is not None and found.false_alarm_rate is not None:
         said += (
-            f"; of the defective ones it misses {found.miss_rate:.1%}, of the sound ones "
-            f"{found.false_alarm_rate:.1%} raise an alarm"
+            f". It misses {found.miss_rate:.1%} of the defective ones, and raises an alarm for "
+            f"{found.false_alarm_rate:.1%} of the sound ones"
         )
     return said + "."
 
@@ -169,6 +188,7 @@ def keep_run(
     result: TestResult,
     recordings: Recordings,
     origin: dict[str, Any],
+    good: GoodParts | None = None,
 ) -> Run:
     """Write a trained chain as a run folder, as ``hfld train`` does, and read it back.
 
@@ -176,6 +196,7 @@ def keep_run(
         folder: must not exist yet.
         chain, result, recordings: as trained and tested.
         origin: ``{"folder": …, "options": …}``, how to read the recordings again.
+        good: what a training on good parts gave, if it was one.
 
     Raises:
         RecipeError: if the folder is taken or cannot be written.
@@ -183,7 +204,8 @@ def keep_run(
     with new_run(folder) as part:
         result = with_known_costs(result, chain.detector, recordings)
         command = "in a notebook, by hfld_lite.course.workshop"
-        save_run(part, chain, result, recordings, origin, command, USUAL)
+        names = () if good else USUAL
+        save_run(part, chain, result, recordings, origin, command, names, good)
     or_note(
         f"The run is finished and safe, but its report is missing; make it with: hfld report "
         f"{folder}",
@@ -192,40 +214,70 @@ def keep_run(
     return load_run(folder)
 
 
+def folder_beside(folder: str | Path) -> Path:
+    """A folder that does not exist yet, beside that of the recordings, for their detector."""
+    folder = Path(folder).absolute()
+    name = f"{folder.name or 'recordings'}-detector"
+    made = (folder.with_name(name + (f"-{number}" if number > 1 else "")) for number in count(1))
+    return next(path for path in made if not path.exists())
+
+
 class Workshop(ipywidgets.VBox):
     """Point at a folder of recordings: check it, train on it, export the student.
 
     Check reads and splits; Train trains the chain in the background (with its own buttons for
     pause and stop) and then evaluates on the test part, once; Export writes a run folder and, for
-    the device, the student in eight bits with its program. Errors are reported in one sentence and
-    earlier results are kept: a folder that cannot be written does not lose the training.
+    the device, the student in eight bits with its program. A button reports any error in one
+    sentence and keeps earlier results: a folder that cannot be written does not lose the training.
 
     Args:
         folder: of recordings, the first value of the field.
-        out: folder to be made, for ``run`` and ``device`` in it.
+        out: folder to be made, for ``run`` and ``device`` in it; by default, and for every other
+            folder that is typed into the field, :func:`folder_beside`.
         recipe: by default the preset classroom.
-        options: for the reader, such as ``samples`` or ``group_pattern``.
+        group_pattern: finds the part in a file's name; see :func:`read_wav_folder`.
+        options: for the reader, such as ``samples``.
 
     Attributes:
         checked, live, result, run, export: what the steps gave; None before.
         alt: the words that are shown.
+        error: what the last button failed with, or None.
     """
 
     def __init__(
         self,
         folder: str | Path = "",
-        out: str | Path = "workshop",
+        out: str | Path | None = None,
         recipe: Recipe | None = None,
+        group_pattern: str = "",
         **options: Any,
     ) -> None:
-        self.recipe, self.options = recipe or preset("classroom"), options
+        self.recipe, self.options, self.error = recipe or preset("classroom"), options, None
+        self._proposed = str(out or folder_beside(folder))
         self.fields = {
             name: ipywidgets.Text(
-                str(value), description=label, layout=_LAYOUT, style=_STYLE, continuous_update=False
+                str(value),
+                description=label,
+                placeholder=hint,
+                layout=_LAYOUT,
+                style=_STYLE,
+                continuous_update=False,
             )
-            for name, label, value in (
-                ("folder", "folder of recordings", folder),
-                ("out", "write to", out),
+            for name, label, value, hint in (
+                ("folder", "folder of recordings", folder, "such as C:\\tiles or ~/tiles"),
+                (
+                    "pattern",
+                    "part in the file name",
+                    group_pattern,
+                    "such as (tile[0-9]+); empty if manifest.csv names the parts",
+                ),
+                (
+                    "good",
+                    "class of good parts",
+                    "",
+                    "empty to learn all classes; such as good, to learn from good parts alone",
+                ),
+                ("out", "write to", self._proposed, "a new folder"),
             )
         }
         steps = (
@@ -240,7 +292,9 @@ class Workshop(ipywidgets.VBox):
         self.status, self.picture = ipywidgets.HTML(), ipywidgets.HTML()
         self.training = ipywidgets.VBox()
         self._forget()
-        self.fields["folder"].observe(lambda _: self._forget(), "value")
+        self.fields["folder"].observe(self._propose, "value")
+        for name in ("folder", "pattern", "good"):
+            self.fields[name].observe(lambda _: self._forget(), "value")
         super().__init__(
             [
                 *self.fields.values(),
@@ -254,7 +308,8 @@ class Workshop(ipywidgets.VBox):
     def check(self) -> Checked:
         """Read the folder and draw its split; raises as :func:`check_folder` does."""
         self._forget()
-        self.checked = check_folder(self.fields["folder"].value, self.recipe, **self.options)
+        good = self.fields["good"].value.strip()
+        self.checked = check_folder(self._path("folder"), self.recipe, good, **self._options())
         recordings = self.checked.recordings
         rate = recordings.sample_rate
         if (hertz := frequencies(self.recipe, recordings.samples, rate)) is not None:
@@ -301,22 +356,46 @@ class Workshop(ipywidgets.VBox):
         """
         if self.result is None:
             raise ArgumentError("Nothing is trained yet; press Train, or call train() and wait().")
-        out = Path(self.fields["out"].value)
+        out = self._path("out")
         if self.run is None or self.run.folder != out / "run":
-            place = Path(self.fields["folder"].value).absolute()
-            origin = {"folder": str(place), "options": self.options}
+            if (out / "run").exists():
+                raise ArgumentError(
+                    f"{out} has a folder 'run' already, which is kept; type a new folder, such as "
+                    f"{folder_beside(self._path('folder')).name}, into 'write to'."
+                )
+            origin = {"folder": str(self._path("folder").absolute()), "options": self._options()}
             chain, recordings = self.live.chain, self.checked.recordings
-            self.run = keep_run(out / "run", chain, self.result, recordings, origin)
-        self.export = export_run(self.run, out / "device", "onnx-int8")
+            if recordings.kinds is not None:
+                kinds = np.unique(recordings.kinds[recordings.labels == 0])
+                origin["good"] = kinds.tolist()
+            self._say("Exporting", f"Evaluates, quantises and writes into {out.name}.")
+            given = (chain, self.result, recordings, origin, self.live.good)
+            self.run = keep_run(out / "run", *given)
+        role = self.run.detector.answering
+        self.export = export_run(self.run, out / "device", "onnx-int8", role=role)
         change, low, high = (100 * value for value in self.export.change)
         self._say(
             "Exported",
             f"{self.export.model.name} has {self.export.bytes:,} bytes in eight bits; its test "
-            f"accuracy differs from the trained student's by {change:+.1f} points ({low:+.1f} to "
-            f"{high:+.1f}). It stands in {out.name}/device with {self.export.program.name}, the "
-            f"run with its report.html in {out.name}/run.",
+            f"accuracy differs from the trained {role.replace('_', ' ')}'s by {change:+.1f} points ({low:+.1f} to "
+            f"{high:+.1f}). It is in {out.name}/device with {self.export.program.name}; the run "
+            f"with its report.html is in {out.name}/run.",
         )
         return self.export
+
+    def _path(self, name: str) -> Path:
+        """What a field names; Windows copies a path with quotes."""
+        return Path(self.fields[name].value.strip().strip('"')).expanduser()
+
+    def _options(self) -> dict[str, Any]:
+        pattern = self.fields["pattern"].value.strip()
+        return self.options | ({"group_pattern": pattern} if pattern else {})
+
+    def _propose(self, _: Any = None) -> None:
+        """Another folder's detector gets a place of its own, unless the user has chosen one."""
+        if self.fields["out"].value == self._proposed:
+            self._proposed = str(folder_beside(self._path("folder")))
+            self.fields["out"].value = self._proposed
 
     def _forget(self) -> None:
         """Discard the results of the former folder."""
@@ -325,7 +404,7 @@ class Workshop(ipywidgets.VBox):
         self.checked, self.live, self.result = None, None, None
         self.run, self.export = None, None
         self.training.children, self.picture.value = [], ""
-        self._say("Ready", "Name a folder and press Check.")
+        self._say("Ready", "Type a folder and press Check.")
 
     def _follow(self, _: Any = None) -> None:
         if self.live is not None and self.live.chain is not None:
@@ -340,18 +419,26 @@ class Workshop(ipywidgets.VBox):
             {role: found.confusion for role, found in self.result.evaluations.items()},
             self.checked.recordings.class_names,
         )
-        words = in_words(self.result)
+        words = in_words(self.result, self.live.chain.detector.answering)
         self.picture.value = image(
             png(figure, dpi=90), f"Confusion matrices of all networks. {words}"
         )
         self._say("Tested", words)
 
     def _try(self, step: Callable[[], Any]) -> None:
-        """Run a step when its button is pressed; report an error and keep everything else."""
+        """Run a step when its button is pressed; report an error and keep everything else.
+
+        JupyterLab shows an exception of a button only in its log, so that none may leave here.
+        """
+        self.error = None
         try:
             step()
-        except (HfldError, OSError) as error:
+        except HfldError as error:
+            self.error = error
             self._say("Not done", str(error))
+        except Exception as error:
+            self.error = error
+            self._say("Not done", f"Unexpected error, {type(error).__name__}: {error}")
 
     def _say(self, what: str, *sentences: str) -> None:
         self.alt = f"{what}. {' '.join(sentences)}"

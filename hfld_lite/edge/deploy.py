@@ -17,8 +17,10 @@ from typing import Any
 
 import numpy as np
 import onnx
+from torch import nn
 
 from hfld_lite.data import parts
+from hfld_lite.data.good_parts import PITCHES, at_pitch
 from hfld_lite.data.parts import NO_ONSET, Part, average
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split
@@ -34,7 +36,9 @@ from hfld_lite.edge.export import (
 from hfld_lite.edge.front import doubts, front
 from hfld_lite.errors import ArgumentError, HfldError, RecipeError
 from hfld_lite.evaluation.detector import Detector, trust_of
+from hfld_lite.evaluation.good_parts import sound_rows
 from hfld_lite.evaluation.metrics import Evaluation, evaluate, paired_interval
+from hfld_lite.evaluation.scores import Distance, with_own_limit
 from hfld_lite.evaluation.trust import Trust
 from hfld_lite.version import __version__
 
@@ -130,14 +134,18 @@ def export_network(
     network = detector.network(role)
     length = detector.inputs(noise(1, detector.samples)).shape[1]
     recipe = detector.recipe if raw else None
-    model = to_onnx(
-        network,
-        length,
-        recipe=recipe,
-        samples=detector.samples,
-        sample_rate=detector.sample_rate,
-        opset=opset,
-    )
+
+    def as_model(network: nn.Module) -> onnx.ModelProto:
+        return to_onnx(
+            network,
+            length,
+            recipe=recipe,
+            samples=detector.samples,
+            sample_rate=detector.sample_rate,
+            opset=opset,
+        )
+
+    model = as_model(network)
     exact = _Answers(model, detector, raw)
     signals, figures = noise(COMPARED, detector.samples), {}
     if needed:
@@ -151,11 +159,19 @@ def export_network(
             f"The exported {role} differs from torch's by {difference:.1e} in a probability (more "
             f"than {TOLERANCE:g}), so it was not written; choose the opset {OPSET}."
         )
-    if format == "onnx-int8":
-        model = quantise(model, exact.inputs(some_signals(read, split.train, CALIBRATED)))
-    elif format != "onnx":
-        model = quantise_dynamically(model)
+
+    def in_eight_bits(exact: onnx.ModelProto) -> onnx.ModelProto:
+        if format != "onnx-int8":
+            return quantise_dynamically(exact)
+        inputs = _Answers(exact, detector, raw).inputs(calibrating(read, split, network))
+        return quantise(exact, inputs)
+
     if format != "onnx":
+        exact = model
+        model = in_eight_bits(exact)
+        if isinstance(network, Distance):
+            network = own_limit(network, _Answers(model, detector, raw), read, split)
+            model = in_eight_bits(as_model(network))
         small = _Answers(model, detector, raw)
         difference = _difference(small, detector, signals, role)
         figures = before_and_after(small, detector, read.select(split.test), role)
@@ -196,6 +212,29 @@ def some_signals(recordings: Recordings, rows: np.ndarray, count: int) -> np.nda
     """Signals of at most ``count`` of the rows, drawn at random."""
     chosen = np.random.default_rng(0).permutation(rows)[:count]
     return np.asarray(recordings.signals[np.sort(chosen)])
+
+
+def calibrating(recordings: Recordings, split: Split, network: nn.Module) -> np.ndarray:
+    """Signals of CALIBRATED training recordings, which give the ranges of the activations.
+
+    A network that knows good parts only gets their altered copies too: a defect's activations go
+    beyond those of good parts.
+    """
+    signals = some_signals(recordings, split.train, CALIBRATED)
+    if not isinstance(network, Distance):
+        return signals
+    return np.concatenate([signals, *(at_pitch(signals, pitch) for pitch in PITCHES[1:])])
+
+
+def own_limit(
+    network: Distance,
+    predict: Callable[[np.ndarray], np.ndarray],
+    recordings: Recordings,
+    split: Split,
+) -> Distance:
+    """A copy of a network for good parts, its limit set by what a form of it for devices says."""
+    seen = recordings.select(sound_rows(recordings, split.validation))
+    return with_own_limit(network, predict, seen.signals, seen.groups, seen.wholes)
 
 
 def _difference(answers: _Answers, detector: Detector, signals: np.ndarray, role: str) -> float:

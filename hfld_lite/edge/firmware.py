@@ -20,11 +20,12 @@ from hfld_lite.data.splits import Split
 from hfld_lite.edge.c_code import c_number, float32_source, int8_source, network_header
 from hfld_lite.edge.c_view import view_config
 from hfld_lite.edge.deploy import (
-    CALIBRATED,
     COMPARED,
     TOLERANCE,
     before_and_after,
+    calibrating,
     noise,
+    own_limit,
     part_of,
     some_signals,
 )
@@ -34,6 +35,7 @@ from hfld_lite.edge.program import Program, place, read_program
 from hfld_lite.errors import ArgumentError, HfldError, RecipeError
 from hfld_lite.evaluation.detector import Detector, trust_of
 from hfld_lite.evaluation.metrics import Evaluation
+from hfld_lite.evaluation.scores import Distance
 from hfld_lite.evaluation.trust import Trust
 from hfld_lite.storage.files import write_whole
 from hfld_lite.version import __version__
@@ -103,8 +105,9 @@ def export_firmware(
 ) -> Firmware:
     """Write a network as C.
 
-    The eight bits are calibrated on CALIBRATED training recordings; their limit of *unsure* is set
-    by their own answers on the validation part, and the test part gives the change in accuracy.
+    The eight bits are calibrated on training recordings, see `calibrating`; their limit of *unsure*
+    is set by their own answers on the validation part, and the test part gives the change in
+    accuracy.
 
     Args:
         detector: with the network.
@@ -147,8 +150,13 @@ def export_firmware(
     if miss_rate is not None:
         trust = own = trust_of(detector, read, split, detector.predictor(role), miss_rate)
     if eight_bits:
-        calibration = some_signals(read, split.train, CALIBRATED)
-        integers = to_integers(program, detector.inputs(calibration).cpu())
+        network = detector.network(role)
+        calibration = detector.inputs(calibrating(read, split, network)).cpu()
+        integers = to_integers(program, calibration)
+        if isinstance(network, Distance):
+            own_network = own_limit(network, predictor(integers, detector), read, split)
+            own_program = read_program(to_onnx(own_network, input_length(detector)))
+            integers = to_integers(own_program, calibration)
         predict = predictor(integers, detector)
         figures = before_and_after(predict, detector, read.select(split.test), role)
         if len(split.validation):

@@ -22,7 +22,7 @@ from hfld_lite.evaluation.scores import Distance
 from hfld_lite.evaluation.trust import Trust, make_trust
 from hfld_lite.hierarchy import Chain
 from hfld_lite.networks import ResNet1d, count_parameters, resnet1d
-from hfld_lite.recipes import Recipe, network_of
+from hfld_lite.recipes import ALONE, Recipe, network_of
 from hfld_lite.training import predict_logits
 
 if TYPE_CHECKING:
@@ -101,8 +101,10 @@ class Detector:
 
     @property
     def answering(self) -> str:
-        """The role that answers where none is named: the student, or the last network."""
-        return "student" if "student" in self.networks else [*self.networks][-1]
+        """The role that answers where none is named: a score's own network, or the student."""
+        last = [*self.networks][-1]
+        scored = isinstance(self.networks[last], Distance) and not last.startswith("student")
+        return "student" if "student" in self.networks and not scored else last
 
     def network(self, role: str) -> nn.Module:
         """The network of a role."""
@@ -129,13 +131,15 @@ class Detector:
     def describe(self, role: str) -> str:
         """A network in a few words, such as "ResNet18-1D, width 1/4, small head"."""
         network = self.network(role)
-        if isinstance(network, Distance):
+        scored = isinstance(network, Distance)
+        if scored and role not in (*self.recipe.chain, ALONE):
             return network.title
-        if not self.described(role):
+        if not scored and not self.described(role):
             return type(getattr(network, "module", network)).__name__
         spec = network_of(self.recipe, role)
         width = f"1/{1 / spec.width:g}" if spec.width < 1 else f"{spec.width:g}"
-        return f"ResNet{spec.depth}-1D, width {width}, {spec.head} head"
+        end = network.title if scored else f"{spec.head} head"
+        return f"ResNet{spec.depth}-1D, width {width}, {end}"
 
     def only(self, role: str) -> Detector:
         """A detector with the network of this role only."""

@@ -13,6 +13,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from hfld_lite.data.examples import Examples
@@ -28,6 +29,7 @@ from hfld_lite.evaluation.scores import (
     FEATURES,
     MATCHING,
     SCORES,
+    SPECTRUM,
     Distance,
     Taught,
     distances,
@@ -39,12 +41,15 @@ from hfld_lite.evaluation.trust import BANDS, band_levels
 from hfld_lite.hierarchy import ALONE, Chain, Stage, Trainer
 from hfld_lite.recipes import Recipe
 from hfld_lite.storage.history import Fit
+from hfld_lite.training import predict_logits, validate
 
 if TYPE_CHECKING:
     import pandas as pd
 
-DEFAULT = FEATURES
-"""The score that answers, where nobody chooses another and no defective recording may choose."""
+DEFAULT = SPECTRUM
+"""The score that answers, where nobody chooses another and no defective recording may choose.
+
+Chosen on development sets by ``data_scripts/study_good_parts.py choose``."""
 
 TRUST = "trust"
 """In the table, the spectral distance by which every run warns of unusual recordings."""
@@ -61,7 +66,8 @@ class GoodParts:
     """What a training on good parts gave.
 
     Attributes:
-        chain: networks by role for the score that answers, two logits each, and the split.
+        chain: networks by role, two logits each: the features of all networks of the chain, and
+            behind them the score that answers if it is another; and the split.
         networks: the same for every score, by score and role.
         score: the name of the score that answers.
         false_alarms: the promised share of false alarms.
@@ -151,7 +157,7 @@ def train_good(
         for network in each.values():
             found = values(network.body, inputs)
             limit = limit_of(found, groups, rate, None if wholes is None else wholes[calibration])
-            network.set_limit(limit)
+            network.set_limit(limit, rate)
     chosen_by = {}
     if use_defects:
         seen = recordings.select(parts.validation)
@@ -161,14 +167,16 @@ def train_good(
             for name, each in networks.items()
         }
     score = score or max(chosen_by, key=chosen_by.get, default=DEFAULT)
+    inputs = examples.samples(calibration).inputs
     stages = {}
-    for role, network in networks[score].items():
+    # The networks of the chain are kept beside a score that needs none of them.
+    for role, network in (networks[FEATURES] | networks[score]).items():
         known = chain.stages.get(role)
         stages[role] = Stage(
             role,
             network,
             known.learned_from if known else "good parts",
-            known.fit if known else Fit([], 0, 0.0),
+            known.fit if known else _taken(network, inputs),
         )
     return GoodParts(
         Chain(recipe, stages, parts, examples, frozenset(stages)),
@@ -232,6 +240,13 @@ def _answering(networks: dict[str, Distance]) -> Distance:
     return networks.get("student", next(reversed(networks.values())))
 
 
+def _taken(network: Distance, inputs: Tensor) -> Fit:
+    """What stands in place of a training's course: how many good recordings are called good."""
+    logits = predict_logits(network, inputs)
+    found = validate(logits, torch.zeros(len(logits), dtype=torch.long))
+    return Fit([{"epoch": 0, **found, "seconds": 0.0, "verdict": ""}], 0, 0.0)
+
+
 def sound_rows(recordings: Recordings, rows: np.ndarray) -> np.ndarray:
     """Those of the rows that are good."""
     return rows[recordings.labels[rows] == 0]
@@ -239,8 +254,6 @@ def sound_rows(recordings: Recordings, rows: np.ndarray) -> np.ndarray:
 
 def probabilities(network: nn.Module, inputs: Tensor) -> np.ndarray:
     """σ of the second logit less the first, ``(n,)``: above a half the answer is defective."""
-    import torch
-
     with torch.no_grad():
         logits = torch.cat([network(part).logits for part in inputs.split(256)])
     return torch.softmax(logits.double(), 1)[:, 1].numpy()

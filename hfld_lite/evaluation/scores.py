@@ -15,6 +15,7 @@ Merhof, "Modeling the distribution of normal data in pre-trained deep features f
 detection", 2021).
 """
 
+import copy
 import math
 import warnings
 from collections.abc import Callable, Mapping
@@ -34,7 +35,7 @@ from hfld_lite.recipes import ALONE, Recipe, network_of
 SHARPNESS = 4.0
 """The logit of a recording with twice the score of the limit; no probability of a defect."""
 
-DIRECTIONS = 26
+DIRECTIONS = 22
 """Of a student's distance, so that student and distance take less than 20 kB in eight bits."""
 
 BANDS = 128
@@ -139,7 +140,7 @@ def _spectrum(recipe: Recipe) -> dict[str, nn.Module]:
     return {SPECTRUM: nn.Sequential(Bands(), nn.Linear(BANDS, BANDS))}
 
 
-@score(FEATURES, "distance of a network's features", _features)
+@score(FEATURES, "distance of features", _features)
 def features(taught: Taught) -> dict[str, nn.Module]:
     """Mahalanobis distance of the flattened features, for each network of the chain."""
     return {
@@ -193,13 +194,18 @@ class Features(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = network
-        if isinstance(network, ResNet1d):
-            network.head = nn.Identity()  # what told kinds and pitches apart
+        self.network = _without_head(network)
 
     def forward(self, x: Tensor) -> Tensor:
         """See the class."""
         return self.network(x).features.flatten(1)
+
+
+def _without_head(network: nn.Module) -> nn.Module:
+    """The network itself, without the layers that told kinds and pitches apart."""
+    if isinstance(network, ResNet1d):
+        network.head = nn.Identity()
+    return network
 
 
 class Bands(nn.Module):
@@ -227,7 +233,7 @@ class Matching(nn.Module):
         super().__init__()
         self.pairs = [(role, teachers[role]) for role in projections]
         used = dict.fromkeys(role for pair in self.pairs for role in pair)
-        self.networks = nn.ModuleDict({role: networks[role] for role in used})
+        self.networks = nn.ModuleDict({role: _without_head(networks[role]) for role in used})
         self.projections = nn.ModuleDict(projections)
         self.heads = heads
 
@@ -290,11 +296,13 @@ class Distance(nn.Module):
     def __init__(self, body: nn.Module, size: int, limit: float = 1.0, title: str = "") -> None:
         super().__init__()
         self.body, self.answer, self.title = body, nn.Linear(size, 2), title
+        self.register_buffer("rate", torch.zeros(()))  # saved with the weights
         self.set_limit(limit)
 
     @torch.no_grad()
-    def set_limit(self, limit: float) -> None:
-        """Call recordings defective above this score."""
+    def set_limit(self, limit: float, rate: float = 0.0) -> None:
+        """Call recordings defective above this score; `rate` is the promised share of good ones."""
+        self.rate.fill_(rate)
         self.answer.weight[0] = 0
         self.answer.bias[0] = 0
         self.answer.weight[1] = SHARPNESS / limit / self.answer.in_features
@@ -303,7 +311,7 @@ class Distance(nn.Module):
     @property
     def limit(self) -> float:
         """The score above which a recording is called defective."""
-        return SHARPNESS / float(self.answer.weight[1].detach().sum())
+        return SHARPNESS / float(self.answer.weight.detach()[1].sum())
 
     def forward(self, x: Tensor) -> Output:
         """Map ``(n, length)`` to z as features ``(n, d, 1)``, and the logits ``(n, 2)``."""
@@ -328,6 +336,29 @@ def distances(bodies: Mapping[str, nn.Module], words: str) -> dict[str, Distance
 def _outputs(body: nn.Module) -> int:
     """Values that a score's network gives: those of its last linear layer."""
     return [each for each in body.modules() if isinstance(each, nn.Linear)][-1].out_features
+
+
+def with_own_limit(
+    network: Distance,
+    predict: Callable[[np.ndarray], np.ndarray],
+    signals: np.ndarray,
+    groups: np.ndarray,
+    wholes: np.ndarray | None = None,
+) -> Distance:
+    """A copy whose limit is set by what another form of it, such as eight bits, says.
+
+    Args:
+        network: with the promised share in `rate`.
+        predict: of that form: probabilities ``(n, 2)`` of raw signals ``(n, samples)``.
+        signals, groups, wholes: of the good recordings that set the limit.
+    """
+    p = np.clip(predict(signals)[:, 1].astype(float), 1e-9, 1 - 1e-7)
+    relative = np.maximum(1 + np.log(p / (1 - p)) / SHARPNESS, 1e-9)  # s / limit
+    rate = float(network.rate)
+    factor = limit_of(relative, groups, rate, wholes)
+    found = copy.deepcopy(network)
+    found.set_limit(network.limit * factor, rate)
+    return found
 
 
 def values(network: nn.Module, inputs: Tensor, size: int = 256) -> np.ndarray:

@@ -113,6 +113,8 @@ class Trust(Checked):
         """What the answer "unsure" guarantees and how often it is given, in a sentence."""
         if self.groups is not None and self.groups < FEWEST_GROUPS:
             return f"No promise can be made: {_too_few(self.harmful, self.normal, self.usual)}"
+        if not self.harmful and self.normal:
+            return "No defective recording of the validation part sets a limit of unsure."
         if not self.harmful:
             return "No validation recording was answered wrongly, so nothing is doubted."
         what = "defective recordings called sound" if self.normal else "wrong answers let through"

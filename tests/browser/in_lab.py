@@ -10,6 +10,8 @@ import time
 from pathlib import Path
 from urllib.request import urlopen
 
+from axe_playwright_python.sync_playwright import Axe
+
 NOTEBOOKS = Path(__file__).parent.parent.parent / "notebooks"
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
@@ -77,6 +79,16 @@ follow()
 ipywidgets.VBox([slider, picture]).add_class("reference")
 """
 """A last cell for these notebooks: a widget without hfld_lite, for what the machine can do now."""
+
+
+def violations(page, *parts, **rules):
+    """What axe finds in these parts of a page, by rule; the rest is JupyterLab's or a theme's."""
+    # Not preloaded: axe would fetch the style sheets, and file:// pages cannot fetch.
+    options = {"preload": False, "resultTypes": ["violations"], "rules": rules}
+    context = {"include": [[part] for part in parts], "exclude": [[".reference"]]}
+    found = Axe().run(page, context=context, options=options).response
+    assert found["passes"], "axe looked at nothing"
+    return {v["id"]: [node["html"][:200] for node in v["nodes"]] for v in found["violations"]}
 
 
 class Lab:

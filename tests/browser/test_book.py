@@ -8,8 +8,7 @@ from urllib.parse import unquote, urlsplit
 
 import nbformat
 import pytest
-from axe_playwright_python.sync_playwright import Axe
-from in_lab import NOTEBOOKS
+from in_lab import NOTEBOOKS, violations
 
 ROOT = NOTEBOOKS.parent
 SOURCES = [*sorted(NOTEBOOKS.glob("*.ipynb")), *sorted(NOTEBOOKS.glob("exercises/*.ipynb"))]
@@ -107,15 +106,6 @@ def reader(chromium):
     context.close()
 
 
-def violations(page, **rules):
-    """What axe finds in the notebook's part of a page; the rest is the theme's."""
-    # Not preloaded: axe would fetch the style sheets, and file:// pages cannot fetch.
-    options = {"preload": False, "resultTypes": ["violations"], "rules": rules}
-    found = Axe().run(page, context=".bd-article", options=options).response
-    assert len(found["passes"]) > 5
-    return {v["id"]: [node["html"][:200] for node in v["nodes"]] for v in found["violations"]}
-
-
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_can_be_read_on_a_screen_and_on_a_telephone(book, reader, name):
     reader.asked.clear()
@@ -125,7 +115,7 @@ def test_a_page_can_be_read_on_a_screen_and_on_a_telephone(book, reader, name):
         reader.set_viewport_size({"width": width, "height": 900})
         reader.goto((book / f"{name}.html").as_uri())
         assert reader.evaluate("document.documentElement.scrollWidth") <= width
-        assert not violations(reader, **rules[width])
+        assert not violations(reader, ".bd-article", **rules[width])
     widths = "images => images.map(image => image.naturalWidth)"
     assert all(width > 80 for width in reader.locator(".bd-article img").evaluate_all(widths))
     formulas = reader.locator(".bd-article .math")

@@ -8,7 +8,7 @@ import sys
 from contextlib import suppress
 
 import pytest
-from in_lab import NOTEBOOKS, TIMED
+from in_lab import NOTEBOOKS, TIMED, violations
 from playwright.sync_api import Error as PlaywrightError
 
 ALL = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
@@ -74,7 +74,7 @@ FOLLOW = """box => {
 def test_the_monitor_is_paused_stopped_and_gone_on_with(opened, name):
     notebook = opened(name, run=False)
     page = notebook.page
-    for words in ("import hfld_lite", "recordings = simulate_tiles", "live = monitor("):
+    for words in ("from hfld_lite import ", "recordings = simulate_tiles", "live = monitor("):
         place = notebook.run_cell(words)
     cell = page.locator(".jp-Cell").nth(place)
     status = cell.locator("[role=status]")
@@ -226,6 +226,11 @@ def accessible_name(page, element):
     )
     session.detach()
     return tree["nodes"][0].get("name", {}).get("value", "").strip()
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_axe_finds_nothing_in_texts_and_outputs(opened, name):
+    assert not violations(opened(name).page, ".jp-RenderedMarkdown", ".jp-OutputArea-output")
 
 
 @pytest.mark.parametrize("name", ALL)

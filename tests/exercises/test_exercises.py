@@ -37,7 +37,7 @@ def load(path):
 
 make_exercises = load(ROOT / "data_scripts" / "make_exercises.py")
 WRONG = {}
-for table in sorted(HERE.glob("wrong_*.py")):
+for table in sorted(HERE.glob("wrong_e[0-9]*.py")):
     WRONG |= load(table).WRONG
 
 
@@ -174,7 +174,9 @@ def test_every_exercise_says_goal_hint_expectation_points_and_minutes(path):
         (16, 16, "Right. Four times four."),
         (8, 16, "Not yet. That is the sum."),
         (5, 16, "Not yet. Multiply."),
-        ("16 or so", 16, "Not yet. '16 or so' is not a number."),
+        (2.7183, 2.718, "Right. Four times four."),
+        (2.72, 2.718, "Not yet. Multiply."),
+        ("16 or so", 16.0, "Not yet. '16 or so' is not a number."),
         (torch.ones(2), torch.ones(2), "Right. Four times four."),
         (torch.ones(3), torch.ones(2), "Not yet. Multiply."),
         (" Teacher ", "teacher", "Right. Four times four."),

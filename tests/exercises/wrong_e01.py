@@ -60,7 +60,7 @@ WRONG = {
         (lambda x: np.isfinite(x).all(1), "dead microphone"),
         (lambda x: np.isfinite(x).all(1) & x.any(1), "0.3 throughout"),
         (lambda x: ~np.isnan(x).any(1) & (x.min(1) != x.max(1)), "infinite value"),
-        (lambda x: ~(np.isfinite(x).all(1) & (x.min(1) != x.max(1))), "Turned round"),
+        (lambda x: ~(np.isfinite(x).all(1) & (x.min(1) != x.max(1))), "Reversed"),
         (lambda x: np.isfinite(x) & (x != 0), "has shape"),
     ],
     "split_tiles": [

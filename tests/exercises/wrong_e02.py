@@ -63,7 +63,7 @@ WRONG = {
     ],
     "paired_gap": [
         (lambda t, s: gap(t, s, scale=1), "in shares"),
-        (lambda t, s: gap(s, t), "turned round"),
+        (lambda t, s: gap(s, t), "sign is wrong"),
         (lambda t, s: gap(t, s, ddof=0), "n − 1"),
         (lambda t, s: gap(t, s, paired=False), "seed by seed first"),
         (lambda t, s: gap(t, s)[0], "two numbers"),
@@ -71,8 +71,8 @@ WRONG = {
     "fair_compare": [
         (lambda train, n: comparison(train, n), "same seed in all repeats"),
         (lambda train, n: comparison(train, n, seeds=range(n), decays=(5e-5, 5e-4)), "two recipes"),
-        (lambda train, n: comparison(train, n, seeds=range(n), sign=-1), "turned round"),
-        (lambda train, n: comparison(train, n, seeds=range(n), offset=50), "other seeds"),
+        (lambda train, n: comparison(train, n, seeds=range(n), sign=-1), "sign is wrong"),
+        (lambda train, n: comparison(train, n, seeds=range(n), offset=50), "different seeds"),
         (lambda train, n: comparison(train, n, seeds=range(2)), "2 seeds of 5"),
     ],
 }

@@ -96,7 +96,7 @@ WRONG = {
     ],
     "distil_loss": [
         (lambda s, t, x: kd(s, t, x, power=0), "T² is forgotten"),
-        (lambda s, t, x: kd(s, t, x, power=1), "takes T²"),
+        (lambda s, t, x: kd(s, t, x, power=1), "must be T²"),
         (lambda s, t, x: kd(s, t, x) / len(s), "Divided by the batch twice"),
         (lambda s, t, x: kd(s, t, x, reduction="sum"), "Summed over the batch"),
         (lambda s, t, x: kd(s, t, x, reduction="mean"), "Averaged over classes"),

@@ -68,7 +68,7 @@ WRONG = {
     ],
     "read_similarity": [
         ((2, 6), "column 4"),
-        ((8, 7), "count from 0"),
+        ((8, 7), "counted from 0"),
         ((3, 6), "Row 4"),
         ((7, 5), "one of the two columns"),
         ((7, 0), "one bright cell"),

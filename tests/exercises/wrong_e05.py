@@ -69,7 +69,7 @@ def verdict(total=0.04, largest=0.99, shares=True, starved=None):
 # By exercise: the answer (a tuple where the check takes several), and words of the sentence.
 WRONG = {
     "price": [
-        (lambda s, losses: (torch.exp(-s) * losses).sum(), "Nothing pays for small weights"),
+        (lambda s, losses: (torch.exp(-s) * losses).sum(), "Small weights cost nothing"),
         (lambda s, losses: (torch.exp(-s) * losses - s).sum(), "log w is added"),
         (lambda s, losses: -(torch.exp(-s) * losses + s).sum(), "highest point"),
         (lambda s, losses: (torch.exp(-s) * losses + s**2).sum(), "not at w = 1/L"),
@@ -115,6 +115,6 @@ WRONG = {
         (script(held=True, everything=True), "no longer learns"),
         (script(held=True, detached=True, extra="twice"), "something else"),
         (script(held=True, detached=True, extra="nothing"), "not answered yet"),
-        (only_student, "never asked"),
+        (only_student, "never called"),
     ],
 }

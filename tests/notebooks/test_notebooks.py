@@ -14,6 +14,8 @@ import hfld_lite
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+BUILT = FOLDER / "06_build_the_chain.ipynb"
+"""The notebook that builds the method; its lines have the tag ``hflkd``, wherever they stand."""
 COMPARED = "nbval-check-output"
 """A cell with this tag prints what it printed when it was stored, or nbval fails."""
 
@@ -102,6 +104,8 @@ def test_shows_pictures_and_says_what_they_show(path):
 
 
 def test_has_a_widget_whose_picture_stands_in_static_pages(path):
+    if path == BUILT:
+        pytest.skip("it builds the method, with small exercises in place of a widget")
     views = [
         output.data
         for cell in cells(path, "code")
@@ -144,3 +148,16 @@ def test_names_no_place_of_the_machine(path):
     text = path.read_text()
     assert str(ROOT) not in text
     assert "/tmp/" not in text
+
+
+def hflkd(path):
+    return [cell.source for cell in cells(path, "code") if "hflkd" in tags(cell)]
+
+
+def test_the_method_takes_about_a_hundred_lines_and_a_learner_has_met_them(path):
+    built = "\n\n\n".join(hflkd(BUILT))
+    assert 90 < sum(bool(line.strip()) for line in built.splitlines()) < 130
+    assert "hfld_lite" not in built, "the method is built of torch alone"
+    assert hflkd(path) or path.stem[:2] not in ("02", "03", "04", "05")
+    for source in hflkd(path):
+        assert source in built, "this is not what is assembled in the end"

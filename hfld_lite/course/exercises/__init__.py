@@ -44,12 +44,15 @@ from hfld_lite.course.exercises.e05_parameter_value_prediction import (
     check_price,
     check_verdict,
 )
-from hfld_lite.course.exercises.e07_hierarchical_training import (
+from hfld_lite.course.exercises.e06_build_the_chain import (
     check_distil_cached,
     check_distil_stage,
+    check_stage_order,
+)
+from hfld_lite.course.exercises.e07_hierarchical_training import (
+    check_best_middle,
     check_gap_closed,
     check_next_teacher,
-    check_stage_order,
 )
 from hfld_lite.course.exercises.e08_edge_size_analysis import (
     challenge_score,
@@ -83,6 +86,7 @@ __all__ = [
     "NotRight",
     "challenge_score",
     "check_balanced_training",
+    "check_best_middle",
     "check_bin_width",
     "check_block_parameters",
     "check_by_hand",

@@ -148,7 +148,24 @@ def answered(value: Any) -> Any:
     """The answer itself; None or ``...`` means that there is none yet, a NotAnswered."""
     if value is None or value is ...:
         raise NotAnswered
+    _plain_type(value)
     return value
+
+
+def _plain_type(value: Any) -> None:
+    """Refuse an object of a class from the notebook: it could say that it equals everything."""
+    kind = type(value)
+    expect(
+        kind.__module__ != "__main__" or isinstance(value, nn.Module),
+        f"The answer holds an object of your own class {kind.__name__}; numbers, texts, lists, "
+        "arrays, tensors and functions are asked for.",
+    )
+    if isinstance(value, list | tuple | set):
+        for each in value:
+            _plain_type(each)
+    elif isinstance(value, dict):
+        for each in value.values():
+            _plain_type(each)
 
 
 def _plain(value: Any) -> Any:

@@ -21,7 +21,7 @@ def check_bin_width(bin_width: float) -> str:
         "that time, 1 / duration.",
         40_000 / 3500: "A spectrum of 7,000 samples has 3,500 bins up to *half* the sample rate, "
         "not up to 40 kHz.",
-        0.04 / 7: "That is in kHz; hertz are asked for.",
+        0.04 / 7: "That is in kHz; give the width in hertz.",
     }.items():
         expect(not close(found, value, 0.005), sentence)
     expect(False, f"{found:g} Hz is not right: how many turns does 1 Hz make in 7000/40000 s?")
@@ -40,14 +40,13 @@ def check_strongest(strongest: Callable[..., Any]) -> str:
         right,
         {
             "These are the numbers of the bins; multiply by the width of a bin.": right / 5,
-            "One bin too high: bin 0 stands at 0 Hz, so bin k stands at k times the width.": right
-            + 5,
-            "These are the magnitudes; the frequency at which they stand is asked for.": np.ones(3),
+            "One bin too high: bin 0 is at 0 Hz, so bin k is at k times the width.": right + 5,
+            "These are the magnitudes; return the frequency of the highest one.": np.ones(3),
             "Divided by the width of a bin; multiply by it.": right / 25,
         },
         "The frequencies of the highest bins are 150, 35 and 220 Hz in the check's example.",
     )
-    return "Bin k stands at k times the width."
+    return "Bin k is at k times the width of a bin."
 
 
 @check
@@ -72,7 +71,7 @@ def check_min_max(min_max: Callable[..., Any]) -> str:
             / x.max(1, keepdims=True),
             "Divided by the maximum; the range is max − min.": (x - x.min(1, keepdims=True))
             / x.max(1, keepdims=True),
-            "That gives mean 0 and deviation 1; the range 0 to 1 is asked for.": (
+            "That gives mean 0 and deviation 1; scale to the range 0 to 1.": (
                 x - x.mean(1, keepdims=True)
             )
             / x.std(1, keepdims=True),
@@ -94,7 +93,9 @@ def check_usable(usable: Callable[..., Any]) -> str:
         "Return a truth value for each recording: True where it can be used.",
     )
     right = np.array([True, False, False, False, True, False, True])
-    expect(not np.array_equal(found, ~right), "Turned round: True must stand for a usable one.")
+    expect(
+        not np.array_equal(found, ~right), "Reversed: return True for recordings that can be used."
+    )
     for row, sentence in {
         1: "A recording of zeros passes: a dead microphone. Its range is 0, and 0/0 is NaN.",
         2: "A recording that is 0.3 throughout passes. It is constant, too, only not zero: compare "
@@ -105,16 +106,17 @@ def check_usable(usable: Callable[..., Any]) -> str:
     }.items():
         expect(found[row] == right[row], sentence)
     expect(np.array_equal(found, right), "A good recording is refused.")
-    return "What would become NaN in the loss is found before it."
+    return "Recordings that would become NaN in the loss are found before training."
 
 
 @check
 def check_split_tiles(split_tiles: Callable[..., Any]) -> str:
-    """``split_tiles(groups, share, seed)``: rows to learn from and to test on, no tile in both."""
+    """``split_tiles(groups, share, seed)``: rows to train and to test on, no tile in both."""
     groups = np.random.default_rng(3).permutation(np.repeat(np.arange(40), 4))
     train, test = _two(ask(split_tiles, groups, 0.25, 0))
     expect(
-        not set(train) & set(test), "The same recording stands on both sides; a row is in one part."
+        not set(train) & set(test),
+        "The same recording is on both sides; each row belongs to one part.",
     )
     expect(
         not set(groups[train]) & set(groups[test]),
@@ -122,7 +124,7 @@ def check_split_tiles(split_tiles: Callable[..., Any]) -> str:
     )
     expect(
         len(train) + len(test) == len(groups),
-        f"{len(groups) - len(train) - len(test)} recordings are lost; every one is in some part.",
+        f"{len(groups) - len(train) - len(test)} recordings are lost; each belongs to a part.",
     )
     expect(
         len(test) != 120, "The parts are exchanged: return the training rows first, then the test."
@@ -139,7 +141,7 @@ def check_split_tiles(split_tiles: Callable[..., Any]) -> str:
         "Another seed gives the same split: the tiles are not drawn at random. Use "
         "np.random.default_rng(seed).",
     )
-    return "No tile stands on both sides."
+    return "No tile is on both sides."
 
 
 @check
@@ -148,7 +150,7 @@ def check_honest_report(honest_report: Callable[..., tuple[int, float]]) -> str:
     groups = np.repeat(np.arange(40), 4)
     for seed in range(3):
         _judge_report(honest_report, groups, seed)
-    return "The tiles stand apart, and the test part was read once, after the choice."
+    return "No tile is on both sides, and the test part was read once, after the choice."
 
 
 def _judge_report(honest_report: Callable[..., Any], groups: np.ndarray, seed: int) -> None:
@@ -176,16 +178,16 @@ def _judge_report(honest_report: Callable[..., Any], groups: np.ndarray, seed: i
 
     expect(
         not any(tiles(train) & tiles(rows) for _, train, rows, _ in asked),
-        "Leakage between splits: tiles that were learned from are asked for as well. Draw tiles, "
+        "Leakage between splits: tiles of the training part are scored as well. Draw tiles, "
         "not recordings.",
     )
     final = [rows for one, _, rows, value in asked if one == k and value == accuracy]
-    expect(final, "The reported accuracy is not the one that score gave for the chosen k.")
+    expect(final, "The reported accuracy is not what score returned for the chosen k.")
     test = final[-1]
     with_test = {one for one, _, rows, _ in asked if rows & test}
     expect(
         len(with_test) == 1,
-        "Chosen on the test part: the rows whose accuracy is reported were asked for several k. "
+        "Chosen on the test part: the rows whose accuracy you report were scored for several k. "
         "Choose k on a validation part; read the test part once.",
     )
     choosing = {one: value for one, _, rows, value in asked if not rows & test}
@@ -193,7 +195,7 @@ def _judge_report(honest_report: Callable[..., Any], groups: np.ndarray, seed: i
     validation = set().union(*(rows for _, _, rows, _ in asked if not rows & test))
     expect(
         not tiles(frozenset(validation)) & tiles(test),
-        "A tile stands in the validation part and in the test part.",
+        "A tile is in the validation part and in the test part.",
     )
     expect(
         choosing[k] == max(choosing.values()),

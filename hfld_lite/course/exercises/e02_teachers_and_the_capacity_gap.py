@@ -22,9 +22,9 @@ def check_block_parameters(block_parameters: Callable[..., int]) -> str:
         {
             "The batch norm is forgotten: a scale and a shift for each output channel.": 105,
             "The convolution has no bias here; the batch norm's shift does its work.": 126,
-            "Batch norm's running mean and variance are buffers: they are stored, but nobody "
-            "learns them.": 133,
-            "The batch norm has two numbers a channel, scale and shift.": 112,
+            "Batch norm's running mean and variance are buffers: they are stored, but not "
+            "trained.": 133,
+            "Batch norm has two numbers for each channel, scale and shift.": 112,
             "The batch norm comes after the convolution, so it has the output channels.": 115,
             "Inputs and outputs are multiplied, not added: each output reads each input.": 50,
         },
@@ -38,7 +38,7 @@ def check_block_parameters(block_parameters: Callable[..., int]) -> str:
 
 @check
 def check_head_share(head_share: Callable[..., float]) -> str:
-    """``head_share(network)``: the part of all parameters that sits in ``network.head``."""
+    """``head_share(network)``: the share of all parameters that is in ``network.head``."""
     network = resnet1d(10, 6, 1 / 16)
     found = number(ask(head_share, network), "What head_share returns")
     head, total = count_parameters(network.head), count_parameters(network)
@@ -48,9 +48,8 @@ def check_head_share(head_share: Callable[..., float]) -> str:
         found,
         head / total,
         {
-            "That is in per cent; a share from 0 to 1 is asked for.": 100 * head / total,
-            "Tensors are counted, not their entries; p.numel() says how many there are in "
-            "one.": tensors,
+            "That is in per cent; return a share from 0 to 1.": 100 * head / total,
+            "Tensors are counted, not their entries; p.numel() is the number of entries.": tensors,
             "Only the head's first layer is counted; it has four.": count_parameters(
                 network.head[0]
             )
@@ -81,11 +80,11 @@ def check_sees(sees: Callable[..., int]) -> str:
         found,
         _field(layers),
         {
-            "The strides are ignored: behind a stride of 2 a step is worth two values of the "
-            "input.": 1 + sum(k - 1 for k, _ in layers),
-            "Kernels are added whole; neighbouring windows overlap, so a layer adds k − 1 "
+            "The strides are ignored: after a stride of 2, a step is two input values wide.": 1
+            + sum(k - 1 for k, _ in layers),
+            "Whole kernels are added; neighbouring windows overlap, so a layer adds k − 1 "
             "steps.": _field(layers, whole=True),
-            "A layer's own stride counts only for the layers behind it: add first, then multiply "
+            "A layer's own stride counts only for the layers after it: add first, then multiply "
             "the spacing.": _field(layers, early=True),
             "The first value is missing: one position sees 1 before any layer.": _field(layers) - 1,
             "The spacing is the product of the strides before, not their sum.": _field(
@@ -98,7 +97,7 @@ def check_sees(sees: Callable[..., int]) -> str:
         close(number(ask(sees, [(3, 1)] * 4), "What sees returns"), 9),
         "Right with strides, but four layers of kernel 3 without stride see 9 values.",
     )
-    return "Strides early in a network let everything behind them see far."
+    return "Early strides widen the receptive field of all later layers."
 
 
 @check
@@ -110,7 +109,7 @@ def check_far_sighted(far_sighted: nn.Module) -> str:
     )
     expect(
         far_sighted.num_classes == 6,
-        f"It answers {far_sighted.num_classes} classes; there are six, three types of two.",
+        f"It has {far_sighted.num_classes} classes; there are six: three types of two.",
     )
     count, field = count_parameters(far_sighted), receptive_field(far_sighted)
     head = count_parameters(far_sighted.head)
@@ -120,7 +119,7 @@ def check_far_sighted(far_sighted: nn.Module) -> str:
     )
     expect(
         count <= 20_000,
-        f"{count:,} parameters are more than 20,000; the width shrinks them by its square.",
+        f"{count:,} parameters are more than 20,000; they shrink with the square of the width.",
     )
     expect(
         field >= 400,
@@ -128,7 +127,7 @@ def check_far_sighted(far_sighted: nn.Module) -> str:
     )
     expect(
         not any(isinstance(m, nn.Dropout) and m.p > 0 for m in far_sighted.modules()),
-        "Dropout in the head of a student: it could not regress a teacher's logits later.",
+        "Dropout in the head: with it, a student cannot regress a teacher's logits.",
     )
     return f"{count:,} parameters, and one feature sees {field} values."
 
@@ -149,8 +148,8 @@ def check_paired_gap(paired_gap: Callable[..., tuple[float, float]]) -> str:
         mean,
         d.mean(),
         {
-            "The gap is in shares; points are asked for, 1 point = 0.01.": d.mean() / 100,
-            "The sign is turned round: the gap is teacher minus student.": -d.mean(),
+            "The gap is in shares; return points, 1 point = 0.01.": d.mean() / 100,
+            "The sign is wrong: the gap is teacher minus student.": -d.mean(),
         },
         f"The mean gap is {mean:g}; expected {d.mean():g} points.",
     )
@@ -159,16 +158,14 @@ def check_paired_gap(paired_gap: Callable[..., tuple[float, float]]) -> str:
         d.std(ddof=1),
         {
             "Divided by n: a few seeds are a sample, so divide by n − 1 (ddof=1).": d.std(),
-            "The two deviations are taken apart; subtract seed by seed first, the seeds are "
-            "pairs.": 100 * math.hypot(t.std(ddof=1), s.std(ddof=1)),
+            "The deviations were computed separately; subtract seed by seed first, the seeds "
+            "are pairs.": 100 * math.hypot(t.std(ddof=1), s.std(ddof=1)),
             "That is the difference of two deviations; take the deviation of the differences.": 100
             * abs(t.std(ddof=1) - s.std(ddof=1)),
-            "That is the mean's standard error; the deviation over seeds is asked for.": d.std(
-                ddof=1
-            )
+            "That is the mean's standard error; return the deviation over seeds.": d.std(ddof=1)
             / math.sqrt(5),
-            "The deviation is in shares; points are asked for.": d.std(ddof=1) / 100,
-            "That is the variance; take its root.": d.var(ddof=1),
+            "The deviation is in shares; return points.": d.std(ddof=1) / 100,
+            "That is the variance; take its square root.": d.var(ddof=1),
         },
         f"The deviation is {deviation:g}; expected {d.std(ddof=1):.3f} points.",
     )
@@ -177,7 +174,7 @@ def check_paired_gap(paired_gap: Callable[..., tuple[float, float]]) -> str:
 
 @check
 def check_fair_compare(fair_compare: Callable[..., Any]) -> str:
-    """The mended comparison: a seed each, and the same recipe for both."""
+    """The mended comparison: one seed for each repeat, and the same recipe for both."""
     asked: list[tuple[str, int, float]] = []
 
     def train(role: str, seed: int, weight_decay: float) -> float:
@@ -197,11 +194,11 @@ def check_fair_compare(fair_compare: Callable[..., Any]) -> str:
         expect(len(set(drawn)) == 5, f"The {role} was trained with {len(set(drawn))} seeds of 5.")
     expect(
         set(seeds["teacher"]) == set(seeds["student"]),
-        "Teacher and student have other seeds; with the same ones, the repeats are pairs.",
+        "Teacher and student have different seeds; with the same seeds, the repeats are pairs.",
     )
     expect(
         len({decay for *_, decay in asked}) == 1,
-        "Teacher and student are trained with another weight decay: that compares two recipes, not "
+        "Teacher and student have different weight decay: that compares two recipes, not "
         "two networks.",
     )
     gaps = tensor(np.asarray(gaps, float), (5,), "What fair_compare returns")
@@ -210,10 +207,10 @@ def check_fair_compare(fair_compare: Callable[..., Any]) -> str:
     compare(
         gaps,
         right,
-        {"The sign is turned round: teacher minus student.": [-gap for gap in right]},
+        {"The sign is wrong: teacher minus student.": [-gap for gap in right]},
         "The gaps are not teacher minus student, seed by seed.",
     )
-    return "A seed each, the same for both, and one recipe."
+    return "Each repeat has its own seed, and both networks have the same seeds and recipe."
 
 
 def _field(

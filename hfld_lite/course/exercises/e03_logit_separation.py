@@ -117,9 +117,9 @@ def check_distil_loss(distil_loss: Callable[..., Tensor]) -> str:
         found,
         right,
         {
-            "T² is forgotten: at T = 4 the loss, and with it the teacher's voice beside the "
-            "labels, is 16 times too small.": right / 16,
-            "The loss is multiplied by T; it takes T², once for each derivative that divides by "
+            "T² is forgotten: at T = 4 the loss is 16 times too small, and the teacher has "
+            "little influence beside the labels.": right / 16,
+            "The loss is multiplied by T; it must be T², because two derivatives divide by "
             "T.": right / 4,
             "Divided by the batch twice: 'batchmean' divides already (the released code makes this "
             "mistake).": right / 3,
@@ -151,7 +151,7 @@ def check_distil_loss(distil_loss: Callable[..., Tensor]) -> str:
         "Not finite where logits are far apart: log(softmax(z)) is the logarithm of 0. Use "
         "log_softmax (and log_target=True).",
     )
-    return "T², the batch, the direction and the teacher's gradient are all as they should be."
+    return "T², the batch, the direction and the teacher's gradient are all correct."
 
 
 @check
@@ -225,8 +225,8 @@ def check_distil_step(distil_step: Callable[..., float]) -> str:
     )
     expect(
         all(parameter.grad is None for parameter in teacher.parameters()),
-        "The teacher is not detached: its gradients were computed, at half the step's time, and "
-        "thrown away. Ask it under torch.no_grad().",
+        "The teacher is not detached: its gradients were computed, which took half of the step's "
+        "time, and never used. Call it under torch.no_grad().",
     )
     expect(modes and modes[-1], "The student was left in eval mode; call student.train().")
     wrong = {

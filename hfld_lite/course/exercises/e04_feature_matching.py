@@ -37,8 +37,8 @@ def check_channel_statistics(channel_statistics: Callable[..., tuple[Tensor, Ten
             9,
         ): "The positions are kept apart; a channel has one mean over recordings and positions, "
         "dims 0 and 2.",
-        (): "This is one number for all channels, and loud channels would count for more; keep the "
-        "channels apart.",
+        (): "This is one number for all channels, and channels with large values would "
+        "dominate; keep the channels separate.",
         (
             40,
             5,
@@ -69,7 +69,7 @@ def check_look(look: Callable[..., Tensor]) -> str:
     expect(
         tuple(found.shape) != (2, 3, 4),
         "Rows and columns are exchanged: queries come from the teacher, so row i is a teacher "
-        "position and says where it looks among the student's.",
+        "position and says to which student positions it attends.",
     )
     found = tensor(found, (2, 4, 3), "What look returns")
     compare(
@@ -78,8 +78,8 @@ def check_look(look: Callable[..., Tensor]) -> str:
         {
             "The softmax runs over the teacher's positions (dim 1); each row must sum to 1 over "
             "the student's.": torch.softmax(scores / 4, 1),
-            "1/√d is forgotten: with many channels the softmax saturates and looks at one position "
-            "only.": torch.softmax(scores, 2),
+            "1/√d is forgotten: with many channels the softmax saturates and selects a single "
+            "position.": torch.softmax(scores, 2),
             "The scores are divided by d; divide by √d.": torch.softmax(scores / 16, 2),
             "d is the number of channels, not of positions.": torch.softmax(
                 scores / math.sqrt(3), 2
@@ -93,17 +93,18 @@ def check_look(look: Callable[..., Tensor]) -> str:
 
 @check
 def check_read_similarity(looks_at: int, undecided: int) -> str:
-    """Read off the picture: where teacher position 4 looks, which position looks at two places."""
+    """From the picture: where teacher position 4 attends, which position attends to two places."""
     looks_at, undecided = number(looks_at, "looks_at"), number(undecided, "undecided")
     expect(
         looks_at != 2,
-        "That is column 4: who looks at student position 4. Teacher position 4 is row 4.",
+        "That teacher position attends to student position 4 (column 4). Teacher position 4 is "
+        "row 4.",
     )
-    expect(looks_at != 8, "Positions count from 0, as the axis says.")
+    expect(looks_at != 8, "Positions are counted from 0, as on the axes.")
     expect(looks_at == 7, f"Row 4 is not brightest in column {looks_at:g}; find row 4 on the left.")
     expect(undecided not in (1, 5), "That is one of the two columns; the row is asked for.")
     expect(undecided == 6, f"Row {undecided:g} has one bright cell only; look for a row with two.")
-    return "Teacher position 4 finds its like at 7; position 6 mixes 1 and 5."
+    return "Teacher position 4 attends to 7; position 6 mixes 1 and 5."
 
 
 @check
@@ -140,7 +141,7 @@ def check_matching_loss(matching_loss: Callable[..., Tensor]) -> str:
     with torch.no_grad():
         shuffled = ask(matching_loss, s[:, :, [2, 0, 1]], t)
     expect(close(shuffled, right), "Shuffling the student's positions must not change the loss.")
-    return "Shuffle the student's positions, and it stays as it is."
+    return "The loss does not change when the student's positions are shuffled."
 
 
 @check
@@ -162,8 +163,8 @@ def check_projector(projector: Callable[..., nn.Module]) -> str:
             )
             expect(
                 not _runs(module, x.transpose(1, 2)),
-                "The module wants channels last; features are (batch, channels, positions), for "
-                "which nn.Conv1d with kernel 1 is made.",
+                "The module expects channels last; features are (batch, channels, positions), as "
+                "nn.Conv1d with kernel 1 expects them.",
             )
         expect(seen is not None, "The module does not accept student features (batch, 4, 9).")
         tensor(seen, (3, 6, 9), "What the module returns for (3, 4, 9)")
@@ -200,7 +201,7 @@ def check_train_matching(train_matching: Callable[..., nn.Module]) -> str:
     )
     expect(
         not _runs(project, target) and _runs(project, student(inputs)),
-        "The teacher's features are projected: what the student is to reach then depends on the "
+        "The teacher's features are projected: the student's target then depends on the "
         "projection, not on the teacher. Project the student's 4 channels to the teacher's 6.",
     )
     ids = {id(parameter) for parameter in given}
@@ -210,7 +211,7 @@ def check_train_matching(train_matching: Callable[..., nn.Module]) -> str:
     )
     expect(
         ids >= {id(parameter) for parameter in project.parameters()},
-        "The projection is in no optimiser: it stays as it was drawn at random. Give the optimiser "
+        "The projection is in no optimiser: it keeps its random initial values. Give the optimiser "
         "its parameters as well.",
     )
     expect(
@@ -220,7 +221,7 @@ def check_train_matching(train_matching: Callable[..., nn.Module]) -> str:
     with torch.no_grad():
         loss = float(one_to_all_matching(project(student(inputs)), target, heads=1))
     expect(math.isfinite(loss) and loss < 1.0, f"After 20 steps the loss is still {loss:.2f}.")
-    return "The student is projected, and the projection learns with it."
+    return "The student is projected, and the projection is trained with it."
 
 
 def _runs(module: nn.Module, x: Tensor) -> bool:

@@ -27,7 +27,7 @@ def check_price(price: Callable[[Tensor, Tensor], Tensor]) -> str:
     paid = slope(half) + torch.exp(-half) * losses  # what the price adds to the slope of Σ w L
     expect(
         not close(paid + 1, torch.ones(4)),
-        "Nothing pays for small weights: Σ w L alone is least at w = 0, and that is the collapse.",
+        "Small weights cost nothing here: Σ w L alone is smallest at w = 0, which is the collapse.",
     )
     expect(
         not close(paid, -torch.ones(4)),
@@ -175,7 +175,7 @@ def check_verdict(verdict: Callable[[Tensor], str]) -> str:
             f"Return 'sound', 'vanished' or 'one-sided'; found {found!r}.",
         )
         expect(found == right, sentence)
-    return "A monitor that looks at sum and shares names both collapses."
+    return "A monitor of sum and shares names both collapses."
 
 
 def two_losses(features: Tensor, target: Tensor) -> Tensor:
@@ -216,7 +216,7 @@ def check_balanced_training(balanced_training: Callable[..., list[float]]) -> st
     pvpn.register_forward_pre_hook(lambda _, read: attached.append(read[0].requires_grad))
     ask(balanced_training, student, pvpn, batches)
     moved = [not torch.equal(p, old) for p, old in zip(both, before, strict=True)]
-    expect(attached, "The PVPN is never asked for weights.")
+    expect(attached, "The PVPN is never called.")
     expect(
         any(moved[:2]),
         "The student no longer learns: detach the features for the PVPN only, not for the losses.",
@@ -228,11 +228,11 @@ def check_balanced_training(balanced_training: Callable[..., list[float]]) -> st
     )
     expect(
         not any(attached),
-        "The PVPN still reads features with their gradient, so that the student is paid for "
-        "shrinking the weights of its own losses; detach what the PVPN reads.",
+        "The PVPN still reads features with their gradient, so that the student can lower its "
+        "loss by lowering its own weights; detach what the PVPN reads.",
     )
     expect(
         all(close(p, right, 1e-3) for p, right in zip(both, _mended(), strict=True)),
         "Both faults are gone, but something else was changed as well: leave the other lines.",
     )
-    return "The PVPN is trained, and the student cannot bribe it."
+    return "The PVPN is trained, and the student cannot lower its own weights."

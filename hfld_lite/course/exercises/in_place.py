@@ -17,7 +17,7 @@ def quick_check(
 
     Args:
         answer: a number, a tensor, a word, or ``...`` as long as there is none.
-        right: what it must be.
+        right: what it must be; an answer is rounded to as many decimals as a float here has.
         because: what to say of a right answer.
         mistakes: what comes out if a mistake is made, by the sentence that names it.
         hint: what to say of any other answer.
@@ -27,7 +27,9 @@ def quick_check(
         if isinstance(right, str):
             expect(str(answer).strip().lower() == right.lower(), _named(answer, mistakes, hint))
         else:
-            compare(answer, right, mistakes or {}, hint)
+            decimals = len(str(right).partition(".")[2]) if isinstance(right, float) else None
+            found = answer if decimals is None else round(float(answer), decimals)
+            compare(found, right, mistakes or {}, hint)
     except NotAnswered:
         print("Not answered yet: replace the three dots and run the cell again.")
     except NotRight as wrong:

@@ -1,4 +1,4 @@
-"""Animations in a page without a kernel: chosen by a key, played when asked, still otherwise."""
+"""Pictures that answer: animations in a page without a kernel, and a guess that is kept hidden."""
 
 import pytest
 
@@ -57,3 +57,40 @@ def test_nothing_moves_where_less_motion_is_preferred(chromium, page_of):
     height = image.evaluate("image => image.getBoundingClientRect().height")
     assert image.evaluate(PLACE) == pytest.approx(-height / 3, abs=1)
     page.close()
+
+
+@pytest.mark.parametrize("name", ["00_start_here"])
+def test_only_a_pressed_button_shows_what_a_tile_was(opened, name):
+    page = opened(name).page
+    box = page.locator(".widget-vbox", has=page.get_by_role("button", name="defective")).last
+    said, tile = box.get_by_role("status"), box.get_by_role("slider", name="tile")
+    tile.focus()
+    page.keyboard.press("End")
+    said.filter(has_text="listen, then guess").wait_for()
+    number = tile.get_attribute("aria-valuenow")
+    for button in ("sound", "defective"):
+        page.keyboard.press("Tab")
+        while page.evaluate("document.activeElement.tagName") != "BUTTON":
+            page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.innerText").strip() == button
+        assert "listen, then guess" in said.inner_text(), "passing through shows nothing"
+    page.keyboard.press("Enter")
+    said.filter(has_text="Your guess, defective, is").wait_for()
+    assert "Right so far, of" in said.inner_text()
+    tile.focus()
+    page.keyboard.press("ArrowLeft")
+    said.filter(has_text="listen, then guess").wait_for()
+    assert tile.get_attribute("aria-valuenow") != number
+
+
+@pytest.mark.parametrize("name", ["01_data_preparation"])
+def test_severity_is_reached_for_defective_tiles_only(opened, name):
+    page = opened(name).page
+    severity = page.get_by_role("slider", name="severity of the defect")
+    for state, disabled in (("sound", "true"), ("defective", "false"), ("sound", "true")):
+        page.get_by_role("combobox", name="class").select_option(state)
+        page.wait_for_function(
+            "([s, told]) => s.getAttribute('aria-disabled') === told",
+            arg=[severity.element_handle(), disabled],
+        )
+        assert severity.evaluate("s => s.tabIndex") == (-1 if disabled == "true" else 0)
