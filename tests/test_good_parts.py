@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from hfld_lite.app import cli
+from hfld_lite.app.good import said_of_good
 from hfld_lite.app.runs import load_run
 from hfld_lite.app.unfinished import Wanted, begin_run, new_run
 from hfld_lite.data.good_parts import (
@@ -192,6 +194,9 @@ class TestParts:
         assert "test part" in said
         assert "= 2," in said
         assert "0, 1 only" in said
+        apart = replace(data, origins=np.where(data.labels == 1, "day9_x.wav:0", data.origins))
+        (said,) = said_of_conditions(apart, parts, [r"day(\d)"])
+        assert "All defective recordings have" in said
         with pytest.raises(DataError, match="does not match --condition"):
             said_of_conditions(data, parts, [r"night(\d)"])
 
@@ -395,6 +400,12 @@ class TestTraining:
         assert found.score == max(found.chosen_by, key=found.chosen_by.get)
         assert set(found.chosen_by) == set(SCORES)
 
+    def test_windows_are_counted_as_their_recordings(self, tiles):
+        whole = replace(tiles, wholes=np.char.add("file", tiles.groups))
+        said = said_of_good(whole, split_good(whole), Wanted())
+        assert "6 good groups (6 recordings)" in said[0]
+        assert "24 defective recordings test it" in said[-1]
+
     def test_an_unknown_score_is_refused_before_any_training(self, tiles, tiny_recipe):
         with pytest.raises(ArgumentError, match=r"Score 'feature'.*features"):
             train_good(tiles, tiny_recipe, split_good(tiles), score="feature", progress=False)
@@ -433,14 +444,15 @@ def command(*given, code=0):
         assert code == 2, error
         return str(error)
     assert found.exit_code == code, (found.output, found.exception)
-    return found.output
+    return " ".join(found.output.split())  # lines are broken at 80
 
 
 class TestCommand:
     def test_a_run_is_trained_and_says_what_it_promises(self, place):
         folder, said = place
         assert "called defective" in said
-        assert "choose the score and the limit of unsure" in said
+        assert "24 defective recordings choose the limit of unsure, 24" in said
+        assert "The score features answers" in said
         facts = json.loads((folder / "run" / "run.json").read_text())
         assert facts["good_parts"]["score"] == "features"
         assert facts["class_names"] == ["good", "defective"]
@@ -471,6 +483,20 @@ class TestCommand:
         said = command("predict", folder / "data" / "broken", "--run", folder / "run")
         assert "called defective" in said
         assert "no probability of a defect" in said
+
+    def test_facts_of_another_score_are_damage(self, place):
+        folder, _ = place
+        shutil.copytree(folder / "run", folder / "other")
+        facts = json.loads((folder / "other" / "run.json").read_text())
+        facts["good_parts"]["score"] = "matching"
+        (folder / "other" / "run.json").write_text(json.dumps(facts))
+        assert "good_parts.score is" in command("info", folder / "other", code=2)
+
+    def test_defective_recordings_alone_leave_false_alarms_unknown(self, place):
+        folder, _ = place
+        shutil.copytree(folder / "data" / "broken", folder / "bad" / "broken")
+        said = command("evaluate", folder / "run", "--data", folder / "bad")
+        assert "AUC and false alarms are unknown" in said
 
     def test_resumed_it_has_the_same_bits(self, place, tiny_recipe):
         folder, _ = place

@@ -112,7 +112,6 @@ def evaluate(
     print_table(display_table(result.table))
     if scores is not None:
         print_scores(loaded.folder, scores)
-        console.print(loaded.promise)
         print_rows(list(kinds.columns), kinds.astype(str).to_numpy().tolist())
     print_comparison(comparison)
     for name, found in result.evaluations.items():
@@ -283,7 +282,7 @@ def info(run: RunFolder) -> None:
     if threads := facts.get("made", {}).get("Threads"):
         console.print(f"Trained with {threads}; a run keeps that number when it is resumed")
     if loaded.promise:
-        console.print(f"Trained on good parts alone. {loaded.promise}")
+        console.print("Trained on good parts alone.")
     for finding in facts.get("findings", ()):
         console.print(f"note: {finding}")
     print_table(display_table(results))

@@ -10,6 +10,7 @@ import numpy as np
 
 from hfld_lite.app.console import console, print_rows
 from hfld_lite.app.estimate import Estimate, estimate
+from hfld_lite.app.runs import load_run
 from hfld_lite.app.tables import read_scores
 from hfld_lite.app.unfinished import Wanted
 from hfld_lite.data.good_parts import FALSE_ALARMS, said_of_conditions, split_good, told_apart
@@ -21,12 +22,13 @@ from hfld_lite.evaluation.good_parts import (
     GoodParts,
     by_kind,
     measured,
+    probabilities,
     promise,
     sound_rows,
     train_good,
 )
-from hfld_lite.evaluation.scores import SCORES, promised
-from hfld_lite.recipes import Recipe
+from hfld_lite.evaluation.scores import FEATURES, SCORES, promised
+from hfld_lite.recipes import ALONE, Recipe
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -34,8 +36,11 @@ if TYPE_CHECKING:
 SCORES_NOTE = (
     "AUC: the chance that a defective recording has a higher score than a good one. Partial AUC: "
     "the same up to 10 % false alarms, scaled so that 0.5 is chance. Misses and false alarms are "
-    "those at the limit. Intervals are at 95 %, over groups."
+    "those at the limit. Intervals are at 95 %, over groups. The score trust is the distance by "
+    "which predict warns of unusual recordings."
 )
+
+NO_GOOD = "No good recording was there, so AUC and false alarms are unknown."
 
 NO_DEFECTS = (
     "No defective recording was there, so AUC and misses are unknown: the figures only say how "
@@ -131,24 +136,30 @@ def said_of_good(
     calibration = sound_rows(recordings, parts.validation)
     groups = recordings.groups[calibration]
     rate = promised(groups, wanted.false_alarms, FALSE_ALARMS)
-    said = [promise(rate, len(np.unique(groups)), len(calibration))]
+    said = [promise(rate, len(np.unique(groups)), _count(recordings, calibration))]
     if wanted.false_alarms is None and rate > FALSE_ALARMS:
         said.append(
             f"A promise of {FALSE_ALARMS:.0%} needs {round(1 / FALSE_ALARMS) - 1} good groups in "
             "the validation part; record more good parts."
         )
-    test = recordings.labels[parts.test]
-    defects = f"{int((test == 1).sum())} defective recordings test it"
-    if not (test == 1).any():
+    testing, choosing = (
+        _count(recordings, rows[recordings.labels[rows] == 1])
+        for rows in (parts.test, parts.validation)
+    )
+    defects = f"{testing} defective recordings test it"
+    if not testing:
         defects = NO_DEFECTS
     elif wanted.use_defects:
-        chosen = int((recordings.labels[parts.validation] == 1).sum())
-        defects = (
-            f"{chosen} defective recordings choose the score and the limit of unsure, {defects}"
-        )
+        what = "the limit of unsure" if wanted.score else "the score and the limit of unsure"
+        defects = f"{choosing} defective recordings choose {what}, {defects}"
     said.append(defects.rstrip(".") + ".")
     said += [f"warning: {text}" for text in said_of_conditions(recordings, parts, conditions)]
     return said
+
+
+def _count(recordings: Recordings, rows: np.ndarray) -> int:
+    """Recordings that the rows are, or are windows of."""
+    return len(rows) if recordings.wholes is None else len(np.unique(recordings.wholes[rows]))
 
 
 def trained_good(
@@ -178,12 +189,11 @@ def measured_scores(
     """
     import pandas as pd
 
-    suspicion = {
-        role: detector.predict(recordings.signals, recordings.sample_rate, role)[:, 1]
-        for role in detector.networks
-    }
+    inputs = detector.inputs(recordings.signals)
+    suspicion = {role: probabilities(each, inputs) for role, each in detector.networks.items()}
+    chain = (*detector.recipe.chain, ALONE)
     rows = [
-        {"score": detector.describe(role), "role": role} | measured(found, recordings)
+        {"score": FEATURES if role in chain else role, "role": role} | measured(found, recordings)
         for role, found in suspicion.items()
     ]
     return pd.DataFrame(rows), by_kind(suspicion[detector.answering], recordings)
@@ -199,15 +209,21 @@ def print_scores(folder: Path, table: pd.DataFrame | None = None) -> None:
     table = scores_of(folder) if table is None else table
     if table is None:
         return
+    run = load_run(folder)
     shown = display_scores(table)
     print_rows(list(shown.columns), shown.to_numpy().tolist())
-    for said in notes(table):
+    answers = f"The score {run.facts['good_parts']['score']} answers. {run.promise}"
+    for said in (*notes(table), answers):
         console.print(said)
 
 
 def notes(table: pd.DataFrame) -> list[str]:
     """What is to be said below a table of scores."""
-    return [SCORES_NOTE, *([NO_DEFECTS] if table["auc"].isna().all() else [])]
+    unknown = {
+        NO_DEFECTS: table["miss_rate"].isna().all(),
+        NO_GOOD: table["false_alarm_rate"].isna().all(),
+    }
+    return [SCORES_NOTE, *(said for said, is_so in unknown.items() if is_so)]
 
 
 def display_scores(table: pd.DataFrame) -> pd.DataFrame:

@@ -552,8 +552,15 @@ def _empty_networks(
             known = nearest(role, facts.given) if facts.given else "the run has only the recipe's"
             raise RecipeError(f"{folder}: networks has the role {role!r}; {known}.")
     if facts.good_parts:
-        names = dict.fromkeys((FEATURES, facts.good_parts.score))
-        return {r: n for name in names for r, n in empty_networks(name, recipe).items()}
+        score = facts.good_parts.score
+        names = dict.fromkeys((FEATURES, score))
+        found = {r: n for name in names for r, n in empty_networks(name, recipe).items()}
+        if found.keys() != facts.stages.keys():
+            raise ValueError(
+                f"good_parts.score is {short(score)} and stages are {short([*facts.stages])}; "
+                f"expected {', '.join(found)}"
+            )
+        return found
     found = {}
     for role in facts.stages:
         owner = "student" if role.startswith("student_") else role

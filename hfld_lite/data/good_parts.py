@@ -7,6 +7,7 @@ anomaly detection using geometric transformations", 2018.
 """
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -146,10 +147,11 @@ def split_good(
     if count < FEWEST_GOOD:
         raise DataError(
             recordings.source or "recordings",
-            f"there are {count} good groups (parts, machines or days)",
-            expected=f"{FEWEST_GOOD} or more, since a limit that {most or 'so few'} of them set "
-            f"can promise {1 / (most + 1):.0%} false alarms at best, and 1 % needs 99 groups in "
-            "the validation part",
+            f"there {'is' if count == 1 else 'are'} {count} good group{'s' * (count != 1)} (parts, "
+            "machines or days)",
+            expected=f"{FEWEST_GOOD} or more, since a limit that {most} of them set can promise "
+            f"{1 / (most + 1):.0%} false alarms at best, and 1 % needs 99 groups in the validation "
+            "part",
             mend="record more good parts, or say which recordings are of one part (--group-pattern)"
             " if these are of more parts than their names tell",
         )
@@ -270,12 +272,7 @@ def said_of_conditions(recordings: Recordings, parts: Split, patterns: Sequence[
     for text in patterns:
         pattern, found = expression(text, "condition"), {}
         for name, rows in parts.parts().items():
-            found[name] = set()
-            for row in rows[recordings.labels[rows] == 0]:
-                origin = str(recordings.origins[row]).rpartition(":")[0]
-                if not (match := pattern.search(origin)):
-                    raise DataError(origin, f"the name does not match --condition {text!r}")
-                found[name].add(match[1])
+            found[name] = _conditions(recordings, rows[recordings.labels[rows] == 0], pattern)
         for name, values in found.items():
             if name == "train" or not (new := sorted(values - found["train"])):
                 continue
@@ -287,4 +284,23 @@ def said_of_conditions(recordings: Recordings, parts: Split, patterns: Sequence[
                 "score may tell these apart instead of defects. Record each condition with "
                 "several parts."
             )
+        known = set().union(*found.values())
+        bad = _conditions(recordings, np.flatnonzero(recordings.labels == 1), pattern)
+        if bad and not bad & known:
+            said.append(
+                f"All defective recordings have {text!r} = {', '.join(sorted(bad)[:5])}, and the "
+                f"good ones {', '.join(sorted(known)[:5])}: the test cannot tell a defect from the "
+                "condition. Record both under each."
+            )
     return said
+
+
+def _conditions(recordings: Recordings, rows: np.ndarray, pattern: re.Pattern) -> set[str]:
+    """What the pattern finds in the names of the rows' files."""
+    found = set()
+    for row in rows:
+        origin = str(recordings.origins[row]).rpartition(":")[0]
+        if not (match := pattern.search(origin)):
+            raise DataError(origin, f"the name does not match --condition {pattern.pattern!r}")
+        found.add(match[1])
+    return found

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from jinja2 import Template
+from torch import nn
 
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split
@@ -179,7 +180,7 @@ def export_firmware(
         "windows": part_of(detector).kind == "windows",
         "classes": ", ".join(detector.class_names),
         "precisions": precisions,
-        "promise": own.promise if own else 'The run has no limits, so it never answers "unsure".',
+        "promise": _promise(detector.network(role), own),
         **sizes,
     }
     texts["main.c"] = _read("main.c")
@@ -201,6 +202,17 @@ def export_firmware(
         own,
         **figures,
     )
+
+
+def _promise(network: nn.Module, trust: Trust | None) -> str:
+    """What the answers are worth, for the README."""
+    said = trust.promise if trust else 'The run has no limits, so it never answers "unsure".'
+    if isinstance(network, Distance):
+        said += (
+            f" It learned from good parts alone: on average at most {float(network.rate):.2%} of "
+            "good recordings are called defective; how many defects are missed is not promised."
+        )
+    return said
 
 
 def program_of(detector: Detector, role: str = "student") -> Program:

@@ -278,9 +278,10 @@ def _by_spectrum(
 def promise(false_alarms: float, groups: int, recordings: int) -> str:
     """What a limit guarantees, in a sentence."""
     return (
-        f"At most {false_alarms:.2%} of good recordings are called defective, for parts like the "
-        f"{groups} good groups ({recordings} recordings) of the validation part that set the "
-        "limit. How many defects are missed is not promised."
+        f"On average over such trainings, at most {false_alarms:.2%} of good recordings are called "
+        f"defective, for parts like the {groups} good groups ({recordings} recordings) of the "
+        "validation part that set the limit; a single limit can do worse, the fewer groups the "
+        "more. How many defects are missed is not promised."
     )
 
 

@@ -353,6 +353,11 @@ def with_own_limit(
         signals, groups, wholes: of the good recordings that set the limit.
     """
     p = np.clip(predict(signals)[:, 1].astype(float), 1e-9, 1 - 1e-7)
+    if np.ptp(p) == 0:
+        raise ArgumentError(
+            f"In eight bits the network answers all {len(p)} good recordings that set the limit "
+            "alike; export it in float32 (onnx, c-float32), or another network (--role)."
+        )
     relative = np.maximum(1 + np.log(p / (1 - p)) / SHARPNESS, 1e-9)  # s / limit
     rate = float(network.rate)
     factor = limit_of(relative, groups, rate, wholes)
