@@ -210,7 +210,7 @@ def test_no_baselines_if_none_is_asked_for_and_unknown_ones_are_refused(place, m
 def test_baselines_that_fail_lose_no_training_and_resume_knows_their_names(
     place, mistake, monkeypatch, capsys
 ):
-    def full(*_):
+    def full(*_, **__):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(cli_train, "save_run", full)
@@ -570,7 +570,7 @@ def test_anomaly_detection_is_on_if_asked_for(place, mistake, monkeypatch):
 def test_a_full_disk_after_the_training_costs_nothing(place, mistake, monkeypatch):
     name = "full-disk"
 
-    def save(part, *_):
+    def save(part, *_, **__):
         (part / "figures").mkdir()
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

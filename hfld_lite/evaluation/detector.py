@@ -103,8 +103,8 @@ class Detector:
     def answering(self) -> str:
         """The role that answers where none is named: a score's own network, or the student."""
         last = [*self.networks][-1]
-        scored = isinstance(self.networks[last], Distance) and not last.startswith("student")
-        return "student" if "student" in self.networks and not scored else last
+        own = isinstance(self.networks[last], Distance) and last not in (*self.recipe.chain, ALONE)
+        return last if own else "student"
 
     def network(self, role: str) -> nn.Module:
         """The network of a role."""
