@@ -198,7 +198,7 @@ def split(cell: NotebookNode) -> list[NotebookNode]:
     """A text cell with several headings as several cells; any other as it is."""
     if cell.cell_type != "markdown" or "slideshow" in cell.metadata:
         return [cell]
-    # A comment in a fenced program is no heading.
+    # A comment in a fenced program is not a heading.
     fences = [found.span() for found in FENCED.finditer(cell.source)]
     cuts = [
         found.start()

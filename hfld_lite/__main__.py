@@ -100,7 +100,7 @@ def _run(*command: str | Path, **environment: str) -> None:
     """Run a program in the clone; end with its status if it fails."""
     if not (ROOT / "data_scripts").exists():
         raise ArgumentError(
-            f"{ROOT} has no data_scripts/, so it is no clone of the repository: clone it, and "
+            f"{ROOT} has no data_scripts/, so it is not a clone of the repository: clone it, and "
             "install it there with pip install -c constraints.txt -e .[dev]"
         )
     signal.signal(signal.SIGINT, lambda *_: None)  # what Ctrl-C does, the program decides

@@ -71,6 +71,17 @@ def study_figures():
         yield _figures
 
 
+@pytest.fixture
+def shown(monkeypatch):
+    """What the course's pictures display in a cell, as HTML."""
+    from hfld_lite.course import animation, drawing
+
+    pages = []
+    for module in (animation, drawing):
+        monkeypatch.setattr(module, "display", lambda page: pages.append(page.data))
+    return pages
+
+
 @pytest.fixture(scope="session")
 def tiny_recordings():
     """Four classes, 10 tiles each, 2 drops of each tile."""

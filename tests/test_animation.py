@@ -15,13 +15,6 @@ from hfld_lite.hierarchy import Trainer
 from hfld_lite.losses import one_to_all_matching
 
 
-@pytest.fixture
-def shown(monkeypatch):
-    pages = []
-    monkeypatch.setattr(animation, "display", lambda page: pages.append(page.data))
-    return pages
-
-
 def strip(page):
     data = base64.b64decode(re.search(r'src="data:image/png;base64,([^"]*)"', page)[1])
     return Image.open(io.BytesIO(data))

@@ -76,14 +76,6 @@ def test_a_part_is_in_colour_and_the_rest_grey():
         drawing.framework("pvpm")
 
 
-@pytest.fixture
-def shown(monkeypatch):
-    """What a cell displays, as HTML."""
-    pages = []
-    monkeypatch.setattr(drawing, "display", lambda page: pages.append(page.data))
-    return pages
-
-
 def test_a_figure_is_shown_with_its_words(shown):
     figure = Figure()
     figure.subplots().plot([1, 2])

@@ -83,7 +83,7 @@ def test_a_task_ends_with_its_programs_status(monkeypatch):
 
 def test_outside_a_clone_a_task_says_how_to_get_one(monkeypatch, tmp_path, ran):
     monkeypatch.setattr(__main__, "ROOT", tmp_path)
-    with pytest.raises(ArgumentError, match="is no clone of the repository: clone it, and"):
+    with pytest.raises(ArgumentError, match="is not a clone of the repository: clone it, and"):
         __main__.book()
     assert not ran
 

@@ -30,12 +30,20 @@ from hfld_lite.app.good import (
     check_good,
     check_training_good,
     print_scores,
+    scores_of,
     trained_good,
     wanted_good,
 )
 from hfld_lite.app.many import Scheduler
 from hfld_lite.app.options import with_options
-from hfld_lite.app.runs import FACTS, read_origin, save_run, unfinished, with_known_costs
+from hfld_lite.app.runs import (
+    FACTS,
+    load_run,
+    read_origin,
+    save_run,
+    unfinished,
+    with_known_costs,
+)
 from hfld_lite.app.series import (
     NOTE,
     begin_all,
@@ -421,7 +429,8 @@ def _trained(out: Path, plan: _Plan | None, fresh: bool, quiet: bool, detect_ano
     with _saying_how_to_resume(out):
         recordings, chain, result = _saved(out, plan, fresh, quiet, detect_anomaly)
     print_table(display_table(result.table))
-    print_scores(out)
+    if scores_of(out) is not None:
+        print_scores(load_run(out))
     told = reported(out, recordings, chain.examples)
     if recordings.simulated:
         console.print("The recordings are simulated, not real.")
@@ -451,8 +460,8 @@ def _saved(
     return recordings, chain, result
 
 
-def _read(origin: dict[str, Any], quiet: bool) -> Recordings:
-    recordings = read_origin(origin, progress=not quiet)
+def _read(origin: dict[str, Any], quiet: bool, again: bool = False) -> Recordings:
+    recordings = read_origin(origin, progress=not quiet, again=again)
     console.print(recordings.summary())
     return recordings
 
@@ -460,7 +469,7 @@ def _read(origin: dict[str, Any], quiet: bool) -> Recordings:
 def _begun(part: Path, quiet: bool) -> tuple[_Plan, Recordings]:
     """What an unfinished run was begun with."""
     recipe, origin, command = begun_run(part, run_plugins)
-    recordings = _read(origin, quiet)
+    recordings = _read(origin, quiet, again=True)
     return _Plan(
         recipe,
         origin,

@@ -111,7 +111,7 @@ def evaluate(
         )
     print_table(display_table(result.table))
     if scores is not None:
-        print_scores(loaded.folder, scores)
+        print_scores(loaded, scores)
         print_rows(list(kinds.columns), kinds.astype(str).to_numpy().tolist())
     print_comparison(comparison)
     for name, found in result.evaluations.items():
@@ -286,4 +286,4 @@ def info(run: RunFolder) -> None:
     for finding in facts.get("findings", ()):
         console.print(f"note: {finding}")
     print_table(display_table(results))
-    print_scores(loaded.folder)
+    print_scores(loaded)

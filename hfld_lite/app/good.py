@@ -10,7 +10,7 @@ import numpy as np
 
 from hfld_lite.app.console import console, print_rows
 from hfld_lite.app.estimate import Estimate, estimate
-from hfld_lite.app.runs import load_run
+from hfld_lite.app.runs import Run
 from hfld_lite.app.tables import read_scores
 from hfld_lite.app.unfinished import Wanted
 from hfld_lite.data.good_parts import FALSE_ALARMS, said_of_conditions, split_good, told_apart
@@ -21,6 +21,7 @@ from hfld_lite.evaluation.detector import Detector
 from hfld_lite.evaluation.good_parts import (
     GoodParts,
     by_kind,
+    count_of,
     measured,
     probabilities,
     promise,
@@ -136,14 +137,14 @@ def said_of_good(
     calibration = sound_rows(recordings, parts.validation)
     groups = recordings.groups[calibration]
     rate = promised(groups, wanted.false_alarms, FALSE_ALARMS)
-    said = [promise(rate, len(np.unique(groups)), _count(recordings, calibration))]
+    said = [promise(rate, len(np.unique(groups)), count_of(recordings, calibration))]
     if wanted.false_alarms is None and rate > FALSE_ALARMS:
         said.append(
             f"A promise of {FALSE_ALARMS:.0%} needs {round(1 / FALSE_ALARMS) - 1} good groups in "
             "the validation part; record more good parts."
         )
     testing, choosing = (
-        _count(recordings, rows[recordings.labels[rows] == 1])
+        count_of(recordings, rows[recordings.labels[rows] == 1])
         for rows in (parts.test, parts.validation)
     )
     defects = f"{testing} defective recordings test it"
@@ -155,11 +156,6 @@ def said_of_good(
     said.append(defects.rstrip(".") + ".")
     said += [f"warning: {text}" for text in said_of_conditions(recordings, parts, conditions)]
     return said
-
-
-def _count(recordings: Recordings, rows: np.ndarray) -> int:
-    """Recordings that the rows are, or are windows of."""
-    return len(rows) if recordings.wholes is None else len(np.unique(recordings.wholes[rows]))
 
 
 def trained_good(
@@ -184,8 +180,8 @@ def measured_scores(
     """Figures of a run's networks on recordings with the classes good and defective.
 
     Returns:
-        A row for each network, as in ``scores.csv``, and for the one that answers a row for each
-        kind of part, see :func:`hfld_lite.evaluation.good_parts.by_kind`.
+        A row for each network, as in ``scores.csv``, and for the network that answers a row for
+        each kind of part, see :func:`hfld_lite.evaluation.good_parts.by_kind`.
     """
     import pandas as pd
 
@@ -199,17 +195,16 @@ def measured_scores(
     return pd.DataFrame(rows), by_kind(suspicion[detector.answering], recordings)
 
 
-def print_scores(folder: Path, table: pd.DataFrame | None = None) -> None:
+def print_scores(run: Run, table: pd.DataFrame | None = None) -> None:
     """Print the scores of a run on good parts, what they are, and what the limit promises.
 
     Args:
-        folder: of the run.
+        run: also one that learned from defects, of which nothing is printed.
         table: of scores; by default the run's own.
     """
-    table = scores_of(folder) if table is None else table
+    table = scores_of(run.folder) if table is None else table
     if table is None:
         return
-    run = load_run(folder)
     shown = display_scores(table)
     print_rows(list(shown.columns), shown.to_numpy().tolist())
     answers = f"The score {run.facts['good_parts']['score']} answers. {run.promise}"

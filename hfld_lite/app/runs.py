@@ -116,7 +116,7 @@ class Run:
                     mend="say where they are now with --data",
                 )
             data = {"options": {}} | data | {"folder": str(folder)}
-        recordings = read_origin(data, progress, self.detector.part)
+        recordings = read_origin(data, progress, self.detector.part, again=True)
         if said := self._changed(recordings):
             raise RecipeError(
                 f"The data of {self.folder} have changed since the training ({said}), so its "
@@ -208,8 +208,8 @@ class Run:
         if (Path(folder) / MANIFEST).exists():  # it is cut and resampled already
             options = {}
         kinds = {name: self.facts["data"].get(name, []) for name in ("good", "defective")}
-        data = {"folder": folder, "options": options, "other": True, **kinds}
-        recordings = read_origin(data, part=part)
+        data = {"folder": folder, "options": options, **kinds}
+        recordings = read_origin(data, part=part, complete=False)
         known = labelled(recordings)
         if rest := len(recordings) - len(known):
             say(
@@ -257,15 +257,22 @@ def _divided(
 
 
 def read_origin(
-    data: dict[str, Any], progress: bool = False, part: Part | None = None
+    data: dict[str, Any],
+    progress: bool = False,
+    part: Part | None = None,
+    *,
+    again: bool = False,
+    complete: bool = True,
 ) -> Recordings:
     """Read or simulate the recordings that ``run.json`` describes under ``data``.
 
     Args:
-        data: that entry; ``other`` in it says that these are other recordings than the run's, which
-            may lack some of its classes.
+        data: that entry.
         progress: show a bar.
         part: what is used of each file, where it is known; a prepared folder is cut already.
+        again: a run was begun with this folder, so it is read even if it is a public data set as it
+            is published.
+        complete: whether the classes of good and defective parts must all be there.
     """
     kinds = [data.get(name) or () for name in ("good", "defective")]
     if data.get("simulated"):
@@ -275,9 +282,9 @@ def read_origin(
         if part is not None and not (Path(data["folder"]) / MANIFEST).exists():
             options = options | {"part": part.kind, "samples": part.samples}
             options |= {"pad": True} if part.pad else {}
-        one = any(kinds)
-        found = read_folder(data["folder"], progress=progress, one_class=one, **options)
-    return as_good(found, *kinds, complete=not data.get("other")) if any(kinds) else found
+        how = {"progress": progress, "one_class": any(kinds), "again": again}
+        found = read_folder(data["folder"], **how, **options)
+    return as_good(found, *kinds, complete=complete) if any(kinds) else found
 
 
 def unfinished(folder: Path) -> Path:

@@ -45,7 +45,7 @@ class Collector(FileNameCollectorPlugin):
         self.seen: dict[tuple[str, str], str] = {}
 
     def collect(self, submitted_file: str) -> dict[str, str] | None:
-        """``student_id`` and ``file_id``, or None for a file that is no submission."""
+        """``student_id`` and ``file_id``, or None for a file that is not a submission."""
         path = Path(submitted_file)
         parts = path.parts[path.parts.index("extracted") + 1 :]
         hidden = {"__MACOSX", ".ipynb_checkpoints"} & set(parts) or path.name.startswith("._")

@@ -111,7 +111,7 @@ def judge(cells: Sequence[Cell], seconds: float = 600, folder: str = ".") -> dic
     """
     token = secrets.token_hex(16)
     question = json.dumps({"token": token, "cells": [asdict(cell) for cell in cells]})
-    # -P: a file "torch.py" beside the notebook is no module.
+    # -P: a file "torch.py" beside the notebook is not a module.
     command = [sys.executable, "-P", "-m", __name__]
     # A package on a relative path would not be found from another folder.
     paths = [str(Path(each).resolve()) for each in _python_path() if each]

@@ -131,7 +131,12 @@ def endings_text(endings: Iterable[str]) -> str:
 
 # ---- what a user calls --------------------------------------------------------------------------
 def read_folder(
-    folder: str | Path, *, progress: bool = False, one_class: bool = False, **options
+    folder: str | Path,
+    *,
+    progress: bool = False,
+    one_class: bool = False,
+    again: bool = False,
+    **options,
 ) -> Recordings:
     """Read a folder of any known layout: prepared, tiles or long recordings in .mat files, classes.
 
@@ -139,6 +144,7 @@ def read_folder(
         folder: what to read.
         progress: show a bar.
         one_class: accept a single class, for a training on good parts alone.
+        again: it was read before, by a version that did not know public data sets.
         options: for the reader of that layout: `Recordings.load`, `read_mat`, `read_long_mat` or
             `read_wav_folder`.
 
@@ -149,7 +155,7 @@ def read_folder(
     """
     folder = Path(folder)
     inside = listing(folder)
-    if not any(options.get(name) for name in _OWN_NAMES):
+    if not again and not any(options.get(name) for name in _OWN_NAMES):
         refuse_public(folder, inside)
     found = [known for known in LAYOUTS.values() if known.is_here(of_people(inside))]
     if len(found) != 1:

@@ -16,12 +16,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hfld_lite.data.examples import Examples
+from hfld_lite.data.examples import Examples, Stored
 from hfld_lite.data.good_parts import FALSE_ALARMS, told_apart
 from hfld_lite.data.parts import average
 from hfld_lite.data.recordings import Recordings
 from hfld_lite.data.splits import Split
-from hfld_lite.data.views import network_inputs
 from hfld_lite.distillation import Distiller, Objective
 from hfld_lite.errors import look_up
 from hfld_lite.evaluation.metrics import accuracy_interval
@@ -29,6 +28,7 @@ from hfld_lite.evaluation.scores import (
     FEATURES,
     MATCHING,
     SCORES,
+    SHARPNESS,
     SPECTRUM,
     Distance,
     Taught,
@@ -37,7 +37,7 @@ from hfld_lite.evaluation.scores import (
     promised,
     values,
 )
-from hfld_lite.evaluation.trust import BANDS, band_levels
+from hfld_lite.evaluation.trust import level_table, novelty
 from hfld_lite.hierarchy import ALONE, Chain, Stage, Trainer
 from hfld_lite.recipes import Recipe
 from hfld_lite.storage.history import Fit
@@ -135,8 +135,8 @@ def train_good(
         parts: of :func:`hfld_lite.data.good_parts.split_good`.
         false_alarms: the share of good recordings that may be called defective; by default
             FALSE_ALARMS, or the least that the validation part's groups can promise.
-        score: the one that answers, a name in SCORES; by default DEFAULT, or with `use_defects` the
-            one with the largest AUC on the validation part.
+        score: name in SCORES of the score that answers; by default DEFAULT, or with `use_defects`
+            that with the largest AUC on the validation part.
         use_defects: whether the defective recordings of the validation part choose the score.
         options: of :class:`hfld_lite.hierarchy.Trainer`: progress, folder, resume, …
 
@@ -147,8 +147,8 @@ def train_good(
     """
     if score is not None:
         look_up(SCORES, score, "Score")
-    chain, networks = _chain(recordings, recipe, parts, options)
-    examples = Examples.of(recordings, recipe, options.get("in_memory"))
+    examples = Examples.of(recordings, recipe, options.get("in_memory"), options.get("workers", 0))
+    chain, networks = _chain(recordings, recipe, parts, examples, options)
     calibration = sound_rows(recordings, parts.validation)
     groups, wholes = recordings.groups[calibration], recordings.wholes
     rate = promised(groups, false_alarms, FALSE_ALARMS)
@@ -184,7 +184,7 @@ def train_good(
         score,
         rate,
         len(np.unique(groups)),
-        len(calibration) if wholes is None else len(np.unique(wholes[calibration])),
+        count_of(recordings, calibration),
         chosen_by,
     )
 
@@ -202,7 +202,11 @@ class _Keeping(Trainer):
 
 
 def _chain(
-    recordings: Recordings, recipe: Recipe, parts: Split, options: dict[str, Any]
+    recordings: Recordings,
+    recipe: Recipe,
+    parts: Split,
+    examples: Examples,
+    options: dict[str, Any],
 ) -> tuple[Chain, dict[str, dict[str, Distance]]]:
     """The chain that tells kinds and pitches apart, and all scores that are fitted on it."""
     pretext, inner = told_apart(recordings, parts, recipe.seed)
@@ -218,13 +222,12 @@ def _chain(
         for role, each in trainer.objectives.items()
         if isinstance(each, Distiller) and each.project is not None
     }
-    train = recordings.signals[parts.train]
     taught = Taught(
         {role: stage.network.eval() for role, stage in chain.stages.items()},
         projections,
         dict(zip(roles[1:], roles, strict=False)),
         recipe.heads,
-        network_inputs(train, recipe, recordings.sample_rate),
+        examples.samples(parts.train).inputs,
         recipe.seed,
     )
     networks = {
@@ -240,7 +243,7 @@ def _answering(networks: dict[str, Distance]) -> Distance:
     return networks.get("student", next(reversed(networks.values())))
 
 
-def _taken(network: Distance, inputs: Tensor) -> Fit:
+def _taken(network: Distance, inputs: Tensor | Stored) -> Fit:
     """What stands in place of a training's course: how many good recordings are called good."""
     logits = predict_logits(network, inputs)
     found = validate(logits, torch.zeros(len(logits), dtype=torch.long))
@@ -252,27 +255,26 @@ def sound_rows(recordings: Recordings, rows: np.ndarray) -> np.ndarray:
     return rows[recordings.labels[rows] == 0]
 
 
-def probabilities(network: nn.Module, inputs: Tensor) -> np.ndarray:
+def count_of(recordings: Recordings, rows: np.ndarray) -> int:
+    """Recordings that the rows are, or are windows of."""
+    return len(rows) if recordings.wholes is None else len(np.unique(recordings.wholes[rows]))
+
+
+def probabilities(network: nn.Module, inputs: Tensor | Stored) -> np.ndarray:
     """σ of the second logit less the first, ``(n,)``: above a half the answer is defective."""
-    with torch.no_grad():
-        logits = torch.cat([network(part).logits for part in inputs.split(256)])
-    return torch.softmax(logits.double(), 1)[:, 1].numpy()
+    return torch.softmax(predict_logits(network, inputs).double(), 1)[:, 1].numpy()
 
 
 def _by_spectrum(
     train: Recordings, calibration: Recordings, part: Recordings, rate: float
 ) -> np.ndarray:
-    """As `probabilities`, for the distance of `hfld_lite.evaluation.trust`: a mean z-score."""
-    levels = band_levels(train.signals)
-    mean, deviation = levels.mean(0), np.maximum(levels.std(0), 0.1)
+    """As `probabilities`, for the squared distance of `hfld_lite.evaluation.trust`."""
+    from scipy.special import expit  # slow to import
 
-    def scores(recordings: Recordings) -> np.ndarray:
-        return np.square((band_levels(recordings.signals) - mean) / deviation).sum(1) / BANDS
-
-    limit = limit_of(scores(calibration), calibration.groups, rate, calibration.wholes)
-    from scipy.special import expit
-
-    return expit(4 * (scores(part) / limit - 1))
+    table = level_table(train.signals, train.labels)
+    known, found = (novelty(each.signals, *table) ** 2 for each in (calibration, part))
+    limit = limit_of(known, calibration.groups, rate, calibration.wholes)
+    return expit(SHARPNESS * (found / limit - 1))
 
 
 def promise(false_alarms: float, groups: int, recordings: int) -> str:

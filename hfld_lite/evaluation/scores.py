@@ -27,13 +27,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from hfld_lite.data.examples import Stored, batches
 from hfld_lite.errors import ArgumentError, look_up
 from hfld_lite.losses import one_to_all_matching
 from hfld_lite.networks import POSITIONS, Output, ResNet1d, conv_bn
 from hfld_lite.recipes import ALONE, Recipe, network_of
 
 SHARPNESS = 4.0
-"""The logit of a recording with twice the score of the limit; no probability of a defect."""
+"""The logit of a recording with twice the score of the limit; not the probability of a defect."""
+
+BATCH = 256
+"""Recordings that a score reads at once."""
 
 DIRECTIONS = 22
 """Of a student's distance, so that student and distance take less than 20 kB in eight bits."""
@@ -64,7 +68,7 @@ class Taught:
     projections: Mapping[str, nn.Module]
     teachers: Mapping[str, str]
     heads: int
-    inputs: Tensor
+    inputs: Tensor | Stored
     seed: int = 0
 
 
@@ -264,7 +268,9 @@ class Reconstruction(nn.Module):
         return self.coder(x) - x
 
 
-def whitened(body: nn.Module, inputs: Tensor, directions: int | None = None) -> nn.Sequential:
+def whitened(
+    body: nn.Module, inputs: Tensor | Stored, directions: int | None = None
+) -> nn.Sequential:
     """A body f(x) followed by z = W (f − μ), fitted on good recordings.
 
     Args:
@@ -366,15 +372,16 @@ def with_own_limit(
     return found
 
 
-def values(network: nn.Module, inputs: Tensor, size: int = 256) -> np.ndarray:
+def values(network: nn.Module, inputs: Tensor | Stored) -> np.ndarray:
     """The scores s = mean(z²) of inputs ``(n, length)``, float64 ``(n,)``."""
-    return np.square(_rows(network, inputs, size).astype(np.float64)).mean(1)
+    return np.square(_rows(network, inputs).astype(np.float64)).mean(1)
 
 
 @torch.no_grad()
-def _rows(body: nn.Module, inputs: Tensor, size: int = 256) -> np.ndarray:
+def _rows(body: nn.Module, inputs: Tensor | Stored) -> np.ndarray:
     body.eval()
-    return np.concatenate([body(part).cpu().numpy() for part in inputs.split(size)])
+    each = batches(inputs, torch.arange(len(inputs)).split(BATCH))
+    return np.concatenate([body(part).cpu().numpy() for _, part in each])
 
 
 def _linear(weight: np.ndarray, bias: np.ndarray) -> nn.Linear:
@@ -455,8 +462,8 @@ def promised(groups: np.ndarray, wanted: float | None, usual: float) -> float:
 
     Args:
         groups: of the good recordings that set the limit.
-        wanted: the share that was asked for; None for the usual one, or the least possible.
-        usual: that one.
+        wanted: the share that was asked for; None for `usual`, or the least possible.
+        usual: the share where none is asked for.
     """
     least = 1 / (len(np.unique(groups)) + 1)
     return max(usual, math.ceil(1e6 * least) / 1e6) if wanted is None else wanted

@@ -106,7 +106,7 @@ class Trust(Checked):
 
     def scores(self, signals: np.ndarray) -> np.ndarray:
         """Novelty of raw recordings ``(n, samples)``: RMS z-score to the nearest class."""
-        return _scores(band_levels(signals), np.array(self.means), np.array(self.deviations))
+        return novelty(signals, np.array(self.means), np.array(self.deviations))
 
     @property
     def promise(self) -> str:
@@ -186,14 +186,8 @@ def make_trust(
     rate = max(RATE, lowest) if rate is None else rate
     # Without harmful recordings nothing can be promised, and nothing is doubted.
     limit = math.inf if not count else _smallest(suspicion(probabilities, normal)[harmful], rate)
-    levels, classes = band_levels(train[0]), np.asarray(train[1])
-    parts = [levels[classes == c] for c in np.unique(classes)]
-    means = np.array([part.mean(0) for part in parts])
-    # One deviation for all classes, so that a class of few recordings has a stable one.
-    rest = np.concatenate([part - mean for part, mean in zip(parts, means, strict=True)])
-    spread = np.sqrt(np.mean(rest**2, 0))
-    deviations = np.tile(np.maximum(spread, 0.1), (len(parts), 1))
-    usual = _scores(band_levels(validation[0]), means, deviations)
+    means, deviations = level_table(*train)
+    usual = novelty(validation[0], means, deviations)
     if wholes is not None:
         usual = np.array([usual[wholes == name].max() for name in wholes[first]])
     false_warnings = max(RATE, 1 / (len(usual) + 1))
@@ -240,8 +234,20 @@ def band_levels(signals: np.ndarray) -> np.ndarray:
     return 10 * np.log10(bands / np.maximum(bands.sum(1, keepdims=True), 1e-30) + 1e-9)
 
 
-def _scores(levels: np.ndarray, means: np.ndarray, deviations: np.ndarray) -> np.ndarray:
-    z = (levels[:, None] - means) / deviations
+def level_table(signals: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and deviation of the band levels of each class that is there, ``(classes, bands)``."""
+    levels, classes = band_levels(signals), np.asarray(labels)
+    parts = [levels[classes == c] for c in np.unique(classes)]
+    means = np.array([part.mean(0) for part in parts])
+    # One deviation for all classes, so that a class of few recordings has a stable one.
+    rest = np.concatenate([part - mean for part, mean in zip(parts, means, strict=True)])
+    spread = np.sqrt(np.mean(rest**2, 0))
+    return means, np.tile(np.maximum(spread, 0.1), (len(parts), 1))
+
+
+def novelty(signals: np.ndarray, means: np.ndarray, deviations: np.ndarray) -> np.ndarray:
+    """RMS z-score of the band levels to the nearest class of a :func:`level_table`, ``(n,)``."""
+    z = (band_levels(signals)[:, None] - means) / deviations
     return np.sqrt(np.mean(z**2, axis=2)).min(1)
 
 
