@@ -146,9 +146,7 @@ def print_limits(answers: Answers, tally: Tally) -> None:
         console.print(trust.promise)
     if answers.run.promise:
         console.print(answers.run.promise)
-        console.print(
-            "A probability of 0.5 is at the limit; it is not that of a defect."
-        )
+        console.print("A probability of 0.5 is at the limit; it is not that of a defect.")
     part = answers.reading["part"]
     if answers.step:
         _print_windows(answers)
