@@ -207,18 +207,18 @@ def print_scores(run: Run, table: pd.DataFrame | None = None) -> None:
         return
     shown = display_scores(table)
     print_rows(list(shown.columns), shown.to_numpy().tolist())
-    answers = f"The score {run.facts['good_parts']['score']} answers. {run.promise}"
-    for said in (*notes(table), answers):
+    for said in notes(run, table):
         console.print(said)
 
 
-def notes(table: pd.DataFrame) -> list[str]:
-    """What is to be said below a table of scores."""
+def notes(run: Run, table: pd.DataFrame) -> list[str]:
+    """What is to be said below a run's table of scores."""
     unknown = {
         NO_DEFECTS: table["miss_rate"].isna().all(),
         NO_GOOD: table["false_alarm_rate"].isna().all(),
     }
-    return [SCORES_NOTE, *(said for said, is_so in unknown.items() if is_so)]
+    answers = f"The score {run.facts['good_parts']['score']} answers. {run.promise}"
+    return [SCORES_NOTE, *(said for said, is_so in unknown.items() if is_so), answers]
 
 
 def display_scores(table: pd.DataFrame) -> pd.DataFrame:

@@ -103,11 +103,10 @@ def write_report(
     scores = scores_of(folder)
     if scores is not None:
         cells_of = display_scores(scores)
-        said = [f"The score {facts['good_parts']['score']!r} answers. {run.promise}"]
         scores = {
             "columns": list(cells_of.columns),
             "rows": cells_of.to_numpy().tolist(),
-            "notes": [*said, *notes_of_scores(scores)],
+            "notes": notes_of_scores(run, scores),
         }
     choice = tried(folder)
     choice = None if choice is None else display_tried(choice)
