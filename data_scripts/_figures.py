@@ -10,6 +10,8 @@ from matplotlib.ticker import PercentFormatter
 from sklearn.metrics import roc_curve
 
 from hfld_lite.app.style import COLOURS, MARKERS, house_style, words
+from hfld_lite.course.figures import WIDE
+from hfld_lite.course.studies import METHODS
 
 
 @house_style()
@@ -50,7 +52,7 @@ def trends(table: pd.DataFrame, label: str) -> Figure:
         table: rows with ``method``, ``x``, ``accuracy`` and ``deviation``.
         label: of x, with its unit.
     """
-    figure = Figure(figsize=(7, 3.8), layout="constrained")
+    figure = Figure(figsize=(WIDE, 4.2), layout="constrained")
     axis = figure.subplots()
     places = {x: i for i, x in enumerate(sorted(table["x"].unique()))}
     # Teachers last and in grey: they are what the others are held against.
@@ -59,7 +61,7 @@ def trends(table: pd.DataFrame, label: str) -> Figure:
         mine = table[table["method"] == method].sort_values("x")
         style = {"color": COLOURS[number % len(COLOURS)], "marker": MARKERS[number % len(MARKERS)]}
         if "teacher" in method:
-            grey = "0.35" if method == "teacher" else "0.65"
+            grey = "0.35" if method == "teacher" else "0.5"
             style = {"color": grey, "marker": "x", "linestyle": "--"}
         axis.errorbar(
             mine["x"].map(places) + 0.06 * (number - (len(methods) - 1) / 2),
@@ -67,13 +69,13 @@ def trends(table: pd.DataFrame, label: str) -> Figure:
             yerr=mine["deviation"].fillna(0),
             **style,
             capsize=2,
-            label=words(method),
+            label=METHODS.get(method, words(method)),
         )
     axis.set_xticks(list(places.values()), [f"{x:g}" for x in places])
     axis.set(xlabel=label, ylabel="test accuracy,\nmean and deviation over seeds")
     axis.yaxis.set_major_formatter(lambda share, _: f"{round(100 * share, 2):g}%")
     axis.grid(alpha=0.3)
-    figure.legend(fontsize=8, ncols=4, loc="outside upper center")
+    figure.legend(fontsize=9, ncols=4, loc="outside upper center")
     return figure
 
 
@@ -87,13 +89,14 @@ def operating_curves(
         answers: suspicion ``(n,)`` and whether defective ``(n,)``, by network.
         false_alarms: shares to mark.
     """
-    figure = Figure(figsize=(6.5, 4), layout="constrained")
+    figure = Figure(figsize=(WIDE, 4.4), layout="constrained")
     axis = figure.subplots()
     for (name, (suspicion, defective)), colour, style in zip(
         answers.items(), COLOURS, ("-", "--", "-.", ":"), strict=False
     ):
         alarms, found, _ = roc_curve(np.asarray(defective, bool), suspicion)
-        axis.plot(alarms, 1 - found, color=colour, linestyle=style, label=words(name))
+        label = METHODS.get(name, words(name))
+        axis.plot(alarms, 1 - found, color=colour, linestyle=style, label=label)
     for share in false_alarms:
         axis.axvline(share, color="0.6", linewidth=0.8, linestyle=":")
         axis.text(
@@ -101,7 +104,7 @@ def operating_curves(
             1.02,
             f"{share:.0%}",
             ha="center",
-            fontsize=8,
+            fontsize=9,
             transform=axis.get_xaxis_transform(),
         )
     axis.set(

@@ -13,6 +13,7 @@ from _summary import MATTERS, markdown, one_digit, said_interval
 
 from hfld_lite.app.style import png
 from hfld_lite.course.figures import forest
+from hfld_lite.course.studies import DATA
 from hfld_lite.evaluation.metrics import holm, mean_interval
 from hfld_lite.storage.files import write_whole
 
@@ -303,7 +304,7 @@ def figures(table: pd.DataFrame) -> Iterator[tuple[str, object]]:
         if methods:
             yield f"doubt_{data.replace(' ', '_')}", forest(doubted, "hierarchy")
     lifted = {
-        f"{data}, {setting.partition(' ')[2]} % of labels": part
+        f"{DATA[data]}, {setting.partition(' ')[2]} % of labels": part
         for (data, setting), part in table.groupby(["data", "setting"], sort=False)
         if setting.startswith("lifts") and "against_kd" in part and part["against_kd"].notna().any()
     }

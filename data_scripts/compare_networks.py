@@ -9,7 +9,7 @@ At full width these networks cannot be trained within minutes on two cores. Each
 width, at which one training takes about two minutes or less and which never exceeds the teacher's
 number of parameters.
 
-A program that was stopped goes on where it was; finished trainings are not repeated.
+A program that was stopped resumes where it was; finished trainings are not repeated.
 """
 
 from functools import partial

@@ -3,9 +3,9 @@
 All students begin with the same weights, see the same batches in the same order and take as many
 steps. Hyper-parameters come from grids of equal size (`_methods`), chosen by validation accuracy on
 other tiles, and on blocks of the bearings that are never tested. Each network is measured once on
-its test part. Finished cells are kept and never computed again: the same command goes on where it
+its test part. Finished cells are kept and never computed again: the same command resumes where it
 was stopped, --hours stops it in time, and --hours 0 only writes the tables and figures of what is
-finished. Beside the tables all finished cells stand in one file, from which a fresh clone goes on.
+finished. Beside the tables all finished cells stand in one file, from which a fresh clone resumes.
 
 Questions: a six classes of simulated tiles; b each type alone; c an unseen type; d noise; e few
 labels; f the student's width; g bearings by block, load and fault size; h is a once more, the final
@@ -389,7 +389,7 @@ def main(
     found = _run(study, jobs, until, scheduler)
     pack(study.work, packed, study.made_with())
     if found is None:
-        print("Too little is finished for a table; the same command goes on.")
+        print("Too little is finished for a table; the same command resumes.")
         return
     notes = (
         f"{study.plan()} Seeds 0 to {scale.seeds - 1}, on the main data the student alone and "

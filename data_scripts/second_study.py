@@ -343,7 +343,7 @@ def main(
     found = _run(study, jobs, until, scheduler)
     pack(study.work, packed, study.made_with())
     if found is None:
-        print("Too little is finished for a table; the same command goes on.")
+        print("Too little is finished for a table; the same command resumes.")
         return
     write_all(out, *found, study.plan(), study.scale.seeds, study.scale.fewer)
 

@@ -2,7 +2,7 @@
 
 Tiles and the bearings by block, as run_study.py has them: each baseline learns from the training
 part, the validation part chooses its candidate, and the test part is read once a seed. A program
-that was stopped goes on where it was.
+that was stopped resumes where it was.
 """
 
 from functools import partial

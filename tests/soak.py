@@ -1,4 +1,4 @@
-"""Kill trainings at random moments, go on with them, and compare the final weights bit for bit.
+"""Kill trainings at random moments, resume them, and compare the final weights bit for bit.
 
     python tests/soak.py [--kills 20] [--seed 0]      # prints a table; status 1 if a bit differs
     python tests/soak.py --once [--threads 1 2]       # trains once with each, prints what came out

@@ -1,4 +1,4 @@
-"""Files that are whole or not at all, read only if undamaged, and of the training that goes on."""
+"""Files that are whole or not at all, read only if undamaged, and of the training that resumes."""
 
 import errno
 import json

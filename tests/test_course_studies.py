@@ -17,7 +17,7 @@ def test_differences_are_in_points_with_their_interval():
     assert in_points(verdict, "").tolist() == ["-0.5 (-1.0 to +0.2)"]
 
 
-@pytest.mark.parametrize("name", ["study.csv", "study_verdicts.csv"])
+@pytest.mark.parametrize("name", ["study.csv", "study_verdicts.csv", "second_study.csv"])
 def test_every_method_and_data_of_the_study_has_a_name(name):
     named = in_words(stored_table(name))
     for column in ("data", "method", "better", "than"):

@@ -35,7 +35,11 @@ def test_a_forest_has_the_best_on_top_and_fills_what_is_clear_of_zero(compared):
     other.loc[len(other)] = ["only here", 0.015, 0.005, 0.03]
     figure = figures.forest({"tiles": compared, "bearings": other}, "alone")
     left, right = figure.axes
-    assert [text.get_text() for text in left.get_yticklabels()] == ["kd", "hierarchy", "only here"]
+    assert [text.get_text() for text in left.get_yticklabels()] == [
+        "plain KD",
+        "HFLKD through the chain",
+        "only here",
+    ]
     marks = [line for line in left.get_lines() if line.get_marker() == "o"]
     assert [mark.get_xdata()[0] for mark in marks] == pytest.approx([0.4, 1.2])
     assert [mark.get_markerfacecolor() for mark in marks] == ["white", COLOURS[0]]
@@ -57,6 +61,18 @@ def test_a_forest_says_how_far_the_far_ones_are_and_does_not_squeeze_the_others(
     unclear = figures.forest({"bearings": compared}, "alone").axes[0]
     marks = [[m for m in a.get_lines() if m.get_marker() == "<"] for a in (axis, unclear)]
     assert [m.get_markerfacecolor() for (m,) in marks] == [COLOURS[1], "white"]
+
+
+def test_a_forest_of_many_panels_stands_three_in_a_row_on_one_scale(compared):
+    figure = figures.forest({f"teacher {n}": compared for n in range(5)}, "alone")
+    places = [axis.get_subplotspec() for axis in figure.axes]
+    assert [(p.rowspan.start, p.colspan.start) for p in places] == [
+        *((0, column) for column in range(3)),
+        *((1, column) for column in range(2)),
+    ]
+    assert len({axis.get_xlim() for axis in figure.axes}) == 1
+    below = [any(t.get_visible() for t in axis.get_xticklabels()) for axis in figure.axes]
+    assert below == [False, False, True, True, True], "the lowest of each column has numbers"
 
 
 def test_a_memory_map_draws_every_byte_once_and_names_the_largest():

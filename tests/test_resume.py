@@ -1,4 +1,4 @@
-"""Chains that are stopped, in all the ways there are, and go on with the same bits."""
+"""Chains that are stopped, in all the ways there are, and resume with the same bits."""
 
 import dataclasses
 import errno

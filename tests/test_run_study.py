@@ -221,7 +221,8 @@ def test_every_question_has_a_figure_with_all_its_data(modules):
     of_answers = {"chain", "roc", "confusion", "features"}
     assert set(figures) == set(summary.FIGURES) - of_answers
     forest = figures["where"].axes
-    assert [axis.get_title() for axis in forest] == ["hierarchy", "dense", "kd"]
+    titles = ["HFLKD through the chain", "dense guidance", "plain KD"]
+    assert [axis.get_title() for axis in forest] == titles
     assert len(forest[0].get_yticks()) == len(conditions)
     for name, wanted in (
         ("noise", "-10 0 10 20"),
@@ -233,7 +234,7 @@ def test_every_question_has_a_figure_with_all_its_data(modules):
         (axis,) = figures[name].axes
         assert [tick.get_text() for tick in axis.get_xticklabels()] == wanted.split()
         drawn = {line.get_label(): line[0].get_ydata() for line in axis.containers}
-        assert set(drawn) == {"alone", "kd", "dense", "hierarchy", "teacher"}
+        assert set(drawn) == {"student alone", "plain KD", "teacher", *titles[:2]}
         assert {len(heights) for heights in drawn.values()} == {len(wanted.split())}, name
 
 

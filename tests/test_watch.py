@@ -343,6 +343,15 @@ def test_the_command_refuses_what_cannot_be_watched(plain, hfld, folder, tmp_pat
     assert not (tmp_path / "a.csv").exists()
 
 
+@pytest.fixture
+def ctrl_c():
+    """Python's own answer to Ctrl-C, which a shell switches off for what it starts behind."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_a_second_ctrl_c_interrupts():
     with stop_by_signal() as stop:
         os.kill(os.getpid(), signal.SIGINT)

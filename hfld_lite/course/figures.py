@@ -32,6 +32,7 @@ from hfld_lite.app.style import (
     term_styles,
     words,
 )
+from hfld_lite.course.studies import DATA as DATA_NAMES
 from hfld_lite.course.studies import METHODS
 from hfld_lite.data.examples import evaluated
 from hfld_lite.data.recordings import Recordings
@@ -603,24 +604,33 @@ def threshold(
 
 @house_style()
 def forest(tables: Mapping[str, pd.DataFrame], base: str) -> Figure:
-    """Differences of many methods from one, with their intervals; one panel for each data.
+    """Differences of many methods from one, with their intervals; one panel for each table.
+
+    All panels have the same scale, and stand three at most in a row. Methods and data of the
+    studies are called by their names in words.
 
     Filled marks: the interval excludes zero. Bars that reach the edge end beyond it. A difference
     beyond FAR is drawn as a triangle at the edge with its value, because it would squeeze all
     others.
 
     Args:
-        tables: rows with ``method``, ``against_BASE``, ``low_BASE``, ``high_BASE`` in shares of 1;
-            the differences in the first table give the order, and those of the next for methods
-            that it lacks.
+        tables: by title, rows with ``method``, ``against_BASE``, ``low_BASE``, ``high_BASE`` in
+            shares of 1; the differences in the first table give the order, and those of the next
+            for methods that it lacks.
         base: the method that all are compared with.
     """
     difference, low, high = f"against_{base}", f"low_{base}", f"high_{base}"
     ordered = pd.concat(table.sort_values(difference) for table in tables.values())
     order = list(ordered.dropna(subset=[difference])["method"].unique())
-    figure = Figure(figsize=(WIDE, 0.26 * len(order) + 1.4), layout="constrained")
-    axes = figure.subplots(1, len(tables), sharex=True, sharey=True, squeeze=False)[0]
-    for axis, (title, table) in zip(axes, tables.items(), strict=True):
+    across = 2 if len(tables) in (2, 4) else min(3, len(tables))
+    down = -(-len(tables) // across)
+    named = METHODS | DATA_NAMES
+    figure = Figure(figsize=(WIDE, (0.26 * len(order) + 0.8) * down + 0.6), layout="constrained")
+    axes = figure.subplots(down, across, sharex=True, sharey=True, squeeze=False).ravel()
+    for spare in axes[len(tables) :]:
+        spare.remove()
+        axes[len(tables) - across].tick_params(labelbottom=True)
+    for axis, (title, table) in zip(axes, tables.items(), strict=False):
         for method, *ends in table[["method", difference, low, high]].itertuples(index=False):
             if np.isnan(ends[0]):
                 continue
@@ -643,6 +653,7 @@ def forest(tables: Mapping[str, pd.DataFrame], base: str) -> Figure:
                     ha=side,
                     va="center",
                     fontsize=9,
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
                 )
                 continue
             axis.errorbar(
@@ -656,14 +667,16 @@ def forest(tables: Mapping[str, pd.DataFrame], base: str) -> Figure:
                 capsize=2,
             )
         axis.axvline(0, color="black", linewidth=0.8)
-        axis.set_title(title, fontsize=10)
+        axis.set_title(fill(named.get(title, title), 72 // across), fontsize=10)
         axis.grid(axis="x", alpha=0.3)
+        axis.tick_params(axis="y", labelsize=9)
     left, right = axes[0].get_xlim()  # of all panels, which are compared
     axes[0].set_xlim(max(left, -FAR - 0.3), min(right, FAR + 0.3))
-    axes[0].set_yticks(range(len(order)), [words(method) for method in order], fontsize=9)
+    called = [named.get(method, words(method)) for method in order]
+    axes[0].set_yticks(range(len(order)), called)
     axes[0].set_ylim(-0.6, len(order) - 0.4)
     figure.supxlabel(
-        f"points of accuracy above {METHODS.get(base, words(base))}: mean and 95 % interval; "
+        f"points of accuracy above {named.get(base, words(base))}: mean and 95 % interval; "
         "filled: without zero",
         fontsize=9,
     )

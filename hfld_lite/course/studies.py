@@ -24,6 +24,7 @@ METHODS = {
     "weights naive": "HFLKD, PVPN trained naively",
     "weights uncertainty": "HFLKD, PVPN by uncertainty",
     "weights meta": "HFLKD, PVPN by meta-gradients",
+    "weights trusted": "HFLKD, trusted weights",
     "one-to-one": "HFLKD, one-to-one matching",
     "heads 1": "HFLKD with one head",
     "without 1/sqrt(d)": "HFLKD without 1/√d",
@@ -35,6 +36,13 @@ METHODS = {
     "teacher": "teacher",
     "secondary_teacher": "secondary teacher",
     "assistant_teacher": "assistant teacher",
+    "normalised": "KD, normalised features",
+    "ensemble": "KD from three teachers",
+    "born again": "KD, self-distilled teacher",
+    "kd long": "plain KD, four times the steps",
+    "patient": "KD, four times the steps, varied",
+    "alone long": "alone, four times the steps",
+    "alone varied": "alone, four times, varied",
 }
 """The studies' methods in words."""
 

@@ -410,7 +410,7 @@ def _run(command: Sequence[str], **options: object) -> subprocess.CompletedProce
 
 
 def require_tools() -> None:
-    """Refuse to go on without the compiler and the emulator.
+    """Refuse to continue without the compiler and the emulator.
 
     Raises:
         HfldError: one is missing; the packages are named.

@@ -51,8 +51,8 @@ RATES = (1 / 3, 3.0)
 
 LADDERS = ((1.0,), (0.25, 1.0), (0.125, 0.5))
 """Lengths of the tries of views, in trainings of the student; after the first of two lengths only
-the best quarter goes on. The first of these that the budget allows is taken, with tries of rates
-where they can be paid for and the last length is the full one."""
+the best quarter is trained further. The first of these that the budget allows is taken, with tries
+of rates where they can be paid for and the last length is the full one."""
 
 
 class Choice(NamedTuple):
@@ -92,7 +92,7 @@ def choose_recipe(
             rates are tried, since it has no views.
         budget: steps that all tries may take, in trainings of the whole chain with the student
             alone. Where it does not allow that all views are tried at full length, they are tried
-            at a quarter of it first, and only the best quarter goes on; see LADDERS.
+            at a quarter of it first, and only the best quarter is trained further; see LADDERS.
         progress: show a bar, and print the sentence.
 
     Raises:

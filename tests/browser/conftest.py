@@ -6,7 +6,7 @@ from pathlib import Path
 
 import nbformat
 import pytest
-from in_lab import CHROMIUM, NOTEBOOKS, REFERENCE, TIMED, Lab, Open
+from in_lab import AS_STORED, CHROMIUM, NOTEBOOKS, REFERENCE, TIMED, Lab, Open
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -47,7 +47,7 @@ def chromium():
 
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory):
-    """Of notebooks without outputs: what is seen has run here."""
+    """Of notebooks without outputs: what is seen has run here, or holds no widget."""
     folder = tmp_path_factory.mktemp("lab")
     for path in NOTEBOOKS.iterdir():
         if path.is_dir():
@@ -55,7 +55,7 @@ def lab(tmp_path_factory):
     for path in NOTEBOOKS.glob("*.ipynb"):
         notebook = nbformat.read(path, 4)
         for cell in notebook.cells:
-            if cell.cell_type == "code":
+            if cell.cell_type == "code" and path.stem not in AS_STORED:
                 cell.outputs, cell.execution_count = [], None
         if path.stem in TIMED:
             notebook.cells.append(nbformat.v4.new_code_cell(REFERENCE))
@@ -67,7 +67,7 @@ def lab(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def opened(lab, chromium):
-    """Open a notebook, and run all of it; the next one closes it, and its kernel ends."""
+    """Open a notebook, and run all of it, unless it is read as stored; the next one closes it."""
     now = []
 
     def open_(name, run=True):
@@ -75,7 +75,7 @@ def opened(lab, chromium):
             while now:
                 now.pop().close()
             now.append(Open(lab, chromium, name))
-        if run and not now[0].has_run:
+        if run and not now[0].has_run and name not in AS_STORED:
             now[0].run_all()
         return now[0]
 

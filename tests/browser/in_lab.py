@@ -57,6 +57,9 @@ TIMED = (
 )
 """Notebooks whose widget must follow at once."""
 
+AS_STORED = ("06_build_the_chain",)
+"""Notebooks without a widget: their outputs are the same whether they run here or were stored."""
+
 REFERENCE = """
 import base64, io, ipywidgets
 from matplotlib.figure import Figure

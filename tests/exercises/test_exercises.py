@@ -176,6 +176,7 @@ def test_every_exercise_says_goal_hint_expectation_points_and_minutes(path):
         (5, 16, "Not yet. Multiply."),
         (2.7183, 2.718, "Right. Four times four."),
         (2.72, 2.718, "Not yet. Multiply."),
+        (8.0004, 2.718, "Not yet. That is the sum."),
         ("16 or so", 16.0, "Not yet. '16 or so' is not a number."),
         (torch.ones(2), torch.ones(2), "Right. Four times four."),
         (torch.ones(3), torch.ones(2), "Not yet. Multiply."),
@@ -185,7 +186,7 @@ def test_every_exercise_says_goal_hint_expectation_points_and_minutes(path):
 )
 def test_a_small_exercise_answers_at_once_and_never_stops_the_notebook(answer, right, said, capsys):
     mistakes = {} if isinstance(right, str) else {"That is the sum.": 8}
-    exercises.quick_check(answer, right, "Four times four.", mistakes, "Multiply.")
+    exercises.exercise(right, "Four times four.", mistakes, "Multiply.")(answer)
     assert capsys.readouterr().out.startswith(said)
 
 

@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import math
 import re
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from nbval.plugin import find_metadata_tags
 
 import hfld_lite
+from hfld_lite.course.exercises import exercise
 
 ROOT = Path(__file__).parent.parent.parent
 FOLDER = ROOT / "notebooks"
@@ -58,8 +60,18 @@ def test_is_small_and_has_no_widget_state(path):
     assert "widgets" not in nbformat.read(path, 4).metadata
 
 
+def asks(cell):
+    """The numbers of the exercises whose checks this cell makes."""
+    return re.findall(r"^check_(\d+) = exercise\(", cell.source, re.M)
+
+
+def answers(cell):
+    """The numbers of the exercises that a learner answers in this cell."""
+    return re.findall(r"^check_(\d+)\(", cell.source, re.M)
+
+
 def test_a_third_of_the_code_is_checked_and_every_compared_cell_has_an_output(path):
-    code = cells(path, "code")
+    code = [cell for cell in cells(path, "code") if not asks(cell) and not answers(cell)]
     compared = [cell for cell in code if COMPARED in tags(cell)]
     checks = [cell for cell in code if CHECK in tags(cell) and "assert " in cell.source]
     for cell in compared:
@@ -72,14 +84,65 @@ def test_a_third_of_the_code_is_checked_and_every_compared_cell_has_an_output(pa
 def test_checks_stand_in_hidden_cells_and_not_in_what_learners_read(path):
     for cell in cells(path, "code"):
         if CHECK in tags(cell):
-            # It asserts something, or installs the package where it is missing.
-            assert re.search(r"^ *assert |find_spec", cell.source, re.M), cell.source
+            # It asserts something, holds an exercise's answer, or installs a missing package.
+            assert re.search(r"^ *assert |find_spec", cell.source, re.M) or asks(cell), cell.source
             assert cell.metadata.jupyter.source_hidden
             assert not cell.outputs, "the book leaves this cell out, and its output with it"
         else:
             assert "NBVAL" not in cell.source
             printed = "".join(output.get("text", "") for output in cell.outputs)
             assert not re.search(r": +(True|False)$", printed, re.M), printed
+
+
+def test_every_section_has_an_exercise_whose_answer_is_hidden_and_behind_a_fold(path):
+    all_cells, section, sections, found = nbformat.read(path, 4).cells, None, {}, []
+    for index, cell in enumerate(all_cells):
+        if cell.cell_type == "markdown":
+            for heading in re.findall(r"^## (.*)", cell.source, re.M):
+                section = heading if heading[0].isdigit() else None
+                sections |= {section: False} if section else {}
+        elif "explore_guess(" in cell.source:
+            sections[section] = True  # it asks, answers and counts
+        elif number := answers(cell):
+            sections[section] = True
+            found += number
+            before, after = all_cells[index - 1], all_cells[index + 1]
+            assert f"**Exercise {number[0]}.**" in before.source
+            assert "exercise(" not in cell.source, "it shows the answer"
+            assert "Not answered yet" in cell.outputs[0].text
+            assert after.source.startswith("<details><summary>Answer</summary>"), after.source
+            hidden = next(c for c in all_cells[:index] if number == asks(c))
+            assert CHECK in tags(hidden)
+    assert found == [str(number) for number in range(1, len(found) + 1)]
+    # Names that are used once: after all cells have run, each cell still has its own check.
+    assert found == [number for cell in all_cells for number in asks(cell)]
+    assert len(sections) > 4
+    assert all(sections.values()), [name for name, has in sections.items() if not has]
+
+
+def test_the_answer_behind_the_fold_is_right_and_a_named_mistake_is_not(path, capsys):
+    all_cells, tried = nbformat.read(path, 4).cells, 0
+    for index, cell in enumerate(all_cells):
+        if cell.cell_type != "code" or not (number := answers(cell)):
+            continue
+        hidden = next(c for c in all_cells[:index] if c.cell_type == "code" and asks(c) == number)
+        made = ast.parse(hidden.source).body[-1].value
+        fold = re.search(r"`answer = (.+?)`", all_cells[index + 1].source)
+        try:  # what does not depend on the notebook's own variables
+            said = {of.arg: eval(ast.unparse(of.value), {}) for of in made.keywords}
+            answer = fold and eval(fold[1], {"math": math, "round": round})
+        except NameError:
+            continue
+        if answer is None:
+            continue
+        tried += 1
+        for value, word in (
+            (answer, "Right"),
+            *((m, "Not yet") for m in said.get("mistakes", {}).values()),
+        ):
+            exercise(**said)(value)
+            assert capsys.readouterr().out.startswith(word), f"{hidden.source}\n{value}"
+    assert tried >= 2
 
 
 def test_begins_with_goals_minutes_and_the_librarys_version(path):

@@ -79,7 +79,7 @@ from hfld_lite.course.exercises.e10_only_good_parts import (
     check_worth,
 )
 from hfld_lite.course.exercises.hints import hint
-from hfld_lite.course.exercises.in_place import quick_check
+from hfld_lite.course.exercises.in_place import exercise
 
 __all__ = [
     "NotAnswered",
@@ -137,6 +137,6 @@ __all__ = [
     "check_verdict",
     "check_worth",
     "check_zero_point",
+    "exercise",
     "hint",
-    "quick_check",
 ]

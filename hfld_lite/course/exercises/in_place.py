@@ -1,43 +1,54 @@
 """The small exercises inside the walkthrough notebooks: an answer at once, and no points."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from hfld_lite.course.exercises.answers import NotAnswered, NotRight, answered, compare, expect
 
 
-def quick_check(
-    answer: Any,
+def exercise(
     right: Any,
     because: str,
     mistakes: Mapping[str, Any] | None = None,
     hint: str = "Compute it once more.",
-) -> None:
-    """Print whether a small answer is right; a wrong one raises nothing, so the notebook runs on.
+) -> Callable[[Any], None]:
+    """The check of a small exercise; it stands in a hidden cell, or the answer could be read there.
 
     Args:
-        answer: a number, a tensor, a word, or ``...`` as long as there is none.
-        right: what it must be; an answer is rounded to as many decimals as a float here has.
+        right: the right answer; if it is a float, answers and mistakes are rounded to as many
+            decimals as it has.
         because: what to say of a right answer.
         mistakes: what comes out if a mistake is made, by the sentence that names it.
         hint: what to say of any other answer.
+
+    Returns:
+        A function of the learner's answer: a number, a tensor, a word, or ``...`` as long as there
+        is none. It prints whether the answer is right. A wrong one raises nothing, so the notebook
+        runs on.
     """
-    try:
-        answered(answer)
-        if isinstance(right, str):
-            expect(str(answer).strip().lower() == right.lower(), _named(answer, mistakes, hint))
+    decimals = len(str(right).partition(".")[2]) if isinstance(right, float) else None
+
+    def rounded(value: Any) -> Any:
+        return value if decimals is None else round(float(value), decimals)
+
+    def check(answer: Any) -> None:
+        try:
+            answered(answer)
+            if isinstance(right, str):
+                expect(str(answer).strip().lower() == right.lower(), _named(answer, mistakes, hint))
+            else:
+                wrong = {said: rounded(value) for said, value in (mistakes or {}).items()}
+                compare(rounded(answer), right, wrong, hint)
+        except NotAnswered:
+            print("Not answered yet: replace the three dots and run the cell again.")
+        except NotRight as error:
+            print(f"Not yet. {error}")
+        except (TypeError, ValueError):
+            print(f"Not yet. {answer!r} is not a number.")
         else:
-            decimals = len(str(right).partition(".")[2]) if isinstance(right, float) else None
-            found = answer if decimals is None else round(float(answer), decimals)
-            compare(found, right, mistakes or {}, hint)
-    except NotAnswered:
-        print("Not answered yet: replace the three dots and run the cell again.")
-    except NotRight as wrong:
-        print(f"Not yet. {wrong}")
-    except (TypeError, ValueError):
-        print(f"Not yet. {answer!r} is not a number.")
-    else:
-        print(f"Right. {because}")
+            print(f"Right. {because}")
+
+    return check
 
 
 def _named(answer: Any, mistakes: Mapping[str, str] | None, hint: str) -> str:
