@@ -1,8 +1,8 @@
 """Pictures that follow a training: stored frames that a page plays without a kernel or a script.
 
 The frames are one picture, one below the other, and the page shows one of them: that of the chosen
-epoch, or all in turn while *play* is ticked. Nothing moves before that. Where styles are removed,
-as in a notebook that is not trusted yet, the first frame is seen.
+epoch, or all in turn while *play* is ticked. Nothing moves before that. Where the style sheet is
+removed, as in a notebook that JupyterLab does not trust yet, the first frame is seen.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ SECONDS = 0.4
 
 _PAGE = """<style>
 #{mark} {{max-width: {width}px; color: #1a1a1a; background: white; padding: 4px}}
+#{mark} .window {{height: auto !important; aspect-ratio: {width} / {height}}}
 #{mark} .window img {{display: block; width: 100%; max-width: none; margin: 0}}
 #{mark} fieldset {{border: 1px solid #767676; padding: 2px 6px; margin: 4px 0; line-height: 1.8}}
 #{mark} label {{display: inline-block; margin-right: 6px; font-size: 13px; white-space: nowrap}}
@@ -49,8 +50,7 @@ _PAGE = """<style>
 <div id="{mark}"><input type="checkbox" class="play" id="{mark}-play">
 <label for="{mark}-play">play</label>
 <fieldset><legend>{legend}</legend>{radios}</fieldset>
-<div class="window"
- style="overflow: hidden; max-width: {width}px; aspect-ratio: {width} / {height}">
+<div class="window" style="overflow: hidden; max-width: {width}px; height: {height}px">
 {picture}</div></div>"""
 
 

@@ -91,6 +91,9 @@ def impact(signal: np.ndarray, sample_rate: int, bins: np.ndarray, bin_width: fl
     left.set(xlabel="time in ms", ylabel="sound, scaled", ylim=(-1.05, 1.05))
     right.plot(np.arange(len(bins)) * bin_width / 1000, bins, color=COLOURS[1], linewidth=0.7)
     right.set(xlabel="frequency in kHz", ylabel="magnitude, scaled to [0, 1]", ylim=(0, 1.05))
+    for axis in (left, right):  # each tick takes a millisecond, and this follows a slider
+        axis.locator_params("x", nbins=5)
+        axis.locator_params("y", nbins=4)
     return figure
 
 
@@ -352,7 +355,7 @@ def similarity(table: np.ndarray, position: int | None = None, top: float | None
         left.axhline(position - 0.5, color="white", linewidth=1)
         left.axhline(position + 0.5, color="white", linewidth=1)
         axis.bar(range(table.shape[1]), table[position], color=COLOURS[0])
-        axis.set(title=f"teacher position {position}", ylim=(0, 1))
+        axis.set(title=f"teacher position {position}", ylim=(0, 1), yticks=(0, 0.5, 1))
         axis.set(xlabel="student position", ylabel="share")
     return figure
 

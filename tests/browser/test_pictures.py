@@ -1,5 +1,7 @@
 """Pictures that answer: animations in a page without a kernel, and a guess that is kept hidden."""
 
+import re
+
 import pytest
 
 PLACE = (
@@ -9,6 +11,7 @@ PLACE = (
 
 @pytest.fixture(scope="module")
 def page_of(tmp_path_factory):
+    """A page with an animation of three frames; beside it the same without its style sheet."""
     from matplotlib.figure import Figure
 
     from hfld_lite.course.animation import animation
@@ -18,7 +21,11 @@ def page_of(tmp_path_factory):
         figures.append(Figure(figsize=(5, 3), layout="constrained"))
         figures[-1].subplots().plot([0, number])
     path = tmp_path_factory.mktemp("page") / "animation.html"
-    path.write_text("<!doctype html><body>" + animation(figures, "abc", "A line gets steeper"))
+    whole = "<!doctype html><body>" + animation(figures, "abc", "A line gets steeper")
+    path.write_text(whole)
+    path.with_name("bare.html").write_text(
+        re.sub(r"(?s)<style>.*?</style>|<input [^>]*>", "", whole)
+    )
     return path.as_uri()
 
 
@@ -44,6 +51,17 @@ def test_a_frame_is_chosen_by_keys_and_all_are_played_when_asked(chromium, page_
         page.wait_for_timeout(60)
     assert seen == {0, -1, -2}
     page.keyboard.press("Space")
+    assert image.evaluate(PLACE) == pytest.approx(0, abs=1)
+    page.close()
+
+
+def test_one_frame_is_seen_where_the_style_sheet_is_removed(chromium, page_of):
+    page = chromium.new_page(viewport={"width": 900, "height": 600})
+    page.goto(page_of.replace("animation.html", "bare.html"))
+    image = page.get_by_role("img", name="A line gets steeper")
+    height = image.evaluate("image => image.getBoundingClientRect().height")
+    shown = image.evaluate("image => image.parentElement.getBoundingClientRect().height")
+    assert shown == pytest.approx(height / 3, abs=1)
     assert image.evaluate(PLACE) == pytest.approx(0, abs=1)
     page.close()
 
