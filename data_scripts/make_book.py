@@ -7,11 +7,13 @@ in the book, their solutions and the page for teachers are not.
 import re
 import shutil
 import xml.etree.ElementTree as ElementTree
+from base64 import b64decode
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Annotated
 
+import nbformat
 import typer
 from typer import Option
 
@@ -23,6 +25,15 @@ DRAWING = "pictures/framework.svg"
 NEEDED = ("myst_nb", "sphinx_book_theme", "sphinx-mathjax-offline")
 LINK = re.compile(r"(?<!!)\[([^][]+)\]\(([\w./-]+\.(?:md|ipynb))(?:#[\w-]+)?\)")
 """A link to another page, as [words](file)."""
+EXERCISE = re.compile(r"(?m)^check_\d+\(")
+"""In the cell that learners edit."""
+PICTURE = re.compile(r'<img [^>]*?src="data:image/png;base64,([^"]+)"[^>]*>')
+LEAST_WIDTH = 640
+"""Pixels: narrower, a wide figure's text has less than 10; style.css has this number, too."""
+WIDE_FIGURE = (
+    '<div class="wide" tabindex="0" role="group" '
+    'aria-label="figure; it scrolls sideways on a narrow screen">{}</div>'
+)
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
@@ -65,6 +76,8 @@ def collect(notebooks: Path, source: Path) -> None:
         shutil.copy(path, source / path.relative_to(notebooks))
     for path in pages:
         unlink_outside(path, source / path.relative_to(notebooks))
+    for path in source.glob("[0-9]*.ipynb"):
+        for_readers(path)
     first = (SETTINGS / "index.md").read_text(encoding="utf-8")
     shown = drawing(notebooks / DRAWING)
     (source / "index.md").write_text(first.replace("%DRAWING%", shown), encoding="utf-8")
@@ -78,6 +91,25 @@ def unlink_outside(page: Path, copy: Path) -> None:
         return link[1] if left_out else link[0]
 
     copy.write_text(LINK.sub(words, copy.read_text(encoding="utf-8")), encoding="utf-8")
+
+
+def for_readers(page: Path) -> None:
+    """Let wide figures scroll where the screen is narrow; leave out what an empty exercise says."""
+
+    def scrolling(picture: re.Match[str]) -> str:
+        # A PNG file has its width in bytes 16 to 19.
+        width = int.from_bytes(b64decode(picture[1][:32])[16:20])
+        return WIDE_FIGURE.format(picture[0]) if width >= LEAST_WIDTH else picture[0]
+
+    notebook = nbformat.read(page, 4)
+    for cell in notebook.cells:
+        if cell.cell_type == "code" and EXERCISE.search(cell.source):
+            cell.outputs = []
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "text/html" in data:
+                data["text/html"] = PICTURE.sub(scrolling, data["text/html"])
+    nbformat.write(notebook, page)
 
 
 def drawing(path: Path) -> str:

@@ -38,6 +38,7 @@ _PAGE = """<style>
 #{mark} .window {{height: auto !important; aspect-ratio: {width} / {height}}}
 #{mark} .window img {{display: block; width: 100%; max-width: none; margin: 0}}
 #{mark} fieldset {{border: 1px solid #767676; padding: 2px 6px; margin: 4px 0; line-height: 1.8}}
+#{mark} legend {{font-size: 13px; margin: 0}}
 #{mark} label {{display: inline-block; margin-right: 6px; font-size: 13px; white-space: nowrap}}
 {chosen}
 @keyframes {mark} {{to {{transform: translateY(-100%)}}}}

@@ -81,6 +81,7 @@ def test_every_notebook_is_a_page_with_all_its_pictures_and_players(book):
 def test_exercises_are_in_and_solutions_and_the_page_for_teachers_are_not(book):
     assert len(list(book.glob("exercises/*.html"))) == len(list(NOTEBOOKS.glob("solutions/*")))
     everything = "".join(p.read_text("utf-8") for p in book.rglob("*.html"))
+    assert "Not answered yet" not in everything
     assert "YOUR CODE HERE" in everything
     assert "BEGIN SOLUTION" not in everything
     assert not [
@@ -114,6 +115,12 @@ def test_a_page_can_be_read_on_a_screen_and_on_a_telephone(book, reader, name):
         reader.goto((book / f"{name}.html").as_uri())
         assert reader.evaluate("document.documentElement.scrollWidth") <= width
         assert not violations(reader, ".bd-article", **rules[width])
+    wide = reader.locator(".bd-article .wide img")  # now at 400 pixels
+    sizes = wide.evaluate_all(
+        "all => all.map(i => [i.getBoundingClientRect().width, i.alt.length])"
+    )
+    assert all(width >= 640 and words > 30 for width, words in sizes), sizes
+    assert sizes or not name.startswith("04")
     widths = "images => images.map(image => image.naturalWidth)"
     assert all(width > 80 for width in reader.locator(".bd-article img").evaluate_all(widths))
     formulas = reader.locator(".bd-article .math")
