@@ -556,7 +556,7 @@ def scatter(points: Mapping[str, np.ndarray], labels: Sequence[str]) -> Figure:
         for name, colour, marker in styled(np.unique(labels)):
             x, y = places[labels == name].T
             axis.scatter(x, y, s=18, color=colour, marker=marker, alpha=0.7, label=name)
-        axis.set_title(words(role), fontsize=10)
+        axis.set_title(METHODS.get(role, words(role)), fontsize=10)
         axis.set(xticks=[], yticks=[])
     figure.supxlabel("t-SNE: near is alike; axes and distances far apart mean nothing", fontsize=9)
     axes[-1].legend(fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
