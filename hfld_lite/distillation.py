@@ -114,7 +114,7 @@ class Objective(nn.Module):
             if len(targets.logits) != count:
                 raise ArgumentError(
                     f"The teacher's cached answers are to {len(targets.logits)} inputs and the "
-                    f"training set has {count}; make them anew with teacher_targets."
+                    f"training set has {count}; compute them again with teacher_targets."
                 )
 
 

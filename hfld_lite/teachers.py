@@ -68,8 +68,9 @@ class TeacherTargets(NamedTuple):
         """Refuse, by an ArgumentError, inputs or a teacher that differ in a single bit."""
         if cache_key(teacher, inputs) != self.key:
             raise ArgumentError(
-                "The cached answers were made of other inputs or by another teacher; make them "
-                "anew with teacher_targets, or use a LiveTeacher where inputs are augmented."
+                "The cached answers were computed from other inputs or by another teacher; "
+                "compute them again with teacher_targets, or use a LiveTeacher where inputs are "
+                "augmented."
             )
 
 

@@ -18,6 +18,7 @@ import ast
 import importlib
 import json
 import os
+import re
 import secrets
 import subprocess
 import sys
@@ -72,6 +73,7 @@ REACHES = frozenset(
         "f_globals",
         "f_locals",
         "gc",
+        "get_ipython",
         "gi_frame",
         "setprofile",
         "settrace",
@@ -82,6 +84,9 @@ REACHES = frozenset(
 
 RUNS_TEXT = frozenset({"__import__", "compile", "eval", "exec"})
 """Built-ins that would run what this module cannot read; ``network.eval()`` is none of them."""
+
+READ = frozenset({"capture", "matplotlib", "pinfo", "pinfo2", "pip", "time", "timeit"})
+"""Magics of IPython that an answer may use; the code that they run is read like any other."""
 
 
 @dataclass(frozen=True)
@@ -227,16 +232,46 @@ def fresh_checks() -> dict[str, ModuleType]:
 
 def reaching(source: str) -> str:
     """The first word in a cell with which it could reach the checks' own memory, or nothing."""
+    from IPython.core.inputtransformer2 import TransformerManager
+
     try:
-        tree = ast.parse(source)
+        tree = ast.parse(TransformerManager().transform_cell(source))
     except SyntaxError:
         return ""  # it is never run
     return next(iter(_words(tree)), "")
 
 
+def _magic(call: ast.Call) -> str:
+    """The first such word in what a magic runs, or the magic if it may run something else."""
+    said = [each.value for each in call.args if isinstance(each, ast.Constant)]
+    method, name = getattr(call.func, "attr", ""), said[0] if said else ""
+    if method in ("getoutput", "system"):
+        return ""  # another process, as subprocess would start it
+    if method not in ("run_cell_magic", "run_line_magic") or len(said) != len(call.args):
+        return "get_ipython"
+    if name not in READ:
+        return f"%{name}"
+    line, *body = map(str, said[1:])
+    code = re.sub(r"^\s*(-\w+\s+(\d+\s+)?)*", "", line) if name in ("time", "timeit") else ""
+    try:
+        ast.parse(code)
+    except SyntaxError:
+        return f"%{name}"  # options that are not understood here may hide what is run
+    return reaching("\n".join([code, *body]))
+
+
 def _words(tree: ast.AST) -> Iterator[str]:
+    magics = {}  # get_ipython itself, by what is called of it
     for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and node.id in REACHES | RUNS_TEXT:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            shell = node.func.value
+            if isinstance(shell, ast.Call) and isinstance(shell.func, ast.Name):
+                magics[shell.func] = node
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name) and node.id == "get_ipython":
+            if word := _magic(magics[node]) if node in magics else node.id:
+                yield word
+        elif isinstance(node, ast.Name) and node.id in REACHES | RUNS_TEXT:
             yield node.id
         elif isinstance(node, ast.Attribute) and node.attr in REACHES:
             yield node.attr
@@ -258,7 +293,6 @@ def main() -> None:
         os.dup2(silent, stream)
 
     import matplotlib as mpl
-    from IPython.core.inputtransformer2 import TransformerManager
     from IPython.core.interactiveshell import InteractiveShell
 
     mpl.use("agg")
@@ -266,6 +300,7 @@ def main() -> None:
     importlib.import_module(CHECKS)
     # A copy for each check: a constant that an answer changed in one is as it was in the next.
     copies = {cell.name: fresh_checks() for cell in cells if cell.graded}
+    seals = {name: Seal(copy) for name, copy in copies.items()}
     shell = InteractiveShell.instance()
     shell.history_manager.enabled = False
     sys.path.append("")  # a learner's own files beside the notebook, after everything else
@@ -274,11 +309,11 @@ def main() -> None:
     for cell in cells:
         before = dict(shell.user_ns)
         if cell.graded:
-            checks = copies[cell.name]
-            sentence = refused or _verdict(cell, shell.user_ns, given, checks, seal)
+            checks, sealed = copies[cell.name], (seals[cell.name], seal)
+            sentence = refused or _verdict(cell, shell.user_ns, given, checks, sealed)
             print(token + json.dumps({cell.name: sentence}), file=answer, flush=True)
             refused = ""
-        elif word := reaching(TransformerManager().transform_cell(cell.source)):
+        elif word := reaching(cell.source):
             refused = f'A cell above it uses "{word}", which no exercise needs, and was not run.'
         else:
             InteractiveShell.run_cell(shell, cell.source, store_history=False)
@@ -295,18 +330,19 @@ def _verdict(
     space: dict[str, Any],
     given: dict[str, Any],
     copy: dict[str, ModuleType],
-    seal: Seal,
+    seals: tuple[Seal, Seal],
 ) -> str:
     exercises = copy[CHECKS]
     checks = {name: getattr(exercises, name) for name in exercises.__all__}
     known = vars(sys.modules[CHECKS])
     own = [n for n in checks if n in space and n in cell.source and space[n] is not known.get(n)]
+    private, seal = seals
     changed = seal.broken()
     # A namespace of its own: what an answer's function calls at run time is not the checks' names.
     inside = {name: value for name, value in space.items() if not hasattr(_builtins, name)}
     inside |= given | {name: check for name, check in checks.items() if name in cell.source}
     inside |= {"__builtins__": _builtins}
-    before, private = dict(inside), Seal(copy)
+    before = dict(inside)
     sentence = ""
     try:
         exec(compile(cell.source, f"<{cell.name}>", "exec"), inside)

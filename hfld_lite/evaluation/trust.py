@@ -121,7 +121,7 @@ class Trust(Checked):
         return (
             f'"unsure" keeps {what} at {self.rate:.1%} at most, for recordings like the '
             f"{self.harmful} of the validation part that set the limit; {self.doubted:.1%} of the "
-            "validation part was answered so."
+            'validation part was answered "unsure".'
         )
 
     def to_dict(self) -> dict[str, Any]:

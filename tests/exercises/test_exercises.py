@@ -170,24 +170,46 @@ def test_every_exercise_says_goal_hint_expectation_points_and_minutes(path):
     ("answer", "right", "said"),
     [
         (..., 16, "Not answered yet"),
-        (None, "teacher", "Not answered yet"),
+        (..., "teacher", "Not answered yet"),
+        (None, 16, "Not yet. That is None, nothing at all: is a return missing?"),
         (16, 16, "Right. Four times four."),
+        ([16], 16, "Right. Four times four."),
+        (torch.tensor([16.0], requires_grad=True), 16, "Right. Four times four."),
         (8, 16, "Not yet. That is the sum."),
         (5, 16, "Not yet. Multiply."),
+        (10**400, 16, "Not yet. 1000000000000"),
+        ((1, 156), 1156, "Not yet. Write the number without a comma"),
+        ("1,156", 1156, "Not yet. Write the number without a comma"),
+        ("16", 16, "Not yet. '16' is not a number: write it without quotation marks."),
+        (torch, 16, "Not yet. <module 'torch'"),
         (2.7183, 2.718, "Right. Four times four."),
-        (2.72, 2.718, "Not yet. Multiply."),
+        (np.fft.rfft([1, 1.7183])[0], 2.718, "Right. Four times four."),
+        (2.72, 2.718, "Not yet. That is right as far as it goes: decimals are missing, give 3."),
+        (2.71, 2.718, "Not yet. Multiply."),
+        (3, 2.718, "Not yet. Multiply."),
         (8.0004, 2.718, "Not yet. That is the sum."),
-        ("16 or so", 16.0, "Not yet. '16 or so' is not a number."),
+        (1j, 2.718, "Not yet. 1j is not a number."),
+        (torch.tensor(1j), 0, "Not yet. tensor(0.+1.j) cannot be compared. Multiply."),
+        (torch.ones(3, 3), 2.718, "Not yet. One number is asked for, not 9. Multiply."),
         (torch.ones(2), torch.ones(2), "Right. Four times four."),
         (torch.ones(3), torch.ones(2), "Not yet. Multiply."),
-        (" Teacher ", "teacher", "Right. Four times four."),
+        (" The Teacher ", "teacher", "Right. Four times four."),
+        ("student_alone", "student alone", "Right. Four times four."),
         ("student", "teacher", "Not yet. Multiply."),
+        ("class", "teacher", "Not yet. That is the sum."),
+        (torch, "teacher", "Not yet. A word is asked for: write it in quotation marks."),
     ],
 )
-def test_a_small_exercise_answers_at_once_and_never_stops_the_notebook(answer, right, said, capsys):
-    mistakes = {} if isinstance(right, str) else {"That is the sum.": 8}
+def test_a_small_exercise_answers_in_one_sentence_whatever_it_is_given(
+    answer, right, said, capsys, recwarn
+):
+    mistakes = {"That is the sum.": "class" if isinstance(right, str) else 8}
     exercises.exercise(right, "Four times four.", mistakes, "Multiply.")(answer)
-    assert capsys.readouterr().out.startswith(said)
+    out = capsys.readouterr().out
+    assert out.startswith(said)
+    assert out.count("\n") == 1
+    assert len(out) < 200
+    assert not recwarn.list
 
 
 @pytest.mark.parametrize("name", NAMES)

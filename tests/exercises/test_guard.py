@@ -55,7 +55,7 @@ CHEATS = {
     "no errors shown": (
         "import IPython\nIPython.get_ipython().showtraceback = lambda *a, **k: None\n"
         "IPython.get_ipython().run_cell = lambda *a, **k: None",
-        "TCKD is not right",  # nobody asks the notebook's shell for a verdict
+        'uses "get_ipython"',
     ),
     "the code of a function": (
         f"import {PACKAGE}.answers as a\na.expect.__code__ = (lambda *answers: None).__code__",
@@ -66,6 +66,16 @@ CHEATS = {
         'uses "tb_frame"',
     ),
     "the collector": ("import gc", 'uses "gc"'),
+    "frames behind a magic": (
+        "%%capture\nimport sys\nup = sys._getframe()",
+        'uses "_getframe"',
+    ),
+    "frames behind two": ("%%time\n%time up = g.gi_frame", 'uses "gi_frame"'),
+    "a magic's text": (
+        "get_ipython().run_cell('import sys; sys._' + 'getframe()')",
+        'uses "get_ipython"',
+    ),
+    "another program": ("%run other.py", 'uses "%run"'),
     "a text as program": ("exec('import g' + 'c')", 'uses "exec"'),
 }
 WHILE_IT_RUNS = f"""
@@ -141,3 +151,11 @@ def test_reaching_reads_programs_not_words():
     assert reaching("getattr(function, '__code__')") == "__code__"
     assert reaching("from ctypes import c_int") == "ctypes"
     assert reaching("no program") == ""
+    assert (
+        reaching("%%time\nx = 1 %\\\n  2\n%matplotlib inline\ndef f():\n    %timeit -n 2 x\nx?")
+        == ""
+    )
+    assert reaching("%%timeit -n 3 sys._getframe()\nx = 1") == "_getframe"
+    assert reaching("%time -? exec") == "%time"
+    assert reaching("files = !ls\n%pip list") == ""
+    assert reaching("get_ipython().ex('x')") == "get_ipython"
