@@ -15,7 +15,7 @@ from typing import Annotated
 
 import nbformat
 import typer
-from typer import Option
+from typer import BadParameter, Option
 
 from hfld_lite.errors import ArgumentError
 
@@ -23,6 +23,8 @@ ROOT = Path(__file__).parent.parent
 SETTINGS = ROOT / "data_scripts" / "book"
 DRAWING = "pictures/framework.svg"
 NEEDED = ("myst_nb", "sphinx_book_theme", "sphinx-mathjax-offline")
+MARK = ".buildinfo"
+"""A file that Sphinx writes into each folder of pages."""
 LINK = re.compile(r"(?<!!)\[([^][]+)\]\(([\w./-]+\.(?:md|ipynb))(?:#[\w-]+)?\)")
 """A link to another page, as [words](file)."""
 EXERCISE = re.compile(r"(?m)^check_\d+\(")
@@ -40,7 +42,9 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 @app.command(help=__doc__, epilog="Example: python data_scripts/make_book.py --out build/book")
 def main(
-    out: Annotated[Path, Option(help="The book's folder; it is made anew.")] = ROOT / "build/book",
+    out: Annotated[Path, Option(help="The book's folder; an earlier book in it is replaced.")] = (
+        ROOT / "build/book"
+    ),
 ) -> None:
     """Write the book."""
     if missing := [name for name in NEEDED if find_spec(name) is None]:
@@ -50,16 +54,26 @@ def main(
         )
     from sphinx.cmd.build import build_main
 
-    shutil.rmtree(out, ignore_errors=True)
-    with TemporaryDirectory() as folder:
+    if out.exists() and not (out / MARK).exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise BadParameter(
+            f"{out} is there and is not an earlier book; name a new or empty folder."
+        )
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        folder = TemporaryDirectory(dir=out.parent)
+    except OSError as error:
+        raise BadParameter(f"{out} cannot be written ({error.strerror}); name another.") from None
+    with folder as folder:
         source = Path(folder) / "source"
         collect(ROOT / "notebooks", source)
         # -W: what Sphinx warns of, a link to nowhere for example, is an error.
         options = ["-b", "html", "-q", "-W", "--keep-going", "-j", "auto", "-c", str(SETTINGS)]
         doctrees = ["-d", str(Path(folder) / "doctrees")]
-        failed = build_main([*options, *doctrees, str(source), str(out)])
-    if failed:
-        raise typer.Exit(1)
+        made = Path(folder) / "html"
+        if build_main([*options, *doctrees, str(source), str(made)]):
+            raise typer.Exit(1)  # an earlier book is still there
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.move(made, out)
     size = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print(f"{out / 'index.html'}: open it in a browser ({size / 1e6:.0f} MB)")
 

@@ -96,7 +96,12 @@ def main(
     paths = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
     if unknown := {n for n in numbers or () if not any(p.name.startswith(n) for p in paths)}:
         raise typer.BadParameter(f"there is no notebook {sorted(unknown)[0]!r} in notebooks/")
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise typer.BadParameter(
+            f"{out} cannot be written ({error.strerror}); name another folder."
+        ) from None
     unpack(out)
     if (NOTEBOOKS / "pictures").exists():
         shutil.copytree(NOTEBOOKS / "pictures", out / "pictures", dirs_exist_ok=True)

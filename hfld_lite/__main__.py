@@ -18,6 +18,8 @@ from hfld_lite.errors import ArgumentError
 ROOT = Path(__file__).parent.parent
 PYTHON = sys.executable
 PYTEST = (PYTHON, "-m", "pytest")
+HIDDEN = ("solutions", "examination", "__pycache__", "*.py[co]", "*~")
+"""What JupyterLab does not list: files for teachers, and what it hides by itself."""
 NBVAL = ("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=300")
 
 
@@ -77,11 +79,14 @@ def lab() -> None:
     """Open JupyterLab on the first notebook."""
     # Its root is the clone, so that links from notebooks to README.md work.
     first = "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb"
-    _run(PYTHON, "-m", "jupyter", "lab", "--ServerApp.root_dir=.", first)
+    # Learners do not need to see the solutions beside the exercises; all files are still served.
+    hidden = [f"--ContentsManager.hide_globs={name}" for name in HIDDEN]
+    _run(PYTHON, "-m", "jupyter", "lab", "--ServerApp.root_dir=.", first, *hidden)
 
 
 def bench() -> None:
     """Print the benchmarks' ratios."""
+    _in_clone()
     missed = []
     for program in sorted((ROOT / "tests" / "benchmarks").glob("bench_*.py")):
         try:
@@ -96,13 +101,17 @@ def bench() -> None:
 TASKS = (demo, test, soak, notebooks, exercises, book, slides, lab, bench)
 
 
-def _run(*command: str | Path, **environment: str) -> None:
-    """Run a program in the clone; end with its status if it fails."""
+def _in_clone() -> None:
     if not (ROOT / "data_scripts").exists():
         raise ArgumentError(
             f"{ROOT} has no data_scripts/, so it is not a clone of the repository: clone it, and "
             "install it there with pip install -c constraints.txt -e .[dev]"
         )
+
+
+def _run(*command: str | Path, **environment: str) -> None:
+    """Run a program in the clone; end with its status if it fails."""
+    _in_clone()
     signal.signal(signal.SIGINT, lambda *_: None)  # what Ctrl-C does, the program decides
     done = subprocess.run(command, cwd=ROOT, env=os.environ | environment)
     if done.returncode:

@@ -81,10 +81,11 @@ def test_a_task_ends_with_its_programs_status(monkeypatch):
     assert ended.value.exit_code == 5
 
 
-def test_outside_a_clone_a_task_says_how_to_get_one(monkeypatch, tmp_path, ran):
+@pytest.mark.parametrize("task", sorted(TASKS - {"demo"}))
+def test_outside_a_clone_a_task_says_how_to_get_one(task, monkeypatch, tmp_path, ran):
     monkeypatch.setattr(__main__, "ROOT", tmp_path)
     with pytest.raises(ArgumentError, match="is not a clone of the repository: clone it, and"):
-        __main__.book()
+        getattr(__main__, task)()
     assert not ran
 
 
@@ -123,10 +124,13 @@ def test_python_m_hfld_lite_has_the_commands_and_the_tasks(monkeypatch, capsys):
     assert all(re.search(rf"\b{name}\b", said) for name in TASKS | HFLD)
 
 
-def test_lab_opens_the_first_notebook(ran):
+def test_lab_opens_the_first_notebook_and_lists_no_solutions(ran):
     __main__.lab()
     (opened,) = re.findall(r"/lab/tree/(\S+\.ipynb)", " ".join(ran[0]))
     assert opened == min(str(p.relative_to(ROOT)) for p in ROOT.glob("notebooks/*.ipynb"))
+    hidden = {word.partition("hide_globs=")[2] for word in ran[0]}
+    assert {"solutions", "examination"} <= hidden
+    assert all((ROOT / "notebooks" / name).is_dir() for name in ("solutions", "examination"))
 
 
 def lines_of_the_workflow():

@@ -36,8 +36,8 @@ from hfld_lite.rivals.losses import kd_loss
 if TYPE_CHECKING:
     from hfld_lite.edge.devices import Needs
 
-_WIDE = {"description_width": "11em"}
-_LAYOUT = {"width": "34em"}
+_WIDE = {"description_width": "12em"}
+_LAYOUT = {"width": "35em"}
 
 
 _FOR_KEYS_AND_EARS = """

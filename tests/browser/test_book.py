@@ -29,6 +29,17 @@ def book(tmp_path_factory):
     return out
 
 
+def test_a_folder_that_is_no_book_is_kept(tmp_path):
+    (tmp_path / "thesis.txt").write_text("three years")
+    program = ROOT / "data_scripts" / "make_book.py"
+    done = subprocess.run(
+        [sys.executable, program, "--out", tmp_path], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 2
+    assert "is not an earlier book" in " ".join(done.stderr.split())
+    assert (tmp_path / "thesis.txt").read_text() == "three years"
+
+
 class Links(HTMLParser):
     """The places that a page names, and the anchors that it has."""
 

@@ -110,7 +110,7 @@ def test_every_section_has_an_exercise_whose_answer_is_hidden_and_behind_a_fold(
             assert f"**Exercise {number[0]}.**" in before.source
             assert "exercise(" not in cell.source, "it shows the answer"
             assert "Not answered yet" in cell.outputs[0].text
-            assert after.source.startswith("<details><summary>Answer</summary>"), after.source
+            assert after.source.startswith(f"<details><summary>Answer to exercise {number[0]}<")
             hidden = next(c for c in all_cells[:index] if number == asks(c))
             assert CHECK in tags(hidden)
     assert found == [str(number) for number in range(1, len(found) + 1)]
