@@ -145,6 +145,11 @@ def test_the_answer_behind_the_fold_is_right_and_a_named_mistake_is_not(path, ca
     assert tried >= 2
 
 
+def test_no_line_is_a_comment_in_the_book(path):
+    # MyST leaves out a line that begins with a percent sign, which JupyterLab shows.
+    assert not re.findall(r"(?m)^\s*(?:%|\+\+\+).*", prose(path))
+
+
 def test_begins_with_goals_minutes_and_the_librarys_version(path):
     first = cells(path, "markdown")[0].source
     assert re.match(rf"# {path.stem[:2]} ", first)
